@@ -1,0 +1,84 @@
+"""Orders of examples as pure functions (key, step) ↦ batch: no iterator, no state, nothing to save or resume.
+
+`key` is the run's key, the same at every step; runs vmapped over keys each see an order of their own. Each maker returns
+a `jax.tree_util.Partial`, a function that is also a pytree of its data: the engine hands the arrays to the compiled
+program as arguments, where a closure would bake them in as constants.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import Partial
+
+from landscape_jax import tree
+from landscape_jax.types import Batch, Batches, Key
+
+
+def full_batch(data: Batch) -> Batches:
+    """Every example at every step: full-batch gradient descent."""
+    tree.num_examples(data)
+    return Partial(_full_batch, jax.tree.map(jnp.asarray, data))
+
+
+def minibatch(data: Batch, batch_size: int) -> Batches:
+    """`batch_size` distinct examples, drawn afresh and uniformly at every step.
+
+    Cost: one shuffle of n indices a step.
+    """
+    return _batches("minibatch", _drawn, data, batch_size)
+
+
+def epochs(data: Batch, batch_size: int) -> Batches:
+    """Shuffled epochs: each example exactly once in every n consecutive draws, a new order each epoch.
+
+    Step t takes draws [t·b, (t+1)·b) of the endless sequence order₀, order₁, … of independent permutations, so that no
+    example is dropped when b = `batch_size` does not divide n: the batch then reaches into the next epoch.
+
+    Cost: one shuffle of n indices a step, two where b does not divide n.
+    """
+    return _batches("epochs", _in_epochs, data, batch_size)
+
+
+def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
+    n = tree.num_examples(data)
+    if not 1 <= batch_size <= n:
+        raise ValueError(
+            f"{name}: batch_size={batch_size} must lie between 1 and the {n} examples of the data; "
+            "for all of them at every step use full_batch"
+        )
+    # a functools.partial keeps batch_size static: an argument of the outer Partial would be traced
+    pick = functools.partial(_chosen, functools.partial(places, batch_size))
+    return Partial(pick, jax.tree.map(jnp.asarray, data))
+
+
+def _full_batch(data: Batch, key: Key, step: Array) -> Batch:
+    return data
+
+
+def _chosen(places: Callable[[Key, Array, int], Array], data: Batch, key: Key, step: Array) -> Batch:
+    index = places(key, step, tree.num_examples(data))  # [b]
+    return jax.tree.map(lambda x: x[index], data)
+
+
+def _order(key: Key, i: Array, n: int) -> Array:
+    return jax.random.permutation(jax.random.fold_in(key, i), n)  # [n]
+
+
+def _drawn(batch_size: int, key: Key, step: Array, n: int) -> Array:
+    return _order(key, step, n)[:batch_size]
+
+
+def _in_epochs(batch_size: int, key: Key, step: Array, n: int) -> Array:
+    # draw step · b is place `start % n` of epoch step · b // n; written so that no integer passes lcm(n, b)
+    common = math.gcd(n, batch_size)
+    cycle, phase = jnp.divmod(step, n // common)
+    start = phase * batch_size
+    epoch = cycle * (batch_size // common) + start // n
+    order = _order(key, epoch, n)
+    if common != batch_size:
+        order = jnp.concatenate([order, _order(key, epoch + 1, n)])
+    return order[start % n + jnp.arange(batch_size)]

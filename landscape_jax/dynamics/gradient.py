@@ -1,0 +1,81 @@
+"""Gradient descent in every form optax knows."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.tree_util import Partial
+
+from landscape_jax import losses, tree
+from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
+
+
+def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batches) -> Dynamics:
+    """θ_{t+1} = θ_t + u_t,  (u_t, s_{t+1}) = optimizer(∇L(θ_t, batch_t), s_t, θ_t).
+
+    Args:
+      loss: (θ, batch) ↦ L, shape [].
+      optimizer: any optax transformation; those that want the loss itself (`optax.lbfgs`, `optax.polyak_sgd`, line
+        searches) get it. With `optax.inject_hyperparams(optax.sgd)(learning_rate)` the rate is part of the state, so
+        that one `Dynamics` serves a whole batch of runs with different rates.
+      batches: (key, step) ↦ batch, e.g. `data.full_batch(train)`.
+    Returns: a `Dynamics`. Its `init` raises `ValueError` if the optimizer walks uphill or stands still (a learning rate
+      that is not positive), unless the rate is traced, when the sign can't be seen.
+
+    Cost: one value and gradient a step.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(batches: Batches, params: Params):
+        _check_descends(optimizer, params)
+        return optimizer.init(params)
+
+    def step(batches: Batches, key: Key, t: Array, params: Params, state):
+        batch = batches(key, t)
+        losses.check(loss, params, batch)
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        updates, state = _update(optimizer, grads, state, params, value, lambda theta: loss(theta, batch))
+        # the sum is rounded the same way whether or not somebody looks at the updates
+        updates = jax.lax.optimization_barrier(updates)
+        moment = Moment(t, params, batch, value, grads, updates, state)
+        return optax.apply_updates(params, updates), state, moment
+
+    return Dynamics(Partial(init, batches), Partial(step, batches))
+
+
+def _update(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):
+    # optax mixes ints and floats here and there, which a caller's strict promotion would refuse
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(grads, state, params, value=value, grad=grads, value_fn=value_fn)
+
+
+def _check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Params, patience: int = 10_000) -> None:
+    """Raise unless the optimizer's first non-zero update on a linear loss goes downhill.
+
+    It runs on a miniature of θ, one number a leaf; the loss Σ 10³ θᵢ is steep, so that added noise can't decide. Updates
+    that are zero for a while (a warm-up from 0, accumulated gradients) are waited for.
+    """
+    with jax.ensure_compile_time_eval():
+        small = jax.tree.map(lambda x: jnp.zeros((1,) * x.ndim, x.dtype), params)
+        slope = jax.tree.map(lambda x: jnp.full_like(x, 1e3), small)
+
+        def linear(theta: Params) -> Array:
+            return tree.vdot(slope, theta)
+
+        def update(carry):
+            count, _, state = carry
+            updates, state = _update(optimizer, slope, state, small, linear(small), linear)
+            return count + 1, linear(updates), state
+
+        first = update((0, None, optimizer.init(small)))
+        if isinstance(first[1], jax.core.Tracer) or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(first)):
+            return
+        change = first[1]
+        if change == 0:
+            change = jax.lax.while_loop(lambda c: (c[1] == 0) & (c[0] < patience), update, first)[1]
+    if not change < 0:
+        how = "does not move" if change == 0 else "walks uphill"
+        raise ValueError(
+            f"the optimizer {how}: on a linear loss its first update changes it by {float(change):+.3g} where it should "
+            "fall; the learning rate must be positive"
+        )

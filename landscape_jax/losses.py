@@ -1,0 +1,96 @@
+"""Criteria, one loss per example, and `mean`, which makes a loss of a model and a criterion."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax import tree
+from landscape_jax.types import Batch, Criterion, Loss, Params
+
+
+def square(outputs: Array, targets: Array) -> Array:
+    """ℓᵢ = ½ Σ_c (f_ic − y_ic)²: half the *sum* over the c outputs, not their mean.
+
+    The scale matters: sharpness is proportional to it, so 2/η means another learning rate under another convention.
+    With `mean` this is ½ · sum / n, as in Cohen et al. 2021 (arXiv 2103.00065); papers that average over the outputs
+    too have a loss 2/c times ours.
+
+    Args:
+      outputs: f, [n, c].
+      targets: y, [n, c]; one-hot rows for classes.
+    Returns: [n].
+    """
+    _same_shape("square", outputs, targets)
+    return 0.5 * jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
+
+
+def cross_entropy(outputs: Array, targets: Array) -> Array:
+    """ℓᵢ = −Σ_c y_ic log softmax(f_i)_c, in nats.
+
+    Args:
+      outputs: logits f, [n, c].
+      targets: integer classes [n], or probabilities [n, c] (one-hot rows).
+    Returns: [n].
+    """
+    logp = jax.nn.log_softmax(outputs, axis=-1)  # [n, c]
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        if targets.ndim != 1 or targets.shape[0] != outputs.shape[0]:
+            raise ValueError(
+                f"cross_entropy: integer targets {targets.shape} do not fit outputs {outputs.shape}: "
+                "pass one class per example, shape [n]"
+            )
+        return -jnp.take_along_axis(logp, targets[:, None], axis=-1)[:, 0]
+    _same_shape("cross_entropy", outputs, targets)
+    return -jnp.sum(targets * logp, axis=-1)
+
+
+def logistic(outputs: Array, targets: Array) -> Array:
+    """ℓᵢ = log(1 + exp(−yᵢ fᵢ)), computed without overflow.
+
+    Args:
+      outputs: f, [n] or [n, 1].
+      targets: y ∈ {−1, +1}, [n] or [n, 1].
+    Returns: [n].
+    """
+    n = outputs.shape[0]
+    if outputs.size != n or targets.size != n:
+        raise ValueError(
+            f"logistic: outputs {outputs.shape} and targets {targets.shape} must hold one number per example; "
+            "for more than two classes use cross_entropy"
+        )
+    return jax.nn.softplus(-targets.reshape(n).astype(outputs.dtype) * outputs.reshape(n))
+
+
+def _same_shape(name: str, outputs: Array, targets: Array) -> None:
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"{name}: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
+            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
+        )
+
+
+def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
+    """L(θ, (x, y)) = (1/n) Σᵢ ℓ(f(θ, xᵢ), yᵢ).
+
+    Args:
+      apply: (θ, x [n, ...]) ↦ outputs [n, c].
+      criterion: (outputs, targets) ↦ [n].
+    Returns: a loss whose batch is the pair (x [n, ...], y [n, ...]).
+    """
+
+    def loss(params: Params, batch: Batch) -> Array:
+        inputs, targets = batch
+        tree.num_examples(batch)
+        return jnp.mean(criterion(apply(params, inputs), targets))
+
+    return loss
+
+
+def check(loss: Loss, params: Params, batch: Batch) -> None:
+    """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic."""
+    out = jax.eval_shape(loss, params, batch)
+    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        what = f"shape {out.shape} and dtype {out.dtype}" if hasattr(out, "shape") else f"a {type(out).__name__}"
+        raise ValueError(f"the loss gives {what}, not one real number: average over the examples, e.g. jnp.mean(...)")

@@ -1,0 +1,65 @@
+"""The nouns: what a loss, a curvature, a dynamics and an observable are.
+
+Everything here is a plain function type or a pair of functions. A model of your own enters as `loss(params, batch)`;
+nothing asks for a base class.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+Key = jax.Array  # a typed PRNG key, jax.random.key
+Params = Any  # θ: any pytree of float arrays, p numbers in all
+Batch = Any  # a pytree whose leaves share a leading example axis, or None
+
+Loss = Callable[[Params, Batch], Array]  # (θ, batch) ↦ L, shape []
+Criterion = Callable[[Array, Array], Array]  # (outputs [n, c], targets [n, ...]) ↦ per-example losses [n]
+MatVec = Callable[[Params], Params]  # v ↦ A v, v shaped like θ
+Curvature = Callable[[Params, Batch], MatVec]  # (θ, batch) ↦ (v ↦ A(θ) v)
+Batches = Callable[[Key, Array], Batch]  # (key, step) ↦ batch: data is a pure function of key and step
+
+
+class Model(NamedTuple):
+    """A network as two pure functions."""
+
+    init: Callable  # (key, inputs [n, ...]) ↦ θ
+    apply: Callable  # (θ, inputs [n, ...]) ↦ outputs [n, c]
+
+
+class Moment(NamedTuple):
+    """What an observer may see of step t."""
+
+    step: Array  # [] int32
+    params: Params  # θ_t
+    batch: Batch  # the batch of step t
+    loss: Array  # [] L(θ_t, batch)
+    grads: Params  # ∇L(θ_t, batch)
+    updates: Params  # θ_{t+1} − θ_t
+    state: Any  # s_{t+1}: the optimizer state that made the update
+
+
+class Dynamics(NamedTuple):
+    """A rule that moves parameters.
+
+    `key` is the run's key, the same at every step; a rule that draws random numbers at step t folds t into it.
+    """
+
+    init: Callable  # θ₀ ↦ s₀
+    step: Callable  # (key, t, θ, s) ↦ (θ', s', moment)
+
+
+class Observable(NamedTuple):
+    """A measurement that may remember. Its keys are its own: no observable shares randomness with another or the run."""
+
+    init: Callable  # (key, θ₀) ↦ m₀
+    measure: Callable  # (key, m, moment) ↦ (m', value)
+
+
+class Eigs(NamedTuple):
+    """Eigenpairs of a symmetric operator A; an estimate always brings its error."""
+
+    values: Array  # [k], descending
+    vectors: Params  # leaves [k, ...], orthonormal over the whole tree
+    residuals: Array  # [k], ‖A v − λ v‖: some true eigenvalue lies within this of λ
