@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import functools
 import math
 import signal
 import threading
@@ -164,19 +165,18 @@ def _batched(fn: Callable, run: Run) -> Callable:
     return fn
 
 
-def _advance(run, dynamics, observe, ceiling, num_steps, every):
-    def fn(r):
+@functools.partial(jax.jit, static_argnames=("num_steps", "every"))
+def _compiled_run(key, params, dynamics, observe, ceiling, num_steps, every):
+    begun = start(key, params, dynamics, observe)
+    return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "every"), donate_argnames="run")
+def _compiled_advance(run, dynamics, observe, ceiling, num_steps, every):
+    def one(r):
         return advance(r, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
 
-    return _batched(fn, run)(run)
-
-
-def _run(key, params, dynamics, observe, ceiling, num_steps, every):
-    return _advance(start(key, params, dynamics, observe), dynamics, observe, ceiling, num_steps, every)
-
-
-_compiled_run = jax.jit(_run, static_argnames=("num_steps", "every"))
-_compiled_advance = jax.jit(_advance, static_argnames=("num_steps", "every"), donate_argnames="run")
+    return _batched(one, run)(run)
 
 
 def run(
@@ -242,7 +242,7 @@ def drive(
     with _held_interrupts() as interrupted, _bar(num_steps, progress) as show:
         while done < num_steps and not interrupted():
             steps = min(chunk, num_steps - done)
-            run, record = _compiled_advance(run, dynamics, observe, ceiling, num_steps=steps, every=every)
+            run, record = _compiled_advance(run, dynamics, observe, ceiling, steps, every)
             records.append(jax.device_get(record))
             done += steps
             show(done, records[-1], np.asarray(run.status))

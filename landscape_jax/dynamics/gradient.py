@@ -52,7 +52,8 @@ def _update(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
 def _check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Params, patience: int = 10_000) -> None:
     """Raise unless the optimizer's first non-zero update on a linear loss goes downhill.
 
-    It runs on a miniature of θ, one number a leaf; the loss Σ 10³ θᵢ is steep, so that added noise can't decide. Updates
+    It runs on a miniature of θ, one number a leaf; the loss 10⁶ + 10³ Σ θᵢ is steep, so that added noise
+    can't decide, and far from its minimum. Updates
     that are zero for a while (a warm-up from 0, accumulated gradients) are waited for.
     """
     with jax.ensure_compile_time_eval():
@@ -60,22 +61,22 @@ def _check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Pa
         slope = jax.tree.map(lambda x: jnp.full_like(x, 1e3), small)
 
         def linear(theta: Params) -> Array:
-            return tree.vdot(slope, theta)
+            return 1e6 + tree.vdot(slope, theta)
 
         def update(carry):
             count, _, state = carry
             updates, state = _update(optimizer, slope, state, small, linear(small), linear)
-            return count + 1, linear(updates), state
+            return count + 1, tree.vdot(slope, updates), state
 
         first = update((0, None, optimizer.init(small)))
-        if isinstance(first[1], jax.core.Tracer) or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(first)):
-            return
-        change = first[1]
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(first)):
+            return  # a traced learning rate
+        change = float(first[1])
         if change == 0:
-            change = jax.lax.while_loop(lambda c: (c[1] == 0) & (c[0] < patience), update, first)[1]
+            change = float(jax.lax.while_loop(lambda c: (c[1] == 0) & (c[0] < patience), update, first)[1])
     if not change < 0:
         how = "does not move" if change == 0 else "walks uphill"
         raise ValueError(
-            f"the optimizer {how}: on a linear loss its first update changes it by {float(change):+.3g} where it should "
+            f"the optimizer {how}: on a linear loss its first update changes the loss by {change:+.3g}, where it should "
             "fall; the learning rate must be positive"
         )

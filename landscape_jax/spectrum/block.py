@@ -10,14 +10,14 @@ from landscape_jax.types import Eigs, MatVec, Params
 
 
 def refine(
-    matvec: MatVec, start: Params, k: int = 1, *, tol: float = 2e-3, num_steps: int = 16, max_restarts: int = 4
+    matvec: MatVec, start: Params, k: int = 1, *, tol: float = 3e-3, num_steps: int = 16, max_rounds: int = 4
 ) -> tuple[Eigs, Array]:
     """The k largest eigenvalues to a relative error of about `tol`, from b > k good guesses, in as few products as it takes.
 
     Block Lanczos that stops as soon as, for each of the k values, min(r, r² / gap) ≤ tol · |θ₁|, where r is the residual
     and the gap that to the first value not asked for. A guess that is an eigenvector already leaves no residual, and
     then nothing would betray a rival that has grown beside it. Hence the guards: b − k guesses more than asked for, to
-    which the products go first, and at least b + 1 products, so that the guards always learn a new direction.
+    which the products go first, and at least b + 1 products, so that the last guard always learns a new direction.
 
     Args:
       matvec: v ↦ A v, A symmetric.
@@ -25,7 +25,7 @@ def refine(
       k: how many values.
       tol: relative to the largest value.
       num_steps: the Krylov depth, more than b + 1 (or p).
-      max_restarts: how often to begin again from what was found; a cold start may need it.
+      max_rounds: how many rounds of `num_steps` products at most; a cold start may need several.
     Returns: `Eigs` of b pairs (all of them guesses for next time), and the number of products.
 
     Cost: b + 1 products at least; memory: num_steps + b vectors.
@@ -44,7 +44,7 @@ def refine(
         return jnp.where(count < p, jnp.max(bound) / size, 0)
 
     def cycle(carry):
-        vectors, _, made, restarts, _ = carry
+        vectors, _, made, rounds, _ = carry
 
         def more(inner):
             _, count, worst = inner
@@ -61,11 +61,11 @@ def refine(
         krylov, count, worst = jax.lax.while_loop(more, once, (fresh, 0, unknown))
         values, rotation, residuals = projected(krylov, count)
         eigs = Eigs(values[:b], rotated(krylov, rotation[:, :b]), residuals[:b])
-        return eigs.vectors, eigs, made + count, restarts + 1, worst
+        return eigs.vectors, eigs, made + count, rounds + 1, worst
 
     def going(carry):
-        _, _, _, restarts, worst = carry
-        return (worst > tol) & (restarts <= max_restarts)
+        _, _, _, rounds, worst = carry
+        return (worst > tol) & (rounds < max_rounds)
 
     real = tree.dtype(start)
     none = Eigs(jnp.zeros(b, real), start, jnp.zeros(b, real))

@@ -40,7 +40,7 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int) -> Krylov:
     Returns: `Krylov(basis, gram)`. Where the space breaks down (A-invariant, or a zero start vector) a random direction
       takes the place of the missing one, with zero coupling: copies of degenerate eigenvalues are found this way.
 
-    Cost: m products, 3 m² p multiply-adds, m + b vectors of memory.
+    Cost: m products, 4 m² p multiply-adds, m + b vectors of memory.
     """
     return jax.lax.fori_loop(0, num_steps, lambda j, k: extend(matvec, k, j), begin(start, num_steps))
 
@@ -49,7 +49,7 @@ def begin(start: Params, num_steps: int) -> Krylov:
     """A Krylov space before its first product: the start block, leaves [b, ...], made orthonormal."""
     b = jax.tree.leaves(start)[0].shape[0]
     basis = tree.stacked(tree.row(start, 0), num_steps + b)
-    basis = jax.lax.fori_loop(0, b, lambda i, q: _appended(q, i, tree.row(start, i), i), basis)
+    basis = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, tree.row(start, i), i)[0], basis)
     return Krylov(basis, jnp.zeros((num_steps + b, num_steps), tree.dtype(start)))
 
 
@@ -57,11 +57,31 @@ def extend(matvec: MatVec, krylov: Krylov, j) -> Krylov:
     """One product: A q_j is resolved in the basis, and what is left of it becomes q_{j+b}. `j` may be traced."""
     basis, gram = krylov
     b = gram.shape[0] - gram.shape[1]
-    w = matvec(tree.row(basis, j))
-    w, column = _removed(basis, w)  # [m + b]
-    q, beta = _unit(basis, w, jnp.linalg.norm(column), j + b)
-    column = jax.lax.dynamic_update_index_in_dim(column, beta, j + b, 0)
-    return Krylov(tree.with_row(basis, j + b, q), jax.lax.dynamic_update_index_in_dim(gram, column, j, 1))
+    basis, column = appended(basis, j + b, matvec(tree.row(basis, j)), j + b)
+    return Krylov(basis, jax.lax.dynamic_update_index_in_dim(gram, column, j, 1))
+
+
+def appended(basis: Params, i, w: Params, direction) -> tuple[Params, Array]:
+    """The basis with the part of w that is new to it, normalised, as row i; and w's coefficients in that basis, [rows].
+
+    Classical Gram–Schmidt, twice, which is enough (Giraud, Langou and Rozložník 2005). If nothing but rounding is left
+    after the first time, a fixed direction, numbered by `direction`, takes w's place in the second, and its coefficient
+    is 0; if nothing is left of that one either, the basis fills the space and the row is zero.
+    """
+    eps = jnp.finfo(tree.dtype(w)).eps
+    first = tree.dots(basis, w)
+    rest = tree.sub(w, tree.combine(first, basis))
+    before = tree.norm(rest)
+    vanished = before <= 10 * eps * tree.norm(w)
+    rest = tree.where(vanished, tree.scattered_like(direction, w), rest)
+    second = tree.dots(basis, rest)
+    rest = tree.sub(rest, tree.combine(second, basis))
+    length = tree.norm(rest)
+    exhausted = length <= eps**0.5 * jnp.linalg.norm(second)
+    row = tree.scale(jnp.where(exhausted, 0, 1 / length), rest)
+    column = first + jnp.where(vanished, 0, second)
+    column = jax.lax.dynamic_update_index_in_dim(column, jnp.where(vanished | exhausted, 0, length), i, 0)
+    return tree.with_row(basis, i, row), column
 
 
 def ritz(krylov: Krylov, k: int) -> Eigs:
@@ -97,40 +117,6 @@ def rotated(krylov: Krylov, rotation: Array) -> Params:
     """Ritz vectors, leaves [k, ...], from their coefficients [m, k]."""
     m = krylov.gram.shape[1]
     return tree.combine(rotation.T, jax.tree.map(lambda q: q[:m], krylov.basis))
-
-
-def _removed(basis: Params, w: Params) -> tuple[Params, Array]:
-    """w − Qᵀ Q w, and the coefficients Q w: classical Gram–Schmidt twice, which is enough (Giraud et al. 2005)."""
-    first = tree.dots(basis, w)
-    w = tree.sub(w, tree.combine(first, basis))
-    second = tree.dots(basis, w)
-    return tree.sub(w, tree.combine(second, basis)), first + second
-
-
-def _appended(basis: Params, i, w: Params, direction) -> Params:
-    """The basis with the part of w that is new to it, normalised, as row i; `direction` numbers its replacement."""
-    rest, _ = _removed(basis, w)
-    return tree.with_row(basis, i, _unit(basis, rest, tree.norm(w), direction)[0])
-
-
-def _unit(basis: Params, w: Params, size: Array, i) -> tuple[Params, Array]:
-    """w / ‖w‖ and ‖w‖, for w already orthogonal to the basis and cut out of a vector of length `size`.
-
-    Where nothing but rounding is left of w: a random direction orthogonal to the basis, and 0; the zero vector where
-    the basis fills the space. The random direction depends on the row alone, so that under vmap it is drawn once.
-    """
-    eps = jnp.finfo(tree.dtype(w)).eps
-    length = tree.norm(w)
-    vanished = length <= 10 * eps * size
-
-    def fresh() -> Params:
-        z = tree.scattered_like(i, w)
-        rest, _ = _removed(basis, z)
-        left = tree.norm(rest)
-        return tree.scale(jnp.where(left > eps**0.5 * tree.norm(z), 1 / left, 0), rest)
-
-    q = jax.lax.cond(vanished, fresh, lambda: tree.scale(1 / length, w))
-    return q, jnp.where(vanished, 0, length)
 
 
 def eigsh(
@@ -239,6 +225,6 @@ def _thick(
 
     def go_on(i, out):
         last = tree.where(random, tree.zeros_like(tree.row(basis, 0)), tree.row(basis, m + i))
-        return _appended(out, count + i, last, (restarts + 1) * (m + b) + i)
+        return appended(out, count + i, last, (restarts + 1) * (m + b) + i)[0]
 
     return Krylov(jax.lax.fori_loop(0, b, go_on, out), new)
