@@ -97,7 +97,8 @@ def advance(
             memory[name] = tree.where(alive, remembered, run.memory[name])
             record[name] = jax.tree.map(lambda x: _nan_unless(alive, x), value)
         after = after._replace(memory=memory)
-        after = jax.lax.fori_loop(0, every - 1, lambda _, r: _step(r, dynamics, ceiling)[0], after)
+        if every > 1:  # else not even an empty loop: its body would be compiled
+            after = jax.lax.fori_loop(0, every - 1, lambda _, r: _step(r, dynamics, ceiling)[0], after)
         return after, record
 
     return jax.lax.scan(observed, run, length=num_steps // every)
@@ -224,11 +225,12 @@ def drive(
       run: one run or a batch of them (from a vmapped `start`; leaves with leading axes): all advance together, sharing
         `dynamics`. What differs between them, such as learning rates, belongs in their state (`optax.inject_hyperparams`).
       num_steps, every, ceiling: as for `advance`.
-      chunk: steps per compiled call, a multiple of `every`; the default makes about twenty calls.
+      chunk: steps per compiled call, a multiple of `every`; the default makes at least twenty calls, of at most
+        some hundreds of observed steps.
       progress: show step, loss, sharpness and steps per second on the terminal.
     Returns: the run, and its record as NumPy arrays, leaves [..., num_steps // every, ...].
     Raises: `Interrupted`, with the run and the record up to there, at the end of the chunk in which Ctrl-C came; a second
-      Ctrl-C stops at once.
+      Ctrl-C is Python's own.
     """
     if every < 1 or num_steps < 1 or num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and both at least 1")
@@ -269,15 +271,16 @@ def check(run: Run) -> None:
     )
 
 
-def _few(units: int, calls: int = 20) -> int:
-    """A length for about `calls` equal pieces of `units`, so that one program serves for all of them if it can be."""
-    least = -(-units // calls)
+def _few(units: int, calls: int = 20, longest: int = 250) -> int:
+    """A length for about `calls` equal pieces of `units`, so that one program serves for all of them if it can be; more
+    pieces where these would be long, for Ctrl-C waits for the end of one."""
+    least = min(-(-units // calls), longest)
     return next((c for c in range(least, 2 * least + 1) if units % c == 0), least)
 
 
 @contextlib.contextmanager
 def _held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted for the loop to see; the second one is not held back."""
+    """Ctrl-C is noted for the loop to see; a second one is not held back."""
     seen = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield seen.is_set

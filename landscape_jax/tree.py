@@ -51,7 +51,8 @@ def size(tree: Params) -> int:
 
 def dtype(tree: Params):
     """The dtype that holds a number computed from every leaf."""
-    return jnp.result_type(*jax.tree.leaves(tree))
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*jax.tree.leaves(tree))
 
 
 def _total(terms) -> Array:

@@ -10,29 +10,34 @@ from jax.tree_util import Partial
 from landscape_jax import spectrum, tree
 from landscape_jax.types import Batch, Curvature, Key, Moment, Observable, Params
 
-GUARDS = 2
-Memory = Any  # (stack of the last measurement, stack of the one before)
+GUARDS = 2  # eigenvectors remembered beyond those recorded
+PERIOD = 8  # measurements from one full round to the next
+Memory = Any  # (stack of the last measurement, stack of the one before, how many were made)
 
 
 def sharpness(
-    curvature: Curvature, k: int = 1, num_steps: int = 12, batch: Batch | None = None, *, tol: float = 3e-3
+    curvature: Curvature, k: int = 1, num_steps: int = 12, batch: Batch | None = None, *, tol: float = 2e-3
 ) -> Observable:
     """The k largest eigenvalues of a curvature along a run, each to a relative error of about `tol`, tracked.
 
-    The memory holds the leading k + 2 eigenvectors of the last two measurements, and each measurement refines those of
-    the one *before* last (`spectrum.refine`). At the edge of stability θ hops between two sides of a valley, and the
-    Hessian hops with it: the eigenvectors of two steps ago are the better guess there, and elsewhere no worse one. The
-    two vectors beyond k are guards, each a rival that may overtake; eigenvalues gather at 2/η, so rivals do.
+    The memory holds the leading k + 2 eigenvectors of the last two measurements, and each measurement refines
+    (`spectrum.refine`) those of the one *before* last: at the edge of stability θ hops between two sides of a valley, and
+    the Hessian hops with it, so that the eigenvectors of two steps ago are the better guess there, and elsewhere no worse
+    one. The two beyond k, and the k best of the last measurement, are guards: rivals that may overtake, and eigenvalues
+    gather at 2/η, so that rivals do. One that no guard knows leaves no trace in the residuals; hence every eighth
+    measurement is a full round of `num_steps` products.
 
     Args:
       curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`.
       k: how many eigenvalues.
-      num_steps: the Krylov depth, at least k; it bounds the memory, not the products (up to four rounds at a cold start).
+      num_steps: the Krylov depth, at least k; it bounds the memory, not the products (a cold start may take
+        several rounds); for k > 1 at least 4k + 8.
       batch: where to measure; default: the batch of the step, as it comes.
       tol: relative to the largest |eigenvalue| found.
     Returns: an observable with values [] for k = 1 and [k] descending otherwise.
 
-    Cost: k + 3 products a measurement at least, 5 to 7 on average at the edge for k = 1; num_steps + 3 (k + 2) vectors.
+    Cost: 2k + 3 products a measurement at least, 6 to 7 on average at the edge for k = 1. Memory: num_steps + 6k + 8
+    vectors.
     Under vmap the runs wait for the slowest of them at each step.
     """
     if k < 1 or k > num_steps:
@@ -43,12 +48,17 @@ def sharpness(
         if k > p:
             raise ValueError(f"sharpness: k={k} eigenvalues are more than the p={p} parameters have")
         start = jax.vmap(lambda i: tree.scattered_like(i, params))(jnp.arange(min(k + GUARDS, p)))
-        return start, start
+        return start, start, jnp.int32(0)
 
     def measure(batch: Batch, key: Key, memory: Memory, moment: Moment) -> tuple[Memory, Array]:
-        last, before = memory
+        last, before, made = memory
+        rivals = jax.tree.map(lambda x: x[:k], last)
+        start = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), before, rivals)
+        depth = max(num_steps, 2 * (2 * k + GUARDS) + 4)
         matvec = curvature(moment.params, moment.batch if batch is None else batch)
-        eigs, _ = spectrum.refine(matvec, before, k, tol=tol, num_steps=max(num_steps, k + GUARDS + 1))
-        return (eigs.vectors, last), eigs.values[0] if k == 1 else eigs.values[:k]
+        at_least = jnp.where(made % PERIOD == 0, depth, 0)
+        eigs, _ = spectrum.refine(matvec, start, k, tol=tol, num_steps=depth, at_least=at_least)
+        found = jax.tree.map(lambda x: x[: k + GUARDS], eigs.vectors)
+        return (found, last, made + 1), eigs.values[0] if k == 1 else eigs.values[:k]
 
     return Observable(Partial(init, batch), Partial(measure, batch))

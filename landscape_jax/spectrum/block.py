@@ -10,38 +10,57 @@ from landscape_jax.types import Eigs, MatVec, Params
 
 
 def refine(
-    matvec: MatVec, start: Params, k: int = 1, *, tol: float = 3e-3, num_steps: int = 16, max_rounds: int = 4
+    matvec: MatVec,
+    start: Params,
+    k: int = 1,
+    *,
+    tol: float = 3e-3,
+    num_steps: int = 12,
+    at_least: int | Array = 0,
+    max_rounds: int = 10,
 ) -> tuple[Eigs, Array]:
     """The k largest eigenvalues to a relative error of about `tol`, from b > k good guesses, in as few products as it takes.
 
-    Block Lanczos that stops as soon as, for each of the k values, min(r, r² / gap) ≤ tol · |θ₁|, where r is the residual
-    and the gap that to the first value not asked for. A guess that is an eigenvector already leaves no residual, and
+    Block Lanczos that stops as soon as the error of θ₁ … θ_k is estimated below tol · max|θ|, by the least of
+
+        max_{i ≤ k} r_i   and   Σ_{i ≤ c} r_i² / (θ_k − θ_{c+1}),  c = k … b,
+
+    the first c values taken as one cluster and its gap that to the next: two values about to cross need not be told apart.
+    A guess that is an eigenvector already leaves no residual, and
     then nothing would betray a rival that has grown beside it. Hence the guards: b − k guesses more than asked for, to
     which the products go first, and at least b + 1 products, so that the last guard always learns a new direction.
 
     Args:
       matvec: v ↦ A v, A symmetric.
-      start: b guesses, leaves [b, ...], best first, b > k (or b = p).
+      start: b guesses, leaves [b, ...], best first, b > k; those beyond p are left out.
       k: how many values.
       tol: relative to the largest value.
       num_steps: the Krylov depth, more than b + 1 (or p).
+      at_least: a number of products to make whether or not they seem needed.
       max_rounds: how many rounds of `num_steps` products at most; a cold start may need several.
     Returns: `Eigs` of b pairs (all of them guesses for next time), and the number of products.
 
     Cost: b + 1 products at least; memory: num_steps + b vectors.
-    Source: the estimate is B. Parlett 1998, The Symmetric Eigenvalue Problem, theorem 11.7.1.
+    Source: the estimates are B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.5 and §11.7.
     """
+    p = tree.size(tree.row(start, 0))
+    start = jax.tree.map(lambda x: x[:p], start)
     b = jax.tree.leaves(start)[0].shape[0]
-    p = tree.size(start) // b
+    if k < 1 or (b <= k and b < p):
+        raise ValueError(f"refine: k={k} values need more than k guesses, but start holds {b}: add a guard")
     depth = min(num_steps, p)
-    least = min(b + 1, depth)
+    if depth <= min(b, p - 1):
+        raise ValueError(f"refine: num_steps={num_steps} must be more than the {b} guesses in start")
+    least = jnp.clip(at_least, min(b + 1, depth), depth)
 
     def error(values: Array, residuals: Array, count: Array) -> Array:
-        gap = values[:k] - values[k] if depth > k else jnp.full(k, jnp.inf, values.dtype)  # [k]
-        bound = residuals[:k] * jnp.minimum(1, residuals[:k] / jnp.maximum(gap, jnp.finfo(values.dtype).tiny))
+        worst = jnp.max(residuals[:k])
+        for c in range(k, min(b, depth - 1) + 1):  # the first c taken as one cluster, its gap that to the next
+            gap = jnp.maximum(values[k - 1] - values[c], jnp.finfo(values.dtype).tiny)
+            worst = jnp.minimum(worst, jnp.sum(residuals[:c] ** 2) / gap)
         size = jnp.max(jnp.where(jnp.arange(depth) < count, jnp.abs(values), 0))
         # an exhausted space is exact, whatever its gaps
-        return jnp.where(count < p, jnp.max(bound) / size, 0)
+        return jnp.where(count < p, worst / size, 0)
 
     def cycle(carry):
         vectors, _, made, rounds, _ = carry
@@ -52,9 +71,9 @@ def refine(
 
         def once(inner):
             krylov, count, _ = inner
-            krylov = extend(matvec, krylov, count)
-            values, _, residuals = projected(krylov, count + 1)
-            return krylov, count + 1, error(values, residuals, count + 1)
+            krylov, count = extend(matvec, krylov, count), count + 1
+            values, _, residuals = projected(krylov, count)
+            return krylov, count, error(values, residuals, count)
 
         fresh = begin(jax.tree.map(lambda x: x[::-1], vectors), depth)
         unknown = jnp.full((), jnp.inf, fresh.gram.dtype)

@@ -42,6 +42,9 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int) -> Krylov:
 
     Cost: m products, 4 m² p multiply-adds, m + b vectors of memory.
     """
+    p = tree.size(tree.row(start, 0))
+    if not 1 <= num_steps <= p:
+        raise ValueError(f"lanczos: num_steps={num_steps} must lie between 1 and p={p}, the size of a start vector")
     return jax.lax.fori_loop(0, num_steps, lambda j, k: extend(matvec, k, j), begin(start, num_steps))
 
 
@@ -64,24 +67,27 @@ def extend(matvec: MatVec, krylov: Krylov, j) -> Krylov:
 def appended(basis: Params, i, w: Params, direction) -> tuple[Params, Array]:
     """The basis with the part of w that is new to it, normalised, as row i; and w's coefficients in that basis, [rows].
 
-    Classical Gram–Schmidt, twice, which is enough (Giraud, Langou and Rozložník 2005). If nothing but rounding is left
-    after the first time, a fixed direction, numbered by `direction`, takes w's place in the second, and its coefficient
-    is 0; if nothing is left of that one either, the basis fills the space and the row is zero.
+    If nothing but rounding is left of w, a fixed direction numbered by `direction` takes its place, with coefficient 0; if
+    nothing is left of that one either, the basis fills the space and the row is zero.
     """
     eps = jnp.finfo(tree.dtype(w)).eps
-    first = tree.dots(basis, w)
-    rest = tree.sub(w, tree.combine(first, basis))
-    before = tree.norm(rest)
-    vanished = before <= 10 * eps * tree.norm(w)
-    rest = tree.where(vanished, tree.scattered_like(direction, w), rest)
-    second = tree.dots(basis, rest)
-    rest = tree.sub(rest, tree.combine(second, basis))
+    rest, column = removed(basis, w)
+    vanished = tree.norm(rest) <= 10 * eps * tree.norm(w)
+    other = tree.scattered_like(direction, w)
+    rest = jax.lax.cond(vanished, lambda: removed(basis, other)[0], lambda: rest)
     length = tree.norm(rest)
-    exhausted = length <= eps**0.5 * jnp.linalg.norm(second)
+    exhausted = vanished & (length <= eps**0.5 * tree.norm(other))
     row = tree.scale(jnp.where(exhausted, 0, 1 / length), rest)
-    column = first + jnp.where(vanished, 0, second)
-    column = jax.lax.dynamic_update_index_in_dim(column, jnp.where(vanished | exhausted, 0, length), i, 0)
+    column = jax.lax.dynamic_update_index_in_dim(column, jnp.where(vanished, 0, length), i, 0)
     return tree.with_row(basis, i, row), column
+
+
+def removed(basis: Params, w: Params) -> tuple[Params, Array]:
+    """w − Qᵀ Q w, and the coefficients Q w: classical Gram–Schmidt twice, which is enough (Giraud et al. 2005)."""
+    first = tree.dots(basis, w)
+    w = tree.sub(w, tree.combine(first, basis))
+    second = tree.dots(basis, w)
+    return tree.sub(w, tree.combine(second, basis)), first + second
 
 
 def ritz(krylov: Krylov, k: int) -> Eigs:
@@ -90,7 +96,10 @@ def ritz(krylov: Krylov, k: int) -> Eigs:
     Values lie inside A's range; each residual ‖A v − θ v‖ comes free from the rows of G below the projected matrix, plus
     an allowance for the rounding of m products (10 ε √m max|θ|).
     """
-    values, rotation, residuals = projected(krylov, krylov.gram.shape[1])
+    m = krylov.gram.shape[1]
+    if not 1 <= k <= m:
+        raise ValueError(f"ritz: k={k} must lie between 1 and m={m}, the number of products in the Krylov space")
+    values, rotation, residuals = projected(krylov, m)
     return Eigs(values[:k], rotated(krylov, rotation[:, :k]), residuals[:k])
 
 

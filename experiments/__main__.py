@@ -1,0 +1,192 @@
+"""The command line: list the experiments, run one, report on many.
+
+    python -m experiments
+    python -m experiments NAME [--preset small|paper] [--seed N] [--out DIR] [--strict] [--any-config-field VALUE]
+    python -m experiments report DIR
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+HERE = Path(__file__).parent
+FAILED, WRONG, STOPPED = 1, 2, 130  # exit statuses
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+def main(args: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    if not args or args[0] in ("-h", "--help"):
+        return listing()
+    if args[0] == "report":
+        return report(args[1:])
+    name = args[0]
+    if name not in names():
+        return wrong(f"there is no experiment {name!r}", name, names(), "python -m experiments lists them")
+    return experiment(name, args[1:])
+
+
+def names() -> list[str]:
+    """Every experiment: the modules beside this one named <author><year>_<slug>.py."""
+    return sorted(path.stem for path in HERE.glob("[a-z]*[0-9][0-9][0-9][0-9]_*.py"))
+
+
+def listing() -> int:
+    out.print("usage: python -m experiments NAME [--help] [--preset small] [--seed 0] [--out results] [--strict] ...")
+    out.print("       python -m experiments report DIR\n")
+    for name in names():
+        summary = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())).splitlines()[0]
+        out.print(f"  [bold]{name}[/]\n      {escape(summary)}")
+    return 0
+
+
+def experiment(name: str, args: list[str]) -> int:
+    module = importlib.import_module(f"experiments.{name}")
+    presets = {n.lower(): c for n, c in vars(module).items() if n.isupper() and isinstance(c, module.Config)}
+    preset = _value(args, "--preset", "small")
+    if preset not in presets:
+        return wrong(f"{name} has no preset {preset!r}", preset, presets, f"it has {', '.join(sorted(presets))}")
+    try:
+        asked = _parse(name, module, presets, preset, args)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else WRONG
+    except ValueError as error:  # a Config's own checks
+        return wrong(str(error))
+    from landscape_jax import record as results
+
+    folder = asked.out / name / f"{preset}-seed{asked.seed}"
+    try:
+        results.prepare(folder)
+    except results.Unwritable as error:
+        return wrong(str(error))
+    return _carried_out(module, asked, preset, name, folder)
+
+
+def _parse(name: str, module: ModuleType, presets: dict[str, Any], preset: str, args: list[str]):
+    """The options every experiment has, and the fields of its Config, in one typed command line."""
+    options = dataclasses.make_dataclass(
+        "Options",
+        [
+            ("preset", Annotated[Literal[tuple(sorted(presets))], tyro.conf.arg(help="which Config to start from")], preset),
+            ("seed", Annotated[int, tyro.conf.arg(help="the run's key is jax.random.key(seed)")], 0),
+            ("out", Annotated[Path, tyro.conf.arg(help="where the result folder goes")], Path("results")),
+            ("strict", Annotated[bool, tyro.conf.arg(help="exit with 1 when a claim is not reproduced")], False),
+            ("config", tyro.conf.OmitArgPrefixes[module.Config], presets[preset]),
+        ],
+        frozen=True,
+    )
+    return tyro.cli(options, prog=f"python -m experiments {name}", description=module.__doc__, args=args)
+
+
+def _value(args: list[str], option: str, default: str) -> str:
+    """The value of one option, before the others can be parsed."""
+    for i, arg in enumerate(args):
+        if arg == option and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(option + "="):
+            return arg.removeprefix(option + "=")
+    return default
+
+
+def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path) -> int:
+    import jax
+
+    import landscape_jax as lj
+
+    told = {
+        "experiment": name, "preset": preset, "seed": asked.seed, "config": dataclasses.asdict(asked.config),
+        **lj.record.circumstances(),
+    }
+    begun = time.perf_counter()
+    try:
+        record = module.run(asked.config, jax.random.key(asked.seed))
+    except lj.Interrupted as stop:
+        if (folder / "claims.json").exists():  # never over a finished result
+            folder = lj.record.prepare(folder.with_name(folder.name + "-stopped"))
+        lj.record.write(folder, stop.record, **told, stopped=str(stop))
+        err.print(f"{escape(str(stop))}; what was recorded until then is in {folder}", soft_wrap=True)
+        return STOPPED
+    except ValueError as error:  # what the config asks for can't be had
+        return wrong(str(error))
+    seconds = time.perf_counter() - begun
+    claims = module.claims(record, asked.config)
+    lj.record.write(folder, record, claims, **told, seconds=round(seconds, 1))
+    module.plot(record, asked.config).savefig(folder / "figure.png")
+    out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
+    out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
+    return FAILED if asked.strict and any(c.passed is False for c in claims) else 0
+
+
+def _table(title: str, claims: list[dict]) -> Table:
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for column in ("claim", "criterion", "measured", "verdict"):
+        table.add_column(column, overflow="fold")
+    style = {"reproduced": "green", "not reproduced": "bold red"}
+    for c in claims:
+        verdict = f"[{style.get(c['verdict'], 'yellow')}]{c['verdict']}[/]"
+        table.add_row(escape(c["statement"]), escape(c["criterion"]), escape(_short(c["measured"])), verdict)
+    return table
+
+
+def _short(x: Any, joint: str = "\n") -> str:
+    """Measured numbers at the length of a table's cell: lists as their range."""
+    if isinstance(x, dict):
+        return joint.join(f"{name}: {_short(value, ', ')}" for name, value in x.items())
+    if isinstance(x, (list, tuple)) and all(isinstance(v, (int, float)) and v is not None for v in x) and x:
+        low, high = min(x), max(x)
+        return f"{low:.3g}" if len(x) == 1 or f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+    return f"{x:.3g}" if isinstance(x, float) else str(x)
+
+
+def report(args: list[str]) -> int:
+    """All claims and figures under a folder, as Markdown: printed, and written there as report.md."""
+    from landscape_jax import record as results
+
+    if len(args) != 1:
+        return wrong("report takes one folder", remedy="python -m experiments report DIR")
+    top = Path(args[0])
+    folders = sorted(path.parent for path in top.glob("**/config.json"))
+    if not folders:
+        return wrong(f"{top} holds no results", remedy="give the folder that was --out of earlier runs")
+    rows = ["| experiment | run | claim | criterion | measured | verdict |", "|---|---|---|---|---|---|"]
+    gallery = []
+    for folder in folders:
+        config, _, claims = results.read(folder)
+        name, run = config.get("experiment", folder.parent.name), folder.name
+        if claims is None:
+            rows.append(f"| {name} | {run} | | | {config.get('stopped', 'unfinished')} | not tested |")
+        for c in claims or []:
+            cells = (name, run, c["statement"], c["criterion"], _short(c["measured"], "; "), c["verdict"])
+            rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        for figure in sorted(folder.glob("*.png")):
+            gallery.append(f"**{name}**, {run}\n\n![{name}, {run}]({figure.relative_to(top).as_posix()})")
+    text = "\n".join(["# Claims", "", *rows, "", "# Figures", "", "\n\n".join(gallery), ""])
+    try:
+        (top / "report.md").write_text(text)
+    except OSError as error:
+        return wrong(f"can't write {top / 'report.md'}: {error.strerror}")
+    print(text)
+    return 0
+
+
+def wrong(fact: str, name: str = "", known=(), remedy: str = "") -> int:
+    """Say what is wrong, the nearest thing that would be right, and what to do."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4) if name else []
+    said = fact + (f"; did you mean {near[0]!r}?" if near else "") + (f" ({remedy})" if remedy else "")
+    err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
+    return WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

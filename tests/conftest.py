@@ -1,0 +1,53 @@
+"""Eight fake devices and JAX at its strictest, set before anything is compiled."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import landscape_jax as lj
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def x64():
+    """Float64 within the test that asks for it."""
+    if hasattr(jax, "enable_x64"):
+        with jax.enable_x64(True):
+            yield
+    else:  # before jax 0.8
+        from jax.experimental import enable_x64
+
+        with enable_x64():
+            yield
+
+
+class Problem(NamedTuple):
+    apply: object
+    loss: object
+    params: object
+    data: object
+
+
+@pytest.fixture(scope="session")
+def problem():
+    """A two-layer tanh network (four leaves, p = 610, no Flax: it compiles faster) on 64 digits, square loss."""
+
+    def apply(params, x):
+        hidden = jnp.tanh(x @ params["hidden"]["w"] + params["hidden"]["b"][None])
+        return hidden @ params["out"] + params["shift"][None]
+
+    params = {"hidden": {"w": jnp.zeros((64, 8)), "b": jnp.zeros(8)}, "out": jnp.zeros((8, 10)), "shift": jnp.zeros(10)}
+    params = lj.tree.scale(0.3, lj.tree.normal_like(jax.random.key(7), params))
+    train, _ = lj.data.digits(64, 0)
+    return Problem(apply, lj.losses.mean(apply, lj.losses.square), params, train)

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import landscape_jax as lj
+
+N = 10
+DATA = {"x": jnp.arange(2.0 * N).reshape(N, 2), "i": jnp.arange(N)}
+
+
+def draws(batches, key, steps):
+    """Indices of the examples that the steps take, [steps, b]; checks that the leaves stay together."""
+    batch = jax.jit(jax.vmap(lambda t: batches(key, t)))(steps)
+    np.testing.assert_array_equal(batch["x"], np.asarray(DATA["x"])[batch["i"]])
+    return np.asarray(batch["i"])
+
+
+@pytest.mark.parametrize("b", [1, 4, 5, 7, 10])
+@pytest.mark.parametrize("first", [0, 2_000_000_000], ids=["from the start", "near the last int32"])
+def test_epochs_take_each_example_once_in_every_n_draws(b, first):
+    steps = first + jnp.arange(3 * N, dtype=jnp.int32)  # `first` is a multiple of N: N steps are b whole epochs
+    epochs = draws(lj.data.epochs(DATA, b), jax.random.key(0), steps).reshape(-1, N)
+    assert len(epochs) == 3 * b
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(N), epochs.shape))
+    assert len(np.unique(epochs, axis=0)) == 3 * b  # a new order each time
+    assert not (np.diff(epochs, axis=1) == 1).all(axis=1).any()  # and never the data's own
+
+
+def test_minibatch_takes_distinct_examples_uniformly():
+    seen = draws(lj.data.minibatch(DATA, 4), jax.random.key(0), jnp.arange(2000))
+    assert all(len(set(row)) == 4 for row in seen)
+    counts = np.bincount(seen.ravel(), minlength=N)
+    np.testing.assert_allclose(counts, 2000 * 4 / N, rtol=0.15)
+    assert len({tuple(row) for row in seen}) > 1000
+
+
+def test_full_batch_is_the_data():
+    batch = lj.data.full_batch(DATA)(jax.random.key(0), jnp.int32(3))
+    np.testing.assert_array_equal(batch["x"], DATA["x"])
+    np.testing.assert_array_equal(batch["i"], DATA["i"])
+
+
+@pytest.mark.parametrize("make", [lj.data.epochs, lj.data.minibatch])
+def test_each_key_has_an_order_of_its_own(make):
+    """And vmap over keys is the loop over them."""
+    batches, keys, step = make(DATA, 4), jax.random.split(jax.random.key(1), 5), jnp.int32(6)
+    batched = jax.jit(jax.vmap(batches, in_axes=(0, None)))(keys, step)["i"]
+    assert batched.shape == (5, 4)
+    for i, key in enumerate(keys):
+        np.testing.assert_array_equal(batched[i], batches(key, step)["i"])
+    assert len(np.unique(batched, axis=0)) == 5
+
+
+def test_the_data_travels_as_an_argument_and_not_as_a_constant():
+    batches = lj.data.minibatch(DATA, 4)
+    assert {id(x) for x in jax.tree.leaves(batches)} == {id(x) for x in jax.tree.leaves(DATA)}
+    closed = jax.make_jaxpr(lambda f, key: f(key, jnp.int32(0)))(batches, jax.random.key(0))
+    assert all(np.shape(c) != DATA["x"].shape for c in closed.consts)

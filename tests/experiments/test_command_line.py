@@ -1,0 +1,115 @@
+"""`python -m experiments`, as its user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as cli
+
+ROOT = Path(__file__).parents[2]
+NAME = "cohen2021_edge_of_stability"
+TINY = ["--n-train", "40", "--widths", "4", "--init-scale", "0.3", "0.1", "--learning-rates", "0.2",
+        "--num-seeds", "2", "--num-steps", "60", "--every", "2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    assert cli.main([NAME, "--seed", "3", "--out", str(out), *TINY]) == 0
+    return out
+
+
+def test_lists_every_experiment_with_one_line(capsys):
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in cli.names())
+    assert NAME in cli.names()
+
+
+def test_writes_the_result_folder(done):
+    folder = done / NAME / "small-seed3"
+    assert sorted(p.name for p in folder.iterdir()) == ["claims.json", "config.json", "figure.png", "record.npz"]
+    config = json.loads((folder / "config.json").read_text())
+    assert {"config", "seed", "versions", "device", "command", "commit"} <= set(config)
+    assert config["seed"] == 3
+    assert config["config"]["learning_rates"] == [0.2]
+    with np.load(folder / "record.npz") as record:
+        assert {name: record[name].shape for name in record} == dict.fromkeys(("step", "loss", "sharpness"), (2, 2, 30))
+    verdicts = {c["verdict"] for c in json.loads((folder / "claims.json").read_text())}
+    assert verdicts <= {"reproduced", "not reproduced", "not tested"}
+
+
+def test_reports_claims_and_figures(done, capsys):
+    assert cli.main(["report", str(done)]) == 0
+    said = capsys.readouterr().out
+    assert said.strip() == (done / "report.md").read_text().strip()
+    claims = json.loads((done / NAME / "small-seed3" / "claims.json").read_text())
+    assert all(f"| {c['verdict']} |" in said for c in claims)
+    assert f"]({NAME}/small-seed3/figure.png)" in said
+
+
+def test_strict_fails_when_a_claim_does(tmp_path):
+    """Sixty steps of a tiny network do not reach the edge."""
+    assert cli.main([NAME, "--out", str(tmp_path), "--strict", *TINY]) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["cohen2021_edge_of_stabilty"], [f"did you mean '{NAME}'"]),
+        ([NAME, "--preset", "smal"], ["did you mean 'small'"]),
+        ([NAME, "--preset=papr"], ["did you mean 'paper'"]),
+        ([NAME, "--num-step", "5"], ["--num-step", "Perhaps you meant", "--num-steps"]),
+        ([NAME, "--num-steps", "70", "--every", "20"], ["num_steps=70 must be a multiple of every=20"]),
+        ([NAME, "--learning-rates", "0.1", "-0.1"], ["must be", "positive"]),
+        ([NAME, "--n-train", "5000"], ["n_train=5000", "1797"]),
+        ([NAME, "--widths", "0"], ["positive"]),
+        ([NAME, "--init-scale", "1.0", "1.0", "1.0"], ["init_scale", "3", "2"]),
+        ([NAME, "--out", "{file}/below"], ["can't write", "choose another folder"]),
+        (["report", "{empty}"], ["holds no results"]),
+        (["report"], ["one folder"]),
+    ],
+)
+def test_bad_input_is_answered_before_anything_runs(args, said, tmp_path, capfd, monkeypatch):
+    import landscape_jax
+
+    monkeypatch.setattr(landscape_jax, "drive", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    args = [arg.format(file=tmp_path / "file", empty=tmp_path / "empty") for arg in args]
+    assert cli.main(args if "--out" in args or args[0] == "report" else [*args, "--out", str(tmp_path / "out")]) == 2
+    told = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    for part in said:
+        assert part in told
+
+
+def test_ctrl_c_keeps_what_was_recorded_and_says_where(tmp_path):
+    asked = [sys.executable, "-m", "experiments", NAME, "--out", str(tmp_path), *TINY, "--num-steps", "2000000"]
+    environment = os.environ | {"XLA_FLAGS": "", "COLUMNS": "200"}
+    process = subprocess.Popen(asked, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        folder = tmp_path / NAME / "small-seed0"
+        while not folder.exists():
+            time.sleep(0.1)
+            assert process.poll() is None
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert f"in {folder}" in said
+    config = json.loads((folder / "config.json").read_text())
+    stopped = int(config["stopped"].split("after ")[1].split()[0])
+    assert 0 < stopped < 2_000_000
+    with np.load(folder / "record.npz") as record:
+        assert record["loss"].shape == (2, 2, stopped // 2)
+        assert np.isfinite(record["loss"]).all()
+    assert not (folder / "claims.json").exists()

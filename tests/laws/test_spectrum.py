@@ -1,0 +1,223 @@
+"""Every eigensolver against LAPACK, on the matrices where Lanczos is known to fail."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import landscape_jax as lj
+from landscape_jax import spectrum, tree
+
+P, K = 48, 4
+rng = np.random.default_rng
+
+
+def shaped(x):
+    """A vector [P] as a tree with leaves of rank 0, 1 and 2."""
+    return {"a": x[:20].reshape(4, 5), "b": (x[20].reshape(()), x[21:])}
+
+
+def flat(stack):
+    """A stack of such trees as a matrix [m, P]."""
+    return np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in jax.tree.leaves(stack)], axis=1)
+
+
+def product(matrix):
+    return lambda v: shaped(jnp.matmul(matrix, ravel_pytree(v)[0], precision="highest"))
+
+
+# name: (eigenvalues [P] from a generator, start [P] from generator and eigenvectors)
+VALUES = {
+    "both signs": lambda g: g.normal(size=P),
+    "ten-fold top": lambda g: np.r_[np.full(10, 1.0), g.uniform(-0.5, 0.5, P - 10)],
+    "all negative": lambda g: -g.uniform(1, 3, P),
+    "rank one": lambda g: np.r_[3.0, np.zeros(P - 1)],
+    "rank one, negative": lambda g: np.r_[-3.0, np.zeros(P - 1)],
+    "low rank": lambda g: np.r_[2.0, 1.0, 0.5, -1.5, np.zeros(P - 4)],
+    "zero": lambda g: np.zeros(P),
+    "identity": lambda g: np.ones(P),
+    "close": lambda g: 1 - 1e-4 * np.arange(P),
+    "condition 1e8": lambda g: np.geomspace(1, 1e-8, P),
+    "large": lambda g: 1e10 * g.normal(size=P),
+}
+STARTS = {
+    "random": lambda g, q: g.normal(size=P),
+    "orthogonal to the top": lambda g, q: q[:, 1:] @ g.normal(size=P - 1),
+    "the top itself": lambda g, q: q[:, 0],
+    "zero": lambda g, q: np.zeros(P),
+}
+CASES = [(values, "random") for values in VALUES] + [("both signs", start) for start in STARTS if start != "random"]
+
+
+@functools.cache
+def example(values, start, seed, dtype):
+    """A matrix, a start vector, and the matrix's eigenvalues by LAPACK in float64, descending."""
+    g = rng(seed)
+    eigenvalues = np.sort(VALUES[values](g))[::-1]
+    q = np.linalg.qr(g.normal(size=(P, P)))[0]
+    matrix = (q * eigenvalues) @ q.T
+    matrix = ((matrix + matrix.T) / 2).astype(dtype)
+    return matrix, STARTS[start](g, q).astype(dtype), np.linalg.eigvalsh(matrix.astype(np.float64))[::-1]
+
+
+def to_tolerance(matrix, start):
+    return spectrum.eigsh(product(matrix), shaped(start), k=K)
+
+
+def all_steps(matrix, start):
+    return spectrum.eigsh(product(matrix), shaped(start), k=K, num_steps=P)
+
+
+def refined(matrix, start):
+    """From K + 1 guesses, the first of them the start vector and the others fixed."""
+    others = jnp.asarray(rng(99).normal(size=(K, P)), matrix.dtype)
+    block = jax.vmap(shaped)(jnp.concatenate([start[None], others]))
+    tol = 3e-6 if matrix.dtype == jnp.float32 else 1e-11  # a tolerance is kept "about"
+    eigs, _ = spectrum.refine(product(matrix), block, k=K, tol=tol, num_steps=32, max_rounds=100)
+    return jax.tree.map(lambda x: x[:K], eigs)
+
+
+SOLVERS = {"eigsh": jax.jit(to_tolerance), "eigsh num_steps": jax.jit(all_steps), "refine": jax.jit(refined)}
+EXACT = {"float32": 1e-5, "float64": 1e-10}
+
+
+def check(eigs, matrix, true, tol):
+    """Values equal LAPACK's; a true eigenvalue within each residual, and the residual true; vectors orthonormal."""
+    values, residuals, vectors = np.float64(eigs.values), np.float64(eigs.residuals), flat(eigs.vectors)
+    for x in (values, residuals, vectors):
+        assert np.isfinite(x).all()
+    size = np.abs(true).max()
+    np.testing.assert_allclose(values, true[: len(values)], rtol=0, atol=tol * size)
+    assert (np.diff(values) <= 0).all()
+    assert (np.abs(values[:, None] - true[None]).min(axis=1) <= residuals).all()
+    left = np.linalg.norm(vectors @ matrix.astype(np.float64) - values[:, None] * vectors, axis=1)
+    assert (left <= residuals).all()
+    assert (residuals <= tol**0.5 * size).all()  # a value to tol has a vector to √tol
+    eps = np.finfo(eigs.values.dtype).eps
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(values)), rtol=0, atol=50 * eps)
+
+
+def check_all(solver, values, start, dtype):
+    for seed in range(3):
+        matrix, first, true = example(values, start, seed, dtype)
+        eigs = SOLVERS[solver](matrix, first)
+        assert eigs.values.dtype == dtype
+        check(eigs, matrix, true, EXACT[dtype])
+
+
+@pytest.mark.parametrize(("values", "start"), CASES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_equals_lapack_in_float32(solver, values, start):
+    check_all(solver, values, start, "float32")
+
+
+@pytest.mark.parametrize(("values", "start"), CASES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_equals_lapack_in_float64(x64, solver, values, start):
+    check_all(solver, values, start, "float64")
+
+
+def test_vmap_equals_lapack_for_each_matrix():
+    examples = [example(*case, 0, "float32") for case in CASES]
+    matrices, starts = (np.stack([e[i] for e in examples]) for i in (0, 1))
+    batched = jax.jit(jax.vmap(to_tolerance))(matrices, starts)
+    for i, (matrix, _, true) in enumerate(examples):
+        check(tree.row(batched, i), matrix, true, EXACT["float32"])
+
+
+def test_residuals_are_honest_where_it_stops_too_early():
+    solve = jax.jit(lambda a, v: spectrum.eigsh(product(a), shaped(v), k=K, depth=6, max_restarts=1))
+    for seed in range(3):
+        matrix, start, true = example("both signs", "random", seed, "float32")
+        eigs = solve(matrix, start)
+        error = np.abs(np.float64(eigs.values)[:, None] - true[None]).min(axis=1)
+        assert (error <= eigs.residuals).all()
+        assert eigs.residuals.max() > 1e-2
+
+
+@pytest.mark.parametrize("b", [1, 3])
+def test_a_krylov_space_holds_what_it_says(b):
+    """A q_j = Σ_i gram[i, j] q_i with orthonormal rows; the Ritz values lie within A's range."""
+    matrix, _, true = example("both signs", "random", 0, "float32")
+    block = rng(5).normal(size=(b, P)).astype(np.float32)
+    m = 10
+    krylov = jax.jit(lambda a, s: spectrum.lanczos(product(a), jax.vmap(shaped)(s), m))(matrix, block)
+    basis, gram = flat(krylov.basis), np.float64(krylov.gram)
+    assert gram.shape == (m + b, m)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(m + b), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(basis[:m] @ matrix, gram.T @ basis, rtol=0, atol=1e-5)
+    spanned = block @ basis[:b].T @ basis[:b]
+    np.testing.assert_allclose(spanned, block, rtol=0, atol=1e-5)
+    eigs = spectrum.ritz(krylov, 3)
+    mine = np.linalg.eigvalsh(basis[:m] @ matrix @ basis[:m].T)[::-1]
+    np.testing.assert_allclose(eigs.values, mine[:3], rtol=0, atol=1e-5)
+    assert eigs.values[0] <= true[0] + 1e-5
+    assert (np.abs(np.float64(eigs.values)[:, None] - true[None]).min(axis=1) <= eigs.residuals).all()
+
+
+def test_warm_guesses_cost_one_product_each_and_one_more():
+    matrix, _, true = example("both signs", "random", 1, "float32")
+    exact = np.linalg.eigh(matrix)[1][:, ::-1][:, :3].T.copy()
+    refine = jax.jit(lambda a, s: spectrum.refine(product(a), jax.vmap(shaped)(s), k=2))
+    eigs, made = refine(matrix, exact)
+    assert made == 4
+    np.testing.assert_allclose(eigs.values, true[:3], rtol=1e-5)
+    cold, more = refine(matrix, rng(0).normal(size=(3, P)).astype(np.float32))
+    assert more > 4
+    np.testing.assert_allclose(cold.values[:2], true[:2], rtol=0, atol=2e-3 * np.abs(true).max())
+
+
+# ── the Hessians of networks ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def linear_square():
+    """½ ‖W x + b − y‖² with 10 outputs: every eigenvalue is 10-fold."""
+    return lj.models.mlp((), 10), lj.losses.square, 1.0
+
+
+def linear_negated():
+    return lj.models.mlp((), 10), lj.losses.square, -1.0
+
+
+def tanh_cross_entropy():
+    return lj.models.mlp((6,), 10), lj.losses.cross_entropy, 1.0
+
+
+@pytest.mark.parametrize(
+    ("network", "signs"),
+    [(linear_square, {1}), (linear_negated, {-1}), (tanh_cross_entropy, {1, -1})],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_eigsh_on_a_network_equals_lapack_on_its_dense_hessian(network, signs):
+    model, criterion, sign = network()
+    mean = lj.losses.mean(model.apply, criterion)
+    g = rng(3)
+    batch = g.normal(size=(40, 6)).astype(np.float32), np.eye(10, dtype=np.float32)[g.integers(0, 10, 40)]
+    params = tree.scattered_like(1, jax.eval_shape(model.init, jax.random.key(0), batch[0]))
+
+    def loss(params, batch):
+        return sign * mean(params, batch)
+
+    vector, unravel = ravel_pytree(params)
+    dense = np.float64(jax.jit(jax.hessian(lambda x, batch: loss(unravel(x), batch)))(vector, batch))
+    true = np.linalg.eigvalsh((dense + dense.T) / 2)[::-1]
+    size = np.abs(true).max()
+    assert {int(s) for s in np.sign(true[np.abs(true) > 1e-4 * size])} == signs
+
+    @jax.jit
+    def solve(params, batch, start):
+        return spectrum.eigsh(lj.curvature.hessian(loss)(params, batch), start, k=12)
+
+    eigs = solve(params, batch, tree.scattered_like(2, params))
+    np.testing.assert_allclose(eigs.values, true[:12], rtol=0, atol=1e-5 * size)
+    near = np.abs(np.float64(eigs.values)[:, None] - true[None]).min(axis=1)
+    assert (near <= np.float64(eigs.residuals) + 1e-6 * size).all()  # the dense matrix is rounded too
+    if network is linear_square:
+        assert np.ptp(eigs.values[:10]) <= 1e-5 * size < true[9] - true[10]
+    rows = flat(eigs.vectors)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(12), rtol=0, atol=1e-5)
+    chex.assert_tree_shape_prefix(eigs.vectors, (12,))

@@ -1,0 +1,87 @@
+"""The tracker is exact where it matters: along training, over the edge, at every step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import landscape_jax as lj
+from landscape_jax import tree
+from landscape_jax.types import Observable
+
+
+def converged(curvature) -> Observable:
+    """The reference: `eigsh` run to its tolerance, and from a second start, at every step."""
+
+    def measure(key, vector, moment):
+        eigs = lj.spectrum.eigsh(curvature(moment.params, moment.batch), vector, depth=16, tol=1e-3)
+        return tree.row(eigs.vectors, 0), {"value": eigs.values[0], "residual": eigs.residuals[0]}
+
+    return Observable(lambda key, params: tree.normal_like(key, params), measure)
+
+
+def over_the_edge(seed: int, rate: float, n_train: int, num_steps: int, **options):
+    train, _ = lj.data.digits(n_train)
+    model = lj.models.mlp((32, 32), 10, init_scale=(0.3, 0.3, 0.1))
+    loss = lj.losses.mean(model.apply, lj.losses.square)
+    hessian = lj.curvature.hessian(loss)
+    gd = lj.dynamics.gradient(loss, optax.sgd(rate), lj.data.full_batch(train))
+    watch = {"sharpness": lj.observe.sharpness(hessian, **options), "truth": converged(hessian)}
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    _, record = lj.run(run_key, model.init(init_key, train[0]), gd, watch, num_steps=num_steps)
+    return jax.device_get(record)
+
+
+def errors(record) -> np.ndarray:
+    truth = record["truth"]["value"]
+    assert np.all(record["truth"]["residual"] <= 2e-3 * truth)  # the reference is one
+    return np.abs(record["sharpness"] / truth - 1)
+
+
+def test_within_a_percent_at_every_step_over_the_edge():
+    record = over_the_edge(seed=2021, rate=0.2, n_train=150, num_steps=1200)
+    worst = errors(record)
+    assert worst.shape == (1200,)
+    assert worst.max() < 0.01
+    assert np.median(worst) < 1e-3
+    late = record["sharpness"][-400:] * 0.2 / 2
+    assert record["sharpness"][0] * 0.2 / 2 < 0.6  # it began well below 2/η
+    assert 0.95 < np.median(late) < 1.1  # and it is there now
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "rate"), [(31, 0.2), (32, 0.3), (33, 0.15), (34, 0.2), (35, 0.25)])
+def test_within_a_percent_at_every_step_other_seeds(seed, rate):
+    assert errors(over_the_edge(seed, rate, n_train=500, num_steps=1500)).max() < 0.01
+
+
+def test_every_value_of_several():
+    train, _ = lj.data.digits(60)
+    model = lj.models.mlp((8,), 10)
+    loss = lj.losses.mean(model.apply, lj.losses.square)
+    hessian = lj.curvature.hessian(loss)
+    gd = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(train))
+
+    def dense(moment):
+        flat, unravel = jax.flatten_util.ravel_pytree(moment.params)
+        return jnp.linalg.eigvalsh(jax.hessian(lambda x: loss(unravel(x), moment.batch))(flat))[::-1][:3]
+
+    watch = {"tracked": lj.observe.sharpness(hessian, k=3), "dense": lj.observe.stateless(dense)}
+    params = model.init(jax.random.key(0), train[0])
+    _, record = lj.run(jax.random.key(1), params, gd, watch, num_steps=12)
+    assert record["tracked"].shape == (12, 3)
+    np.testing.assert_allclose(record["tracked"], record["dense"], rtol=0.01)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
+def test_fewer_parameters_than_guards_and_no_curvature(sign):
+    def loss(params, batch):
+        return sign * 0.5 * (3 * params["a"] ** 2 + params["b"] ** 2)
+
+    params = {"a": jnp.float32(0.1), "b": jnp.float32(0.2)}
+    gd = lj.dynamics.gradient(loss, optax.sgd(0.01), lj.data.full_batch(jnp.zeros(1)))
+    watch = {"sharpness": lj.observe.sharpness(lj.curvature.hessian(loss), k=2)}
+    _, record = lj.run(jax.random.key(0), params, gd, watch, num_steps=4)
+    expected = sorted([3 * sign, sign], reverse=True)
+    np.testing.assert_allclose(record["sharpness"], np.tile(expected, (4, 1)), atol=1e-5)

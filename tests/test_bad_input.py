@@ -1,0 +1,256 @@
+"""What a caller can get wrong in a static fact: each raises, and says the fact and the remedy."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import landscape_jax as lj
+from landscape_jax import spectrum
+
+THETA = {"a": jnp.array([1.0, 2.0]), "b": (jnp.array([[3.0]]),)}  # p = 3
+DATA = jnp.ones((6, 2)), jnp.ones((6, 1))
+
+
+def loss(params, batch):
+    return jnp.mean((batch[0] @ params["a"][:, None] + params["b"][0] - batch[1]) ** 2)
+
+
+def vector_loss(params, batch):
+    return jnp.mean((batch[0] @ params["a"][:, None] - batch[1]) ** 2, axis=0)
+
+
+def descend(optimizer, loss=loss, data=DATA):
+    return lj.dynamics.gradient(loss, optimizer, lj.data.full_batch(data))
+
+
+GD = descend(optax.sgd(0.1))
+WATCH = {"loss": lj.observe.loss}
+HESSIAN = lj.curvature.hessian(loss)
+key = jax.random.key
+
+
+def run(num_steps=4, seed=None, params=THETA, dynamics=GD, watch=WATCH, **options):
+    return lj.run(key(0) if seed is None else seed, params, dynamics, watch, num_steps=num_steps, **options)
+
+
+def drive(num_steps=4, **options):
+    begun = lj.start(key(0), THETA, GD, WATCH)
+    return lj.drive(begun, GD, WATCH, num_steps=num_steps, progress=False, **options)
+
+
+def advance_with(watch):
+    return lj.advance(lj.start(key(0), THETA, GD, WATCH), GD, watch, num_steps=2)
+
+
+def eigsh(**options):
+    return spectrum.eigsh(HESSIAN(THETA, DATA), THETA, **options)
+
+
+def watch_sharpness(**options):
+    return run(watch={"sharpness": lj.observe.sharpness(HESSIAN, **options)})
+
+
+def begin(optimizer):
+    return lj.start(key(0), THETA, descend(optimizer), WATCH)
+
+
+def stack(b):
+    return jax.tree.map(lambda x: jnp.stack([x] * b), THETA)
+
+
+ROWS = {
+    # the engine
+    "every does not divide": (lambda: run(70, every=20), ValueError, r"num_steps=70 must be a multiple of every=20"),
+    "every is zero": (lambda: run(4, every=0), ValueError, r"every=0, and every at least 1"),
+    "num_steps is negative": (lambda: run(-2), ValueError, r"num_steps=-2 must be a multiple"),
+    "drive: every does not divide": (lambda: drive(70, every=20), ValueError, r"num_steps=70 must be .*every=20"),
+    "drive: no steps": (lambda: drive(0), ValueError, r"num_steps=0 .*at least 1"),
+    "drive: chunk between": (lambda: drive(8, every=4, chunk=6), ValueError, r"chunk=6 must be a multiple of every=4"),
+    "drive: chunk of zero": (lambda: drive(8, chunk=0), ValueError, r"chunk=0 must be"),
+    "integer key": (lambda: run(seed=0), TypeError, r"typed PRNG key: jax\.random\.key\(seed\)"),
+    "legacy key": (lambda: run(seed=jax.random.PRNGKey(0)), TypeError, r"typed PRNG key: jax\.random\.key\(seed\)"),
+    "observable named step": (
+        lambda: run(watch={"step": lj.observe.loss}),
+        ValueError,
+        r'"step" is taken .*choose another',
+    ),
+    "observable is a function": (
+        lambda: run(watch={"norm": lambda m: m.loss}),
+        TypeError,
+        r"observe\['norm'\] .*not an Observable: wrap .*stateless",
+    ),
+    "observable is its factory": (
+        lambda: run(watch={"s": lj.observe.sharpness}),
+        TypeError,
+        r"observe\['s'\] .*call factories",
+    ),
+    "other names than at the start": (
+        lambda: advance_with({"distance": lj.observe.distance}),
+        ValueError,
+        r"observe has \['distance'\], .*started with \['loss'\]: give both the same names",
+    ),
+    # parameters
+    "no parameters": (lambda: run(params={}), ValueError, r"params is an empty pytree.*at least one float array"),
+    "integer parameters": (
+        lambda: run(params={"a": jnp.arange(2), "b": THETA["b"]}),
+        TypeError,
+        r"params\['a'\] has dtype int32, not a real floating-point one: cast it",
+    ),
+    "parameters, not arrays": (lambda: run(params={"a": 1.0}), TypeError, r"params\['a'\] has dtype float.*cast"),
+    "complex parameters": (lambda: run(params={"a": jnp.ones(2, jnp.complex64)}), TypeError, r"complex64, not a real"),
+    "curvature of nothing": (lambda: HESSIAN({}, DATA), ValueError, r"params is an empty pytree"),
+    "curvature at integers": (lambda: HESSIAN({"a": jnp.arange(2)}, DATA), TypeError, r"params\['a'\] has dtype int32"),
+    "start vector of nothing": (
+        lambda: spectrum.eigsh(lambda v: v, {}),
+        ValueError,
+        r"start is an empty pytree.*pass at least one",
+    ),
+    "integer start vector": (lambda: spectrum.eigsh(lambda v: v, jnp.arange(3)), TypeError, r"start has dtype int32"),
+    "normal_like of integers": (
+        lambda: lj.tree.normal_like(key(0), {"a": jnp.arange(3)}),
+        TypeError,
+        r"tree\['a'\] has dtype int32",
+    ),
+    # losses and data
+    "leaves disagree in length": (
+        lambda: lj.data.full_batch((jnp.ones((5, 2)), jnp.ones(4))),
+        ValueError,
+        r"share their leading example axis, but have batch\[0\]: 5, batch\[1\]: 4",
+    ),
+    "a mean over leaves that disagree": (
+        lambda: lj.losses.mean(lambda p, x: x, lj.losses.square)(THETA, (jnp.ones((5, 1)), jnp.ones((4, 1)))),
+        ValueError,
+        r"share their leading example axis",
+    ),
+    "a scalar among the data": (lambda: lj.data.full_batch((jnp.ones(5), jnp.ones(()))), ValueError, r"a scalar"),
+    "no data": (lambda: lj.data.full_batch(()), ValueError, r"holds no array: pass at least one"),
+    "a vector for a loss": (
+        lambda: run(dynamics=descend(optax.sgd(0.1), vector_loss)),
+        ValueError,
+        r"loss gives shape \(1,\).*not one real number: average",
+    ),
+    "the curvature of a vector": (
+        lambda: lj.curvature.hessian(vector_loss)(THETA, DATA),
+        ValueError,
+        r"loss gives shape \(1,\).*average over the examples",
+    ),
+    "a tuple for a loss": (
+        lambda: run(dynamics=descend(optax.sgd(0.1), lambda p, b: (loss(p, b), {}))),
+        ValueError,
+        r"loss gives a tuple, not one real number",
+    ),
+    "square of other shapes": (
+        lambda: lj.losses.square(jnp.ones((4, 1)), jnp.ones(4)),
+        ValueError,
+        r"square: outputs \(4, 1\) and targets \(4,\) differ .*reshape or one-hot",
+    ),
+    "cross_entropy of other shapes": (
+        lambda: lj.losses.cross_entropy(jnp.ones((4, 3)), jnp.ones((4, 2))),
+        ValueError,
+        r"cross_entropy: outputs \(4, 3\) and targets \(4, 2\) differ",
+    ),
+    "cross_entropy of too many classes": (
+        lambda: lj.losses.cross_entropy(jnp.ones((4, 3)), jnp.ones((4, 3), jnp.int32)),
+        ValueError,
+        r"integer targets \(4, 3\) do not fit .*one class per example",
+    ),
+    "logistic of two outputs": (
+        lambda: lj.losses.logistic(jnp.ones((4, 2)), jnp.ones(4)),
+        ValueError,
+        r"logistic: outputs \(4, 2\) .*use cross_entropy",
+    ),
+    "minibatch larger than the data": (
+        lambda: lj.data.minibatch(DATA, 7),
+        ValueError,
+        r"minibatch: batch_size=7 must lie between 1 and the 6 examples.*full_batch",
+    ),
+    "epochs of nothing": (lambda: lj.data.epochs(DATA, 0), ValueError, r"epochs: batch_size=0 must lie between 1 and"),
+    "no training digits": (lambda: lj.data.digits(0), ValueError, r"n_train=0 .*at least 1"),
+    "more digits than there are": (lambda: lj.data.digits(1798), ValueError, r"n_train=1798 .*sum to at most 1797"),
+    "digits that overlap": (lambda: lj.data.digits(1000, 800), ValueError, r"n_test=800 .*sum to at most 1797"),
+    "mlp of width zero": (lambda: lj.models.mlp((4, 0), 2), ValueError, r"widths=\(4, 0\) .*positive integers"),
+    "mlp of half a width": (lambda: lj.models.mlp((4.5,), 2), ValueError, r"widths=\(4\.5,\) .*positive integers"),
+    "mlp without outputs": (lambda: lj.models.mlp((4,), 0), ValueError, r"outputs=0 must be positive"),
+    "mlp with too few scales": (
+        lambda: lj.models.mlp((4, 4), 2, init_scale=(1.0, 2.0)),
+        ValueError,
+        r"init_scale has 2 numbers for 3 layers .*one per layer",
+    ),
+    "mlp with a negative scale": (
+        lambda: lj.models.mlp((4,), 2, init_scale=-1.0),
+        ValueError,
+        r"init_scale=\(-1\.0, -1\.0\) .*can't be negative",
+    ),
+    # optimizers
+    "negative rate": (lambda: begin(optax.sgd(-0.1)), ValueError, r"walks uphill.*learning rate must be positive"),
+    "zero rate": (lambda: begin(optax.sgd(0.0)), ValueError, r"does not move.*learning rate must be positive"),
+    "negative rate of adam": (lambda: begin(optax.adam(-0.1)), ValueError, r"learning rate must be positive"),
+    "negative rate with momentum": (lambda: begin(optax.sgd(-0.1, momentum=0.9)), ValueError, r"must be positive"),
+    "rate of NaN": (lambda: begin(optax.sgd(float("nan"))), ValueError, r"learning rate must be positive"),
+    "negative injected rate": (
+        lambda: begin(optax.inject_hyperparams(optax.sgd)(learning_rate=-0.1)),
+        ValueError,
+        r"walks uphill.*learning rate must be positive",
+    ),
+    "zero injected rate": (
+        lambda: begin(optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)),
+        ValueError,
+        r"does not move.*learning rate must be positive",
+    ),
+    "negative rate inside a compiled run": (
+        lambda: run(dynamics=descend(optax.sgd(-0.1))),
+        ValueError,
+        r"learning rate must be positive",
+    ),
+    # spectra
+    "eigsh: k more than p": (lambda: eigsh(k=4), ValueError, r"k=4 must lie between 1 and p=3"),
+    "eigsh: k of zero": (lambda: eigsh(k=0), ValueError, r"k=0 must lie between 1 and p=3"),
+    "eigsh: k more than num_steps": (
+        lambda: eigsh(k=3, num_steps=2),
+        ValueError,
+        r"k=3 is more than num_steps=2: each eigenpair needs",
+    ),
+    "eigsh: num_steps and a tolerance": (
+        lambda: eigsh(k=1, num_steps=2, tol=1e-3),
+        ValueError,
+        r"num_steps fixes the number of products; leave it out",
+    ),
+    "eigsh: depth no more than k": (lambda: eigsh(k=2, depth=2), ValueError, r"depth=2 must be more than k=2"),
+    "refine: no guard": (
+        lambda: spectrum.refine(HESSIAN(THETA, DATA), stack(2), k=2),
+        ValueError,
+        r"k=2",
+    ),
+    "lanczos: more steps than p": (
+        lambda: spectrum.lanczos(HESSIAN(THETA, DATA), stack(1), 4),
+        ValueError,
+        r"num_steps=4.*p=3",
+    ),
+    "ritz: k more than num_steps": (
+        lambda: spectrum.ritz(spectrum.lanczos(HESSIAN(THETA, DATA), stack(1), 2), 3),
+        ValueError,
+        r"k=3",
+    ),
+    "sharpness: k more than p": (lambda: watch_sharpness(k=4), ValueError, r"k=4 .*p=3"),
+    "sharpness: k more than num_steps": (lambda: watch_sharpness(k=3, num_steps=2), ValueError, r"k=3 .*num_steps=2"),
+    "sharpness: k of zero": (lambda: watch_sharpness(k=0), ValueError, r"k=0 must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_says_what_is_wrong_and_what_to_do(row):
+    call, error, words = ROWS[row]
+    with pytest.raises(error, match=words) as caught:
+        call()
+    assert type(caught.value) is error
+
+
+def test_the_same_calls_with_good_input_go_through():
+    """The table can't pass for another reason."""
+    run()
+    drive(8, every=4, chunk=4)
+    advance_with(WATCH)
+    eigsh(k=2, num_steps=2)
+    begin(optax.sgd(0.1, momentum=0.9))
+    watch_sharpness(k=3, num_steps=3)

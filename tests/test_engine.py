@@ -1,0 +1,168 @@
+"""The host's loop against the pure one."""
+
+import signal
+import threading
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import landscape_jax as lj
+from landscape_jax import Status
+
+SCALES = {"a": jnp.array([1.0, 3.0]), "b": [jnp.array([[0.5]])]}
+THETA = {"a": jnp.array([1.0, -2.0]), "b": [jnp.array([[4.0]])]}
+
+
+def bowl(params, batch):
+    return 0.5 * lj.tree.vdot(SCALES, jax.tree.map(jnp.square, params)) + 0.1 * jnp.mean(batch) * params["a"][0]
+
+
+GD = lj.dynamics.gradient(bowl, optax.sgd(0.1, momentum=0.5), lj.data.minibatch(jnp.arange(6.0), 2))
+WATCH = {"loss": lj.observe.loss, "distance": lj.observe.distance}
+
+
+def begin(scale=1.0, seed=0, watch=WATCH):
+    return lj.start(jax.random.key(seed), lj.tree.scale(scale, THETA), GD, watch)
+
+
+def plain(run):
+    return run._replace(key=jax.random.key_data(run.key))
+
+
+@pytest.fixture(scope="module")
+def straight():
+    return lj.run(jax.random.key(0), THETA, GD, WATCH, num_steps=24, every=2)
+
+
+@pytest.mark.parametrize("chunk", [None, 4, 10, 24, 100])
+def test_drive_equals_run(straight, chunk):
+    """Chunks of any length, also where the last is shorter."""
+    run, record = lj.drive(begin(), GD, WATCH, num_steps=24, every=2, chunk=chunk, progress=False)
+    chex.assert_trees_all_equal(plain(run), plain(straight[0]))
+    chex.assert_trees_all_equal(record, straight[1])
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(record))
+    assert record["step"].tolist() == list(range(0, 24, 2))
+
+
+def test_drive_leaves_the_callers_run_alone(straight):
+    run = begin()
+    for _ in range(2):
+        after, _ = lj.drive(run, GD, WATCH, num_steps=24, every=2, chunk=4, progress=False)
+    chex.assert_trees_all_equal(run.params, THETA)
+    chex.assert_trees_all_equal(after.params, straight[0].params)
+
+
+def test_drive_shows_its_progress(straight, capfd):
+    run, record = lj.drive(begin(), GD, WATCH, num_steps=24, every=2, chunk=4)
+    chex.assert_trees_all_equal(record, straight[1])
+    assert "24/24" in capfd.readouterr().err
+
+
+def test_drive_takes_a_batch_of_runs(straight):
+    keys = jax.random.wrap_key_data(jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in (0, 5)]))
+    thetas = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), THETA)
+    runs = jax.vmap(lambda key, theta: lj.start(key, theta, GD, WATCH))(keys, thetas)
+    run, record = lj.drive(runs, GD, WATCH, num_steps=24, every=2, chunk=8, progress=False)
+    assert record["loss"].shape == (2, 12)
+    assert run.step.tolist() == [24, 24]
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], record), straight[1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(record["loss"][1], record["loss"][0])
+
+
+def test_drive_works_off_the_main_thread(straight):
+    out = []
+    thread = threading.Thread(
+        target=lambda: out.append(lj.drive(begin(), GD, WATCH, num_steps=24, every=2, chunk=4, progress=False))
+    )
+    thread.start()
+    thread.join()
+    chex.assert_trees_all_equal(out[0][1], straight[1])
+
+
+def test_an_interrupted_drive_keeps_everything_and_goes_on(straight):
+    """Ctrl-C comes at step 6, from within the compiled program; the chunk that it falls into is finished."""
+
+    def press(step):
+        if step == 6:
+            signal.raise_signal(signal.SIGINT)
+        return np.int32(step)
+
+    pressing = lj.observe.stateless(
+        lambda m: jax.pure_callback(press, jax.ShapeDtypeStruct((), jnp.int32), m.step, vmap_method="sequential")
+    )
+    watch = WATCH | {"pressed": pressing}
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(lj.Interrupted, match="after 8 of 24 steps") as caught:
+        lj.drive(begin(watch=watch), GD, watch, num_steps=24, every=2, chunk=4, progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert caught.value.run.step == 8
+    assert caught.value.record["step"].tolist() == [0, 2, 4, 6]
+    end, rest = lj.drive(caught.value.run, GD, watch, num_steps=16, every=2, chunk=4, progress=False)
+    chex.assert_trees_all_equal(end.params, straight[0].params)
+    for name in straight[1]:
+        np.testing.assert_array_equal(np.concatenate([caught.value.record[name], rest[name]]), straight[1][name])
+
+
+def test_a_run_sharded_over_eight_devices_equals_the_same_on_one(straight):
+    assert jax.device_count() == 8
+    mesh = Mesh(np.array(jax.devices()), ("runs",))
+    thetas = jax.tree.map(lambda x: jnp.stack([x * (1 + i) for i in range(8)]), THETA)
+    split = jax.device_put(thetas, NamedSharding(mesh, PartitionSpec("runs")))
+    solo = lambda key, theta: lj.run(key, theta, GD, WATCH, num_steps=24, every=2)[1]["loss"]  # noqa: E731
+    go = jax.jit(jax.vmap(solo, in_axes=(None, 0)))
+    losses = go(jax.random.key(0), split)
+    assert len(losses.sharding.device_set) == 8
+    np.testing.assert_allclose(losses[0], straight[1]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(losses, go(jax.random.key(0), thetas), rtol=1e-5)
+
+
+def test_the_ceiling_stops_a_run_that_passes_it():
+    steep = lj.dynamics.gradient(bowl, optax.sgd(1.0), lj.data.full_batch(jnp.zeros(1)))
+    unbounded, _ = lj.run(jax.random.key(0), THETA, steep, WATCH, num_steps=12)
+    assert unbounded.status == Status.RUNNING
+    bounded, record = lj.run(jax.random.key(0), THETA, steep, WATCH, num_steps=12, ceiling=1e4)
+    assert bounded.status == Status.DIVERGED
+    died = int(bounded.step)
+    assert record["loss"][died - 1] <= 1e4
+    assert bowl(bounded.params, jnp.zeros(1)) > 1e4  # where the next step would have started
+    begun = lj.start(jax.random.key(0), THETA, steep, WATCH)
+    driven, theirs = lj.drive(begun, steep, WATCH, num_steps=12, chunk=3, ceiling=1e4, progress=False)
+    chex.assert_trees_all_equal(driven.params, bounded.params)
+    np.testing.assert_array_equal(theirs["loss"], record["loss"])
+
+
+def test_check_says_which_run_and_when():
+    run = begin()
+    lj.check(run)
+    with pytest.raises(FloatingPointError, match=r"1 of 1 runs .* run DIVERGED at step 7\. .*lower the learning rate"):
+        lj.check(run._replace(step=jnp.int32(7), status=jnp.int32(Status.DIVERGED)))
+    batch = run._replace(step=jnp.array([[9, 9, 9], [9, 9, 4]]), status=jnp.array([[0, 0, 0], [0, 0, 1]]))
+    with pytest.raises(FloatingPointError, match=r"1 of 6 runs .* run \(1, 2\) DIVERGED at step 4\b"):
+        lj.check(batch)
+    many = run._replace(step=jnp.arange(8), status=jnp.ones(8, jnp.int32))
+    with pytest.raises(FloatingPointError, match=r"8 of 8 runs .*run \(4,\) DIVERGED at step 4 and 3 more"):
+        lj.check(many)
+
+
+def test_every_one_records_every_step_and_no_steps_record_nothing():
+    run, record = lj.advance(begin(), GD, WATCH, num_steps=0)
+    assert run.step == 0
+    assert jax.tree.map(len, record) == {"step": 0, "loss": 0, "distance": 0}
+
+
+def test_a_batch_of_none_is_a_batch():
+    """A loss without data: `batches` may give None."""
+    gd = lj.dynamics.gradient(lambda p, batch: jnp.sum(p["a"] ** 2), optax.sgd(0.1), lambda key, step: None)
+    run, _ = lj.run(jax.random.key(0), {"a": jnp.ones(2)}, gd, {"loss": lj.observe.loss}, num_steps=3)
+    np.testing.assert_allclose(run.params["a"], 0.8**3, rtol=1e-6)
+
+
+def test_numpy_parameters_are_welcome(straight):
+    run, record = lj.run(jax.random.key(0), jax.tree.map(np.asarray, THETA), GD, WATCH, num_steps=24, every=2)
+    chex.assert_trees_all_equal(record, straight[1])

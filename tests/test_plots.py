@@ -1,0 +1,46 @@
+"""Figures hold the lines they should."""
+
+import numpy as np
+import pytest
+
+from landscape_jax import plots
+
+
+def made(*shape):
+    rng = np.random.default_rng(0)
+    step = np.broadcast_to(np.arange(shape[-1]) * 10, shape)
+    return {"step": step, "loss": rng.uniform(0.1, 1, shape), "sharpness": rng.uniform(5, 11, shape)}
+
+
+def dashed(axes):
+    return [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata()) == 2]
+
+
+def test_one_run_with_its_threshold(tmp_path):
+    figure = plots.sharpness(made(20), threshold=10.0)
+    above, below = figure.axes
+    assert above.get_yscale() == "log"
+    np.testing.assert_array_equal(below.lines[0].get_xdata(), np.arange(20) * 10)
+    assert dashed(below) == [10.0]
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+def test_groups_of_runs_and_a_threshold_out_of_sight():
+    record = made(3, 4, 20)
+    record["loss"][1, 2, 5:] = record["sharpness"][1, 2, 5:] = np.nan  # one diverged
+    figure = plots.sharpness(record, threshold=[40, 10, 8], labels=["a", "b", "c"])
+    below = figure.axes[1]
+    assert len([line for line in below.lines if len(line.get_xdata()) == 20]) == 3 * (4 + 1)
+    assert dashed(below) == [10.0, 8.0]
+    assert "40" in below.texts[0].get_text()
+
+
+def test_the_time_axis_outlives_a_diverged_run():
+    step = np.array([[0, 10, 20, 30], [0, 7, 7, 7]])
+    np.testing.assert_array_equal(plots.steps({"step": step}), [0, 10, 20, 30])
+
+
+def test_too_many_axes_are_refused():
+    with pytest.raises(ValueError, match=r"\[groups, runs, T\]"):
+        plots.sharpness(made(2, 2, 2, 20))
