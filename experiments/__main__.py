@@ -103,14 +103,14 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     import jax
 
     import landscape_jax as lj
+    from landscape_jax.engine import held_interrupts
 
-    told = {
-        "experiment": name, "preset": preset, "seed": asked.seed, "config": dataclasses.asdict(asked.config),
-        **lj.record.circumstances(),
-    }
-    begun = time.perf_counter()
+    told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed, "config": dataclasses.asdict(asked.config)}
     try:
-        record = module.run(asked.config, jax.random.key(asked.seed))
+        with held_interrupts():
+            told |= lj.record.circumstances()
+            begun = time.perf_counter()
+            record = module.run(asked.config, jax.random.key(asked.seed))
     except lj.Interrupted as stop:
         if (folder / "claims.json").exists():  # never over a finished result
             folder = lj.record.prepare(folder.with_name(folder.name + "-stopped"))

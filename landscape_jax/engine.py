@@ -241,7 +241,7 @@ def drive(
     axis = run.step.ndim
     run = jax.tree.map(jnp.copy, run)  # the caller's stays valid when buffers are donated
     records, done = [], 0
-    with _held_interrupts() as interrupted, _bar(num_steps, progress) as show:
+    with held_interrupts() as interrupted, _bar(num_steps, progress) as show:
         while done < num_steps and not interrupted():
             steps = min(chunk, num_steps - done)
             run, record = _compiled_advance(run, dynamics, observe, ceiling, steps, every)
@@ -278,24 +278,32 @@ def _few(units: int, calls: int = 20, longest: int = 250) -> int:
     return next((c for c in range(least, 2 * least + 1) if units % c == 0), least)
 
 
+class _Note:
+    """A SIGINT handler that only takes note; a second Ctrl-C goes to the handler before it."""
+
+    def __init__(self, before):
+        self.before, self.seen = before, False
+
+    def __call__(self, signum, frame):
+        self.seen = True
+        signal.signal(signal.SIGINT, self.before)
+
+
 @contextlib.contextmanager
-def _held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted for the loop to see; a second one is not held back."""
-    seen = threading.Event()
+def held_interrupts() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C is noted and not raised, so that it can't break a compilation or lose a chunk: `drive` looks at the
+    note after each chunk. Around a `drive` it extends this to all that comes before; yields a function that tells."""
     if threading.current_thread() is not threading.main_thread():
-        yield seen.is_set
+        yield lambda: False
         return
     before = signal.getsignal(signal.SIGINT)
-
-    def note(signum, frame):
-        seen.set()
-        signal.signal(signal.SIGINT, before)
-
+    note = before if isinstance(before, _Note) else _Note(before)
     signal.signal(signal.SIGINT, note)
     try:
-        yield seen.is_set
+        yield lambda: note.seen
     finally:
-        signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,6 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.2,
-    "savefig.dpi": 200,
-    "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
 }
 # colours of monotone lightness, and another dash for each, so that greyscale keeps them apart
@@ -55,7 +53,7 @@ def sharpness(
     groups = loss.shape[0]
     limits = [] if threshold is None else np.broadcast_to(np.asarray(threshold, float), (groups,))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.3, 5.0))
+        figure = Figure(figsize=(6.3, 5.0), dpi=200)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
         for axes, values, name in ((above, loss, "training loss"), (below, sharp, "sharpness  λ₁")):
             _lines(axes, step, values, labels)

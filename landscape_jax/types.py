@@ -51,7 +51,7 @@ class Dynamics(NamedTuple):
 
 
 class Observable(NamedTuple):
-    """A measurement that may remember. Its keys are its own: no observable shares randomness with another or the run."""
+    """A measurement that may remember. Its keys are its own, shared with no other observable and not with the run."""
 
     init: Callable  # (key, θ₀) ↦ m₀
     measure: Callable  # (key, m, moment) ↦ (m', value)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import begin, extend, projected, rotated
+from landscape_jax.spectrum.lanczos import Krylov, begin, extend, projected, rotated
 from landscape_jax.types import Eigs, MatVec, Params
 
 
@@ -51,9 +51,11 @@ def refine(
     depth = min(num_steps, p)
     if depth <= min(b, p - 1):
         raise ValueError(f"refine: num_steps={num_steps} must be more than the {b} guesses in start")
+    real = tree.dtype(start)
     least = jnp.clip(at_least, min(b + 1, depth), depth)
 
-    def error(values: Array, residuals: Array, count: Array) -> Array:
+    def error(krylov: Krylov, count: Array) -> Array:
+        values, _, residuals = projected(krylov, count)
         worst = jnp.max(residuals[:k])
         for c in range(k, min(b, depth - 1) + 1):  # the first c taken as one cluster, its gap that to the next
             gap = jnp.maximum(values[k - 1] - values[c], jnp.finfo(values.dtype).tiny)
@@ -72,11 +74,10 @@ def refine(
         def once(inner):
             krylov, count, _ = inner
             krylov, count = extend(matvec, krylov, count), count + 1
-            values, _, residuals = projected(krylov, count)
-            return krylov, count, error(values, residuals, count)
+            return krylov, count, jax.lax.cond(count < least, lambda: unknown, lambda: error(krylov, count))
 
+        unknown = jnp.full((), jnp.inf, real)
         fresh = begin(jax.tree.map(lambda x: x[::-1], vectors), depth)
-        unknown = jnp.full((), jnp.inf, fresh.gram.dtype)
         krylov, count, worst = jax.lax.while_loop(more, once, (fresh, 0, unknown))
         values, rotation, residuals = projected(krylov, count)
         eigs = Eigs(values[:b], rotated(krylov, rotation[:, :b]), residuals[:b])
@@ -86,7 +87,6 @@ def refine(
         _, _, _, rounds, worst = carry
         return (worst > tol) & (rounds < max_rounds)
 
-    real = tree.dtype(start)
     none = Eigs(jnp.zeros(b, real), start, jnp.zeros(b, real))
     _, eigs, made, _, _ = jax.lax.while_loop(going, cycle, (start, none, 0, 0, jnp.full((), jnp.inf, real)))
     return eigs, made

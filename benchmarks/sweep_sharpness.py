@@ -1,0 +1,64 @@
+"""How long do 64 seeds × 16 learning rates × 200 steps of a small network take, with sharpness, in one call?
+
+    python benchmarks/sweep_sharpness.py [--write]
+
+One `sweep.grid` over a plain `lj.run`, compilation included, and once more without. `--write` adds the numbers to
+results/<device>.json.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import landscape_jax as lj
+
+SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 64, 16, 200, 10, 64, 8
+
+
+def main(write: bool, looped=None, sharpness=True) -> None:
+    train, _ = lj.data.digits(EXAMPLES)
+    model = lj.models.mlp((WIDTH,), 10)
+    loss = lj.losses.mean(model.apply, lj.losses.square)
+    watch = {"loss": lj.observe.loss}
+    if sharpness:
+        watch["sharpness"] = lj.observe.sharpness(lj.curvature.hessian(loss))
+
+    def trained(key, rate):
+        init_key, run_key = jax.random.split(key)
+        gd = lj.dynamics.gradient(loss, optax.sgd(rate), lj.data.full_batch(train))
+        final, record = lj.run(run_key, model.init(init_key, train[0]), gd, watch, num_steps=STEPS, every=EVERY)
+        return record, final.status
+
+    sweep = lj.sweep.grid(trained, looped=looped)
+    arguments = jax.random.split(jax.random.key(0), SEEDS), jnp.geomspace(0.01, 1.0, RATES)
+    seconds = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        record, status = jax.block_until_ready(sweep(*arguments))
+        seconds.append(round(time.perf_counter() - begun, 2))
+    told = {
+        "question": " ".join(__doc__.splitlines()[0].split()),
+        "seeds": SEEDS, "rates": RATES, "steps": STEPS, "every": EVERY, "examples": EXAMPLES,
+        "parameters": lj.tree.size(model.init(jax.random.key(0), train[0])),
+        "seconds with compilation": seconds[0], "seconds without": seconds[1],
+        "diverged": int(np.sum(np.asarray(status) == lj.Status.DIVERGED)),
+        "jax": jax.__version__,
+    }  # fmt: skip
+    print(json.dumps(told, indent=2))
+    if write:
+        device = re.sub(r"\W+", "-", f"{jax.devices()[0].device_kind}-{os.cpu_count()}-cores").lower()
+        path = Path(__file__).parent / "results" / f"{device}.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | {Path(__file__).stem: told}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main("--write" in sys.argv[1:])
