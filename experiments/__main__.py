@@ -105,7 +105,8 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     import landscape_jax as lj
     from landscape_jax.engine import held_interrupts
 
-    told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed, "config": dataclasses.asdict(asked.config)}
+    told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
+    told["config"] = dataclasses.asdict(asked.config)
     try:
         with held_interrupts():
             told |= lj.record.circumstances()

@@ -5,7 +5,7 @@ as everyone knows it). Every new vector is orthogonalised against all before it,
 
     A q_j = Σ_i G_ij q_i ,    G [m + b, m]
 
-hold to rounding whatever the basis is made of: start vectors, Krylov vectors, Ritz vectors kept at a restart, or random
+hold to rounding whatever the basis is made of: start vectors, Krylov vectors, Ritz vectors kept at a restart, or scattered
 directions put in where the space broke down. The upper m rows of G are the projected matrix, the last b rows give each
 Ritz pair its residual, and nothing else has to be remembered.
 
@@ -37,8 +37,8 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int) -> Krylov:
       matvec: v ↦ A v, A symmetric.
       start: a stack of b vectors, leaves [b, ...]; they need not be orthonormal. For one vector v, `jnp.expand_dims` it.
       num_steps: m, the number of products; at most p.
-    Returns: `Krylov(basis, gram)`. Where the space breaks down (A-invariant, or a zero start vector) a random direction
-      takes the place of the missing one, with zero coupling: copies of degenerate eigenvalues are found this way.
+    Returns: `Krylov(basis, gram)`. Where the space breaks down (A-invariant, or a zero start vector) a fixed, scattered
+      direction takes the place of the missing one, with zero coupling: copies of degenerate eigenvalues are found this way.
 
     Cost: m products, 4 m² p multiply-adds, m + b vectors of memory.
     """
@@ -142,7 +142,7 @@ def eigsh(
 
     Two ways to stop. With `num_steps`, after exactly that many products: for scans, and for warm starts, where `start`
     is the eigenvector found last time. Otherwise at a tolerance: the space is restarted from its best Ritz vectors
-    (thick restart, bounded memory) until every residual ‖A v − λ v‖ ≤ tol · max|λ|, and then once more from a random
+    (thick restart, bounded memory) until every residual ‖A v − λ v‖ ≤ tol · max|λ|, and then once more from a fresh
     direction, until two such ends agree: so a start vector orthogonal to what was asked for, or a second copy of a
     degenerate eigenvalue, is not missed.
 
@@ -196,7 +196,7 @@ def _restarted(matvec: MatVec, start: Params, k: int, m: int, tol: float | None,
         ended = jnp.all(residuals[:k] <= margin)
         agreed = ended & jnp.all(jnp.abs(values[:k] - settled) <= margin)
         done = agreed | jnp.any(jnp.isnan(values)) | (m == p)
-        # a restart from a random direction forgets the residuals of what it keeps; they stay in the reported error
+        # a restart from a fresh direction forgets the residuals of what it keeps; they stay in the reported error
         error = residuals[:k] + dropped
         dropped = jnp.where(ended, jnp.max(error), dropped)
         count = jnp.where(ended, k, keep)
