@@ -285,8 +285,10 @@ class _Note:
         self.before, self.seen = before, False
 
     def __call__(self, signum, frame):
+        if self.seen:
+            signal.signal(signal.SIGINT, self.before)
+            signal.raise_signal(signal.SIGINT)
         self.seen = True
-        signal.signal(signal.SIGINT, self.before)
 
 
 @contextlib.contextmanager

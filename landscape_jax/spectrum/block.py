@@ -26,8 +26,7 @@ def refine(
         max_{i ≤ k} r_i   and   Σ_{i ≤ c} r_i² / (θ_k − θ_{c+1}),  c = k … b,
 
     the first c values taken as one cluster and its gap that to the next: two values about to cross need not be told apart.
-    A guess that is an eigenvector already leaves no residual, and
-    then nothing would betray a rival that has grown beside it. Hence the guards: b − k guesses more than asked for, to
+    A guess that is an eigenvector already leaves no residual, and then nothing would betray a rival that has grown beside it. Hence the guards: b − k guesses more than asked for, to
     which the products go first, and at least b + 1 products, so that the last guard always learns a new direction.
 
     Args:
