@@ -11,6 +11,7 @@ from landscape_jax import (
     record,
     spectrum,
     sweep,
+    theory,
     tree,
     types,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "spectrum",
     "start",
     "sweep",
+    "theory",
     "tree",
     "types",
 ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.types import Batch, Criterion, Loss, Params
+from landscape_jax.types import Batch, Criterion, Key, Loss, Params
 
 
 def square(outputs: Array, targets: Array) -> Array:
@@ -69,6 +69,27 @@ def _same_shape(name: str, outputs: Array, targets: Array) -> None:
             f"{name}: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
             "a broadcast here would give a wrong loss; reshape or one-hot the targets"
         )
+
+
+def _draw_square(key: Key, outputs: Array) -> Array:
+    return outputs + jax.random.normal(key, outputs.shape, outputs.dtype)  # ½ (f − y)² is −log N(y; f, 1) + const
+
+
+def _draw_cross_entropy(key: Key, outputs: Array) -> Array:
+    return jax.random.categorical(key, outputs, axis=-1)
+
+
+def _draw_logistic(key: Key, outputs: Array) -> Array:
+    heads = jax.random.bernoulli(key, jax.nn.sigmoid(outputs))
+    return 2 * heads.astype(outputs.dtype) - 1
+
+
+SAMPLERS: dict[Criterion, Callable[[Key, Array], Array]] = {
+    square: _draw_square,
+    cross_entropy: _draw_cross_entropy,
+    logistic: _draw_logistic,
+}
+"""criterion ↦ ((key, outputs) ↦ targets): draws from the model whose −log probability the criterion is."""
 
 
 def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:

@@ -7,6 +7,7 @@ leaf keeps θ's own sharding. Inner products run at full precision on every devi
 import functools
 import math
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,14 @@ def normal_like(key: Key, tree: Params) -> Params:
     return treedef.unflatten([jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
 
 
+def rademacher_like(key: Key, tree: Params) -> Params:
+    """A vector of independent ±1 shaped like the tree: E vvᵀ = I, with the least variance of vᵀAv among such vectors."""
+    check(tree, "tree")
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return treedef.unflatten([jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+
+
 def scattered_like(i, tree: Params) -> Params:
     """A fixed direction with entries spread over [−1, 1) by an integer hash of their place and of `i`.
 
@@ -127,13 +136,43 @@ def scattered_like(i, tree: Params) -> Params:
     row = jnp.asarray(i).astype(jnp.uint32) * np.uint32(0x9E3779B9)
 
     def scattered(start: np.uint32, x: Array) -> Array:
-        h = (jax.lax.iota(jnp.uint32, x.size) + start) ^ row
+        # the place of each entry, by one iota an axis: no device needs more of it than its own shard of the leaf
+        strides = [math.prod(x.shape[d + 1 :]) % 2**32 for d in range(x.ndim)]
+        place = sum((jax.lax.broadcasted_iota(jnp.uint32, x.shape, d) * np.uint32(s) for d, s in enumerate(strides)), start)
+        h = place ^ row
         h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
         h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
         h = (h ^ (h >> 16)) >> 8
-        return (h.astype(x.dtype) * 2.0**-23 - 1).reshape(x.shape)
+        return h.astype(x.dtype) * 2.0**-23 - 1
 
     return treedef.unflatten([scattered(s, x) for s, x in zip(starts, leaves, strict=True)])
+
+
+# ── parts of a tree ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def broadcast(prefix, tree: Params) -> Params:
+    """Numbers for a whole vector from a prefix of its tree: each leaf of the prefix fills the subtree at its place."""
+
+    def fill(value, subtree: Params) -> Params:
+        return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(value).astype(x.dtype), x.shape), subtree)
+
+    return jax.tree.map(fill, prefix, tree)
+
+
+def select(tree: Params, keep: Callable[[str], bool]) -> Params:
+    """The tree with None for every leaf whose path `keep` rejects: a smaller vector. Paths read "layer0/kernel"."""
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    kept = [bool(keep(path)) for path in paths]
+    if not any(kept):
+        raise ValueError(f"no leaf is selected: the paths are {', '.join(paths)}")
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef.unflatten([x if yes else None for x, yes in zip(leaves, kept, strict=True)])
+
+
+def filled(part: Params, tree: Params) -> Params:
+    """What `select` left of a vector shaped like the tree, with 0 in all other places."""
+    return jax.tree.map(lambda x, kept: jnp.zeros_like(x) if kept is None else kept, tree, part)
 
 
 # ── stacks ────────────────────────────────────────────────────────────────────────────────────────────────────────────

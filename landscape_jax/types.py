@@ -63,3 +63,12 @@ class Eigs(NamedTuple):
     values: Array  # [k], descending
     vectors: Params  # leaves [k, ...], orthonormal over the whole tree
     residuals: Array  # [k], ‖A v − λ v‖: some true eigenvalue lies within this of λ
+    converged: Array  # [], bool: whether the tolerance was met
+    products: Array  # [] int32: how many products it took
+
+
+class Estimate(NamedTuple):
+    """A mean over random probes and its standard error, shaped alike."""
+
+    value: Array
+    error: Array  # of the mean: about 95 % of estimates lie within two of these of the truth

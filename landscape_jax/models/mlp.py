@@ -20,10 +20,11 @@ class _MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = x.reshape(x.shape[0], -1)  # [n, d]
         last = len(self.sizes) - 1
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
         for i, (size, scale) in enumerate(zip(self.sizes, self.scales, strict=True)):
             # variance_scaling(0) is refused by jax; an exactly zero layer is a legitimate start
             init = nn.initializers.variance_scaling(scale, "fan_in", "normal") if scale else nn.initializers.zeros
-            x = nn.Dense(size, use_bias=self.bias, kernel_init=init, name=f"layer{i}")(x)
+            x = nn.Dense(size, use_bias=self.bias, kernel_init=init, param_dtype=dtype, name=f"layer{i}")(x)
             x = x if i == last else self.activation(x)
         return x
 
@@ -49,7 +50,7 @@ def mlp(
       activation: φ, elementwise.
       bias: whether layers have biases.
       init_scale: s, one number for all layers or one per layer (len(widths) + 1 of them).
-    Returns: `Model(init, apply)`; `apply` flattens each example and gives [n, c].
+    Returns: `Model(init, apply)`; `apply` flattens each example and gives [n, c]. Parameters have the inputs' dtype.
     """
     sizes = (*widths, outputs)
     if any(not isinstance(size, int) or size < 1 for size in sizes):

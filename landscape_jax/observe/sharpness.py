@@ -57,7 +57,7 @@ def sharpness(
         depth = max(num_steps, 2 * (2 * k + GUARDS) + 4)
         matvec = curvature(moment.params, moment.batch if batch is None else batch)
         at_least = jnp.where(made % PERIOD == 0, depth, 0)
-        eigs, _ = spectrum.refine(matvec, start, k, tol=tol, num_steps=depth, at_least=at_least)
+        eigs = spectrum.refine(matvec, start, k, tol=tol, num_steps=depth, at_least=at_least)
         found = jax.tree.map(lambda x: x[: k + GUARDS], eigs.vectors)
         return (found, last, made + 1), eigs.values[0] if k == 1 else eigs.values[:k]
 

@@ -1,6 +1,26 @@
-"""Spectra of symmetric operators known only by their products."""
+"""Spectra of symmetric operators known only by their products: a matvec and a vector are a matrix."""
 
 from landscape_jax.spectrum.block import refine
-from landscape_jax.spectrum.lanczos import Krylov, eigsh, lanczos, ritz
+from landscape_jax.spectrum.density import Density, density, function_trace, smoothed
+from landscape_jax.spectrum.lanczos import Krylov, lanczos, ritz
+from landscape_jax.spectrum.moments import diagonal, frobenius_norm, hutch_plus_plus, trace, xtrace
+from landscape_jax.spectrum.restarted import assert_symmetric, block_eigsh, eigsh
 
-__all__ = ["Krylov", "eigsh", "lanczos", "refine", "ritz"]
+__all__ = [
+    "Density",
+    "Krylov",
+    "assert_symmetric",
+    "block_eigsh",
+    "density",
+    "diagonal",
+    "eigsh",
+    "frobenius_norm",
+    "function_trace",
+    "hutch_plus_plus",
+    "lanczos",
+    "refine",
+    "ritz",
+    "smoothed",
+    "trace",
+    "xtrace",
+]

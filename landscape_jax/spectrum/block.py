@@ -18,7 +18,7 @@ def refine(
     num_steps: int = 12,
     at_least: int | Array = 0,
     max_rounds: int = 10,
-) -> tuple[Eigs, Array]:
+) -> Eigs:
     """The k largest eigenvalues to a relative error of about `tol`, from b > k good guesses, in as few products as it takes.
 
     Block Lanczos that stops as soon as the error of θ₁ … θ_k is estimated below tol · max|θ|, by the least of
@@ -26,8 +26,9 @@ def refine(
         max_{i ≤ k} r_i   and   Σ_{i ≤ c} r_i² / (θ_k − θ_{c+1}),  c = k … b,
 
     the first c values taken as one cluster and its gap that to the next: two values about to cross need not be told apart.
-    A guess that is an eigenvector already leaves no residual, and then nothing would betray a rival that has grown beside it. Hence the guards: b − k guesses more than asked for, to
-    which the products go first, and at least b + 1 products, so that the last guard always learns a new direction.
+    A guess that is an eigenvector already leaves no residual, and then nothing would betray a rival that has grown beside
+    it. Hence the guards: b − k guesses more than asked for, to which the products go first, and at least b + 1 products,
+    so that the last guard always learns a new direction.
 
     Args:
       matvec: v ↦ A v, A symmetric.
@@ -37,7 +38,7 @@ def refine(
       num_steps: the Krylov depth, more than b + 1 (or p).
       at_least: a number of products to make whether or not they seem needed.
       max_rounds: how many rounds of `num_steps` products at most; a cold start may need several.
-    Returns: `Eigs` of b pairs (all of them guesses for next time), and the number of products.
+    Returns: `Eigs` of b pairs, all of them guesses for next time; `converged` says whether the k values asked for are.
 
     Cost: b + 1 products at least; memory: num_steps + b vectors.
     Source: the estimates are B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.5 and §11.7.
@@ -61,10 +62,10 @@ def refine(
             worst = jnp.minimum(worst, jnp.sum(residuals[:c] ** 2) / gap)
         size = jnp.max(jnp.where(jnp.arange(depth) < count, jnp.abs(values), 0))
         # an exhausted space is exact, whatever its gaps
-        return jnp.where(count < p, worst / size, 0)
+        return jnp.where(count < p, worst / jnp.maximum(size, jnp.finfo(real).tiny), 0)
 
     def cycle(carry):
-        vectors, _, made, rounds, _ = carry
+        eigs, rounds, _ = carry
 
         def more(inner):
             _, count, worst = inner
@@ -75,17 +76,16 @@ def refine(
             krylov, count = extend(matvec, krylov, count), count + 1
             return krylov, count, jax.lax.cond(count < least, lambda: unknown, lambda: error(krylov, count))
 
-        unknown = jnp.full((), jnp.inf, real)
-        fresh = begin(jax.tree.map(lambda x: x[::-1], vectors), depth)
-        krylov, count, worst = jax.lax.while_loop(more, once, (fresh, 0, unknown))
+        fresh = begin(jax.tree.map(lambda x: x[::-1], eigs.vectors), depth)
+        krylov, count, worst = jax.lax.while_loop(more, once, (fresh, jnp.array(0), unknown))
         values, rotation, residuals = projected(krylov, count)
-        eigs = Eigs(values[:b], rotated(krylov, rotation[:, :b]), residuals[:b])
-        return eigs.vectors, eigs, made + count, rounds + 1, worst
+        vectors = rotated(krylov, rotation[:, :b])
+        return Eigs(values[:b], vectors, residuals[:b], worst <= tol, eigs.products + count.astype(jnp.int32)), rounds + 1, worst
 
     def going(carry):
-        _, _, _, rounds, worst = carry
+        _, rounds, worst = carry
         return (worst > tol) & (rounds < max_rounds)
 
-    none = Eigs(jnp.zeros(b, real), start, jnp.zeros(b, real))
-    _, eigs, made, _, _ = jax.lax.while_loop(going, cycle, (start, none, 0, 0, jnp.full((), jnp.inf, real)))
-    return eigs, made
+    unknown = jnp.full((), jnp.inf, real)
+    none = Eigs(jnp.zeros(b, real), start, jnp.zeros(b, real), jnp.array(False), jnp.int32(0))
+    return jax.lax.while_loop(going, cycle, (none, 0, unknown))[0]

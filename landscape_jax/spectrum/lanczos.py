@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from landscape_jax import tree
@@ -73,10 +74,14 @@ def appended(basis: Params, i, w: Params, direction) -> tuple[Params, Array]:
     eps = jnp.finfo(tree.dtype(w)).eps
     rest, column = removed(basis, w)
     vanished = tree.norm(rest) <= 10 * eps * tree.norm(w)
-    other = tree.scattered_like(direction, w)
-    rest = jax.lax.cond(vanished, lambda: removed(basis, other)[0], lambda: rest)
+
+    def replaced(carry):
+        return removed(basis, tree.scattered_like(direction, w))[0], jnp.array(False)
+
+    # an `if` in the form of a loop: vmapped, it is entered only where some lane needs it, where a cond would run for all
+    rest, _ = jax.lax.while_loop(lambda carry: carry[1], replaced, (rest, vanished))
     length = tree.norm(rest)
-    exhausted = vanished & (length <= eps**0.5 * tree.norm(other))
+    exhausted = vanished & (length <= (eps * tree.size(w)) ** 0.5)
     row = tree.scale(jnp.where(exhausted, 0, 1 / length), rest)
     column = jax.lax.dynamic_update_index_in_dim(column, jnp.where(vanished, 0, length), i, 0)
     return tree.with_row(basis, i, row), column
@@ -90,17 +95,25 @@ def removed(basis: Params, w: Params) -> tuple[Params, Array]:
     return tree.sub(w, tree.combine(second, basis)), first + second
 
 
-def ritz(krylov: Krylov, k: int) -> Eigs:
-    """The k largest Ritz pairs of a Krylov space: the best approximations to A's largest eigenpairs that it holds.
+def ritz(krylov: Krylov, k: int, smallest: int = 0) -> Eigs:
+    """The k largest and the `smallest` smallest Ritz pairs of a Krylov space, largest first: the best approximations to
+    A's extreme eigenpairs that it holds.
 
     Values lie inside A's range; each residual ‖A v − θ v‖ comes free from the rows of G below the projected matrix, plus
-    an allowance for the rounding of m products (10 ε √m max|θ|).
+    an allowance for the rounding of m products (10 ε √m max|θ|). `converged` where residuals are below `tolerance`.
     """
     m = krylov.gram.shape[1]
-    if not 1 <= k <= m:
-        raise ValueError(f"ritz: k={k} must lie between 1 and m={m}, the number of products in the Krylov space")
+    if not 1 <= k + smallest <= m:
+        raise ValueError(f"ritz: k={k} and smallest={smallest} must add up to between 1 and m={m}, the number of products")
     values, rotation, residuals = projected(krylov, m)
-    return Eigs(values[:k], rotated(krylov, rotation[:, :k]), residuals[:k])
+    ends = np.r_[0:k, m - smallest : m]
+    converged = jnp.all(residuals[ends] <= tolerance(values.dtype) * jnp.max(jnp.abs(values)))  # False for NaN
+    return Eigs(values[ends], rotated(krylov, rotation[:, ends]), residuals[ends], converged, jnp.int32(m))
+
+
+def tolerance(dtype) -> float:
+    """ε^(2/3), 2e-5 in float32 and 4e-11 in float64: what a residual relative to max|λ| should reach, unless told otherwise."""
+    return float(jnp.finfo(dtype).eps) ** (2 / 3)
 
 
 def projected(krylov: Krylov, count) -> tuple[Array, Array, Array]:
@@ -124,116 +137,6 @@ def projected(krylov: Krylov, count) -> tuple[Array, Array, Array]:
 
 def rotated(krylov: Krylov, rotation: Array) -> Params:
     """Ritz vectors, leaves [k, ...], from their coefficients [m, k]."""
-    m = krylov.gram.shape[1]
-    return tree.combine(rotation.T, jax.tree.map(lambda q: q[:m], krylov.basis))
-
-
-def eigsh(
-    matvec: MatVec,
-    start: Params,
-    k: int = 1,
-    *,
-    num_steps: int | None = None,
-    depth: int | None = None,
-    tol: float | None = None,
-    max_restarts: int = 100,
-) -> Eigs:
-    """The k largest (algebraic) eigenvalues of a symmetric operator, with eigenvectors and residuals.
-
-    Two ways to stop. With `num_steps`, after exactly that many products: for scans, and for warm starts, where `start`
-    is the eigenvector found last time. Otherwise at a tolerance: the space is restarted from its best Ritz vectors
-    (thick restart, bounded memory) until every residual ‖A v − λ v‖ ≤ tol · max|λ|, and then once more from a fresh
-    direction, until two such ends agree: so a start vector orthogonal to what was asked for, or a second copy of a
-    degenerate eigenvalue, is not missed.
-
-    Args:
-      matvec: v ↦ A v, A symmetric.
-      start: any vector shaped like θ; `tree.normal_like(key, params)`, or a guess.
-      k: how many eigenpairs, at most p.
-      num_steps: m, a fixed number of products, k ≤ m; more than p are not made.
-      depth: the Krylov depth, in vectors, of the run to a tolerance; default 4k + 16.
-      tol: relative to the largest |λ| seen; default ε^(2/3), 2e-5 in float32 and 4e-11 in float64.
-      max_restarts: an upper bound; on reaching it, the residuals say how far the run got.
-    Returns: `Eigs(values [k] descending, vectors leaves [k, ...], residuals [k])`. Some true eigenvalue lies within
-      each residual of its value, and the value's own error is about residual² / gap.
-
-    Cost: m products; or about (depth + restarts · depth / 2) products. Memory: m or `depth` vectors.
-    Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
-    Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
-    """
-    tree.check(start, "start")
-    p = tree.size(start)
-    if not 1 <= k <= p:
-        raise ValueError(f"eigsh: k={k} must lie between 1 and p={p}, the size of the start vector")
-    if num_steps is not None:
-        if k > num_steps:
-            raise ValueError(f"eigsh: k={k} is more than num_steps={num_steps}: each eigenpair needs at least one product")
-        if depth is not None or tol is not None:
-            raise ValueError("eigsh: num_steps fixes the number of products; leave it out to run to tol within depth")
-        return ritz(lanczos(matvec, _as_stack(start), min(num_steps, p)), k)
-    if depth is not None and depth <= k:
-        raise ValueError(f"eigsh: depth={depth} must be more than k={k}, or no restart can make progress")
-    m = min(4 * k + 16 if depth is None else depth, p)
-    return _restarted(matvec, _as_stack(start), k, m, tol, max_restarts)
-
-
-def _as_stack(vector: Params) -> Params:
-    return jax.tree.map(lambda x: jnp.asarray(x)[None], vector)
-
-
-def _restarted(matvec: MatVec, start: Params, k: int, m: int, tol: float | None, max_restarts: int) -> Eigs:
-    p = tree.size(tree.row(start, 0))
-    keep = min(k + (m - k) // 2, m - 1)
-    first = begin(start, m)
-    real = first.gram.dtype
-    tol = float(jnp.finfo(real).eps) ** (2 / 3) if tol is None else tol
-
-    def cycle(carry):
-        krylov, begun, restarts, settled, dropped, _, _ = carry
-        krylov = jax.lax.fori_loop(begun, m, lambda j, kr: extend(matvec, kr, j), krylov)
-        values, rotation, residuals = projected(krylov, m)
-        margin = tol * jnp.max(jnp.abs(values))
-        ended = jnp.all(residuals[:k] <= margin)
-        agreed = ended & jnp.all(jnp.abs(values[:k] - settled) <= margin)
-        done = agreed | jnp.any(jnp.isnan(values)) | (m == p)
-        # a restart from a fresh direction forgets the residuals of what it keeps; they stay in the reported error
-        error = residuals[:k] + dropped
-        dropped = jnp.where(ended, jnp.max(error), dropped)
-        count = jnp.where(ended, k, keep)
-        krylov = _thick(krylov, values, rotation, keep, count, ended, restarts)
-        return krylov, count, restarts + 1, jnp.where(ended, values[:k], settled), dropped, error, done
-
-    def going(carry):
-        _, _, restarts, _, _, _, done = carry
-        return ~done & (restarts <= max_restarts)
-
-    unknown = jnp.full(k, jnp.nan, real)
-    zero = jnp.zeros((), real)
-    krylov, *_, error, _ = jax.lax.while_loop(
-        going, cycle, (first, jnp.array(0), 0, unknown, zero, unknown, jnp.array(False))
-    )
-    values = jnp.diagonal(krylov.gram)[:k]
-    return Eigs(values, jax.tree.map(lambda q: q[:k], krylov.basis), error)
-
-
-def _thick(
-    krylov: Krylov, values: Array, rotation: Array, keep: int, count: Array, random: Array, restarts: Array
-) -> Krylov:
-    """The first `count` ≤ `keep` Ritz vectors as a new, partly filled Krylov space. It goes on from the last vectors of
-    the old one or, where `random` holds, from fresh directions; the coupling of the kept vectors to these is nil."""
-    basis, gram = krylov
-    m = gram.shape[1]
-    b = gram.shape[0] - m
-    values = jnp.where(jnp.arange(keep) < count, values[:keep], 0)
-    rotation = jnp.where(jnp.arange(keep)[None] < count, rotation[:, :keep], 0)  # [m, keep]
-    coupling = jnp.matmul(gram[m:], rotation, precision=jax.lax.Precision.HIGHEST)  # [b, keep]
-    new = jnp.zeros_like(gram).at[:keep, :keep].set(jnp.diag(values))
-    new = new.at[keep : keep + b, :keep].set(jnp.where(random, 0, coupling))
-    out = jax.tree.map(lambda q, r: jnp.zeros_like(q).at[:keep].set(r), basis, rotated(krylov, rotation))
-
-
-    def go_on(i, out):
-        last = tree.where(random, tree.zeros_like(tree.row(basis, 0)), tree.row(basis, m + i))
-        return appended(out, count + i, last, (restarts + 1) * (m + b) + i)[0]
-
-    return Krylov(jax.lax.fori_loop(0, b, go_on, out), new)
+    rows, m = krylov.gram.shape
+    weights = jnp.pad(rotation.T, ((0, 0), (0, rows - m)))  # [k, m + b]: a slice of the basis would be a copy of it
+    return tree.combine(weights, krylov.basis)

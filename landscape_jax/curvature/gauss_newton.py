@@ -1,0 +1,188 @@
+"""Curvatures made of first derivatives of the outputs and of per-example gradients, and what they leave of the Hessian.
+
+For L(θ) = (1/n) Σᵢ ℓ(f(θ, xᵢ), yᵢ) with Jacobian J = ∂f/∂θ [n, c, p] and gradients gᵢ = ∇ℓᵢ [p]:
+
+    H = G + T       G = (1/n) Σᵢ Jᵢᵀ (∂²ℓ/∂f²)ᵢ Jᵢ            ggn
+                    T = (1/n) Σᵢ Σ_c (∂ℓ/∂f)_ic ∇²f_ic         h_term
+    F = (1/n) Σᵢ gᵢ gᵢᵀ                                        fisher
+    C = (1/n) Σᵢ (gᵢ − ḡ)(gᵢ − ḡ)ᵀ = F − ḡ ḡᵀ                  gradient_covariance
+    K = J Jᵀ  [nc, nc]                                          ntk
+
+Each takes `apply` (θ, x [n, ...]) ↦ outputs [n, c], a criterion (outputs, targets) ↦ [n], and gives a curvature whose batch
+is the pair (x, y). Outputs of an example must not depend on the other examples (BatchNorm in train mode breaks G and F).
+Matrix products run at `precision`, full float32 by default, as in `hessian`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax import losses, tree
+from landscape_jax.curvature.hessian import hessian
+from landscape_jax.curvature.transform import Coupled
+from landscape_jax.types import Batch, Criterion, Curvature, Key, MatVec, Params
+
+Apply = Callable[[Params, Array], Array]  # (θ, x [n, ...]) ↦ outputs [n, c]
+
+
+def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
+    """G v = (1/n) Jᵀ (∂²ℓ/∂f²) J v, the generalised Gauss–Newton matrix. PSD where ℓ is convex in f.
+
+    Cost: about one gradient and one forward tangent a product, less than a Hessian product; memory of one gradient.
+    Source: N. Schraudolph 2002, Neural Computation 14(7), eq. 8; J. Martens 2020, arXiv 1412.1193, §8.
+    """
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        inputs, targets, n = _checked(params, batch)
+
+        def loss_of(outputs: Array) -> Array:
+            return jnp.sum(criterion(outputs, targets)) / n
+
+        def product(v: Params) -> Params:
+            with jax.default_matmul_precision(precision):
+                outputs, tangent = jax.jvp(lambda theta: apply(theta, inputs), (params,), (v,))  # J v  [n, c]
+                tangent = jax.jvp(jax.grad(loss_of), (outputs,), (tangent,))[1]  # (∂²ℓ/∂f²) J v / n
+                return jax.vjp(lambda theta: apply(theta, inputs), params)[1](tangent)[0]
+
+        return product
+
+    return at
+
+
+def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
+    """T v = (1/n) Σᵢ Σ_c (∂ℓ/∂f)_ic ∇²f_ic v: the Hessian without its Gauss–Newton part, H − G.
+
+    It is the Hessian of θ ↦ ⟨r, f(θ)⟩ with r = ∂L/∂f held where it is, so nothing is lost to cancellation.
+
+    Cost: as a Hessian product.
+    Source: V. Papyan 2019, arXiv 1901.08244, eq. 3 (there H, hence the name).
+    """
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        inputs, targets, n = _checked(params, batch)
+        with jax.default_matmul_precision(precision):
+            residual = jax.grad(lambda f: jnp.sum(criterion(f, targets)) / n)(apply(params, inputs))  # ∂L/∂f  [n, c]
+        return hessian(lambda theta, x: jnp.sum(residual * apply(theta, x)), precision=precision)(params, inputs)
+
+    return at
+
+
+def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
+    """F v = (1/n) Σᵢ gᵢ ⟨gᵢ, v⟩, the empirical Fisher matrix: gradients at the given targets, not centred. PSD.
+
+    Cost: one forward tangent and one gradient a product.
+    Source: J. Martens 2020, arXiv 1412.1193, §11; F. Kunstner et al. 2019, arXiv 1905.12558, for what it is not.
+    """
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        inputs, targets, n = _checked(params, batch)
+        return _outer_products(lambda theta: criterion(apply(theta, inputs), targets), params, precision, n)
+
+    return at
+
+
+def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
+    """C v = (1/n) Σᵢ (gᵢ − ḡ) ⟨gᵢ − ḡ, v⟩, the covariance of per-example gradients. PSD.
+
+    The mean gradient of b examples drawn with replacement has covariance C / b about ḡ; without replacement
+    C / b · (n − b)/(n − 1).
+
+    Cost: one forward tangent and one gradient a product. Centred over the whole batch, so it can't be cut into chunks.
+    """
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        inputs, targets, n = _checked(params, batch)
+        return _outer_products(
+            lambda theta: criterion(apply(theta, inputs), targets), params, precision, n, lambda u: u - jnp.mean(u)
+        )
+
+    return Coupled(at, "gradient_covariance is centred over its whole batch")
+
+
+def sampled_fisher(
+    apply: Apply,
+    criterion: Criterion,
+    key: Key,
+    *,
+    num_samples: int = 1,
+    sample: Callable[[Key, Array], Array] | None = None,
+    precision: str = "highest",
+) -> Curvature:
+    """F̂ v = (1/nS) Σᵢ Σ_s g_is ⟨g_is, v⟩ with g_is = ∇ℓ(f(θ, xᵢ), y_is) and y_is drawn from the model itself. PSD.
+
+    The Monte-Carlo estimate of the true Fisher matrix, which equals the GGN for square, cross-entropy and logistic losses.
+    The draws hang on `key` alone: every product sees the same, so that F̂ is one fixed symmetric matrix.
+
+    Args:
+      num_samples: S, draws an example; the relative error falls as 1/√(nS).
+      sample: (key, outputs [n, c]) ↦ targets, draws from the model for which `criterion` is −log probability; known for
+        the criteria in `losses`.
+
+    Cost: S forward tangents and gradients a product.
+    Source: J. Martens 2020, arXiv 1412.1193, §5.
+    """
+    sample = losses.SAMPLERS.get(criterion) if sample is None else sample
+    if sample is None:
+        raise ValueError(
+            f"sampled_fisher: no model is known whose −log probability is {getattr(criterion, '__name__', criterion)}: "
+            "pass sample=(key, outputs) -> targets"
+        )
+    if num_samples < 1:
+        raise ValueError(f"sampled_fisher: num_samples={num_samples} must be at least 1")
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        inputs, _, n = _checked(params, batch)
+        with jax.default_matmul_precision(precision):
+            outputs = apply(params, inputs)
+        targets = jax.vmap(lambda k: sample(k, outputs))(jax.random.split(jax.random.clone(key), num_samples))  # [S, n, ...]
+
+        def each(theta: Params) -> Array:  # [S, n]
+            outputs = apply(theta, inputs)
+            return jax.vmap(lambda y: criterion(outputs, y))(targets)
+
+        return _outer_products(each, params, precision, n * num_samples)
+
+    return at
+
+
+def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
+    """K u = J Jᵀ u for u shaped like the outputs [n, c]: the empirical neural tangent kernel, not divided by n. PSD.
+
+    K/n has the non-zero eigenvalues of the GGN of the mean square loss.
+
+    Cost: one forward tangent and one gradient a product.
+    Source: A. Jacot et al. 2018, arXiv 1806.07572, eq. 4.
+    """
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        inputs, *_ = _checked(params, batch)
+
+        def product(u: Array) -> Array:
+            with jax.default_matmul_precision(precision):
+                v = jax.vjp(lambda theta: apply(theta, inputs), params)[1](u)[0]  # Jᵀ u
+                return jax.jvp(lambda theta: apply(theta, inputs), (params,), (v,))[1]  # J v
+
+        return product
+
+    return Coupled(at, "ntk acts on the outputs of its whole batch")
+
+
+def _outer_products(each: Callable, params: Params, precision: str, count: int, between=lambda u: u) -> MatVec:
+    """v ↦ (1/count) Σᵢ gᵢ uᵢ, u = between(⟨gᵢ, v⟩), for gᵢ the gradients of the numbers that `each` gives."""
+
+    def product(v: Params) -> Params:
+        with jax.default_matmul_precision(precision):
+            along = jax.jvp(each, (params,), (v,))[1]  # ⟨gᵢ, v⟩
+            return jax.vjp(each, params)[1](between(along) / count)[0]
+
+    return product
+
+
+def _checked(params: Params, batch: Batch) -> tuple[Array, Array, int]:
+    tree.check(params)
+    n = tree.num_examples(batch)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise TypeError(f"this curvature needs batch = (inputs, targets), not a {type(batch).__name__}")
+    return batch[0], batch[1], n

@@ -1,0 +1,94 @@
+"""The whole spectrum at once, by stochastic Lanczos quadrature."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax import tree
+from landscape_jax.spectrum.lanczos import lanczos, projected
+from landscape_jax.types import Estimate, Key, MatVec, Params
+
+
+class Density(NamedTuple):
+    """A Gauss quadrature of the spectral density for each random probe: Σ_i w_si f(θ_si) ≈ tr f(A) / p for every s."""
+
+    nodes: Array  # [s, m], descending
+    weights: Array  # [s, m], not negative; each row sums to 1
+
+
+def density(
+    matvec: MatVec,
+    key: Key,
+    like: Params,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 64,
+    batch_size: int | None = None,
+) -> Density:
+    """φ(t) = (1/p) Σ_j δ(t − λ_j) by Lanczos from random probes z on the unit sphere:
+
+        tr f(A) / p = E zᵀ f(A) z,   zᵀ f(A) z ≈ Σ_i w_i f(θ_i)
+
+    with θ the Ritz values and w the squared first row of their coefficients; exact, for each probe, for polynomials f up to
+    degree 2m − 1.
+
+    Args:
+      matvec: v ↦ A v, A symmetric.
+      like: a vector A acts on, e.g. θ.
+      num_probes: s; the standard error falls as 1/√(s p).
+      num_steps: m, the resolution is about (λ_max − λ_min)/m, finer near the ends; more than p are not made.
+      batch_size: probes at once, each with m vectors of memory: one by default, more to fill an accelerator.
+
+    Cost: s·m products; memory: m + 1 vectors for each probe at once. See `smoothed` for a curve with its error.
+    Source: S. Ubaru, J. Chen, Y. Saad 2017, SIAM J. Matrix Anal. 38(4), 1075–1099; B. Ghorbani et al. 2019, arXiv 1901.10159.
+    """
+    tree.check(like, "like")
+    if num_probes < 1 or num_steps < 1:
+        raise ValueError(f"density: num_probes={num_probes} and num_steps={num_steps} must be at least 1")
+    m = min(num_steps, tree.size(like))
+
+    def probe(key: Key) -> Density:
+        start = jax.tree.map(lambda x: x[None], tree.normal_like(key, like))
+        nodes, rotation, _ = projected(lanczos(matvec, start, m), m)
+        weights = rotation[0] ** 2  # [m], the first row: the start vector in the eigenbasis
+        return Density(nodes, weights / jnp.sum(weights))
+
+    return jax.lax.map(probe, jax.random.split(key, num_probes), batch_size=batch_size)
+
+
+def smoothed(density: Density, grid: Array, width: float | Array | None = None) -> Estimate:
+    """The density on a grid, its lines drawn as Gaussians of a given width, with the standard error over probes.
+
+    Args:
+      grid: t, [g].
+      width: the Gaussians' standard deviation; default: a hundredth of the range of the nodes.
+    Returns: `Estimate(value [g], error [g])`, per unit of t; value ± 2 error is a 95 % band, NaN for a single probe.
+    """
+    nodes, weights = density
+    width = jnp.ptp(nodes) / 100 if width is None else jnp.asarray(width, nodes.dtype)
+
+    def curve(one: Density) -> Array:  # [g]
+        lines = jnp.exp(-0.5 * ((grid[:, None] - one.nodes[None]) / width) ** 2)  # [g, m]
+        return lines @ one.weights / (width * jnp.sqrt(2 * jnp.pi).astype(width.dtype))
+
+    return mean_of(jax.lax.map(curve, density))
+
+
+def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: Params, **options) -> Estimate:
+    """tr f(A) = p E[Σ_i w_i f(θ_i)], with its standard error over probes: log-determinants, effective dimensions, powers.
+
+    Args:
+      f: a real function of an array of eigenvalues, elementwise.
+      options: as for `density`, and all else as there too.
+    """
+    nodes, weights = density(matvec, key, like, **options)
+    return mean_of(tree.size(like) * jnp.sum(weights * f(nodes), axis=1))
+
+
+def mean_of(samples: Array) -> Estimate:
+    """Mean and standard error of independent samples along the leading axis; the error of a single one is NaN."""
+    s = samples.shape[0]
+    return Estimate(jnp.mean(samples, axis=0), jnp.std(samples, axis=0, ddof=1) / s**0.5)

@@ -1,0 +1,5 @@
+"""Closed forms and toy dynamics, each with its derivation and a simulation that tests it."""
+
+from landscape_jax.theory import stability
+
+__all__ = ["stability"]
