@@ -43,7 +43,7 @@ class Config:
     """A step so small that training should never reach its 2/η."""
     num_seeds: int = 3
     """Independent initialisations per learning rate."""
-    num_steps: int = 1000
+    num_steps: int = 2000
     """Gradient descent steps."""
     every: int = 1
     """Cadence of the measurements, in steps."""

@@ -68,8 +68,11 @@ def vdot(x: Params, y: Params) -> Array:
 
 
 def norm(x: Params) -> Array:
-    """‖x‖₂ over the whole tree, shape []."""
-    return jnp.sqrt(vdot(x, x))
+    """‖x‖₂ over the whole tree, shape []; squares of very small or large numbers neither vanish nor overflow."""
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0).astype(dtype(x)) for leaf in jax.tree.leaves(x)))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    shrunk = scale(1 / unit, x)
+    return jnp.sqrt(vdot(shrunk, shrunk)) * unit
 
 
 def scale(a, x: Params) -> Params:

@@ -27,6 +27,8 @@ def descend(optimizer, loss=loss, data=DATA):
 GD = descend(optax.sgd(0.1))
 WATCH = {"loss": lj.observe.loss}
 HESSIAN = lj.curvature.hessian(loss)
+COVARIANCE = lj.curvature.gradient_covariance(lambda theta, x: x @ theta["a"][:, None], lj.losses.square)
+MESH = jax.make_mesh((2,), ("examples",), devices=jax.devices()[:2])
 key = jax.random.key
 
 
@@ -215,6 +217,83 @@ ROWS = {
         lambda: eigsh(k=1, num_steps=2, tol=1e-3),
         ValueError,
         r"num_steps fixes the number of products; leave it out",
+    ),
+    "eigsh: both ends more than p": (
+        lambda: eigsh(k=2, smallest=2),
+        ValueError,
+        r"k=2 and smallest=2 must lie between 1 and p=3",
+    ),
+    "eigsh: both ends more than num_steps": (
+        lambda: eigsh(k=2, smallest=1, num_steps=2),
+        ValueError,
+        r"k=2 and smallest=1 are more than num_steps=2",
+    ),
+    "block_eigsh: depth no more than the block": (
+        lambda: spectrum.block_eigsh(HESSIAN(THETA, DATA), stack(2), k=1, depth=2),
+        ValueError,
+        r"depth=2 must be more than the 2 start vectors",
+    ),
+    "density: no probe": (
+        lambda: spectrum.density(HESSIAN(THETA, DATA), key(0), THETA, num_probes=0),
+        ValueError,
+        r"num_probes=0 .*must be at least 1",
+    ),
+    "trace: one probe": (
+        lambda: spectrum.trace(HESSIAN(THETA, DATA), key(0), THETA, num_probes=1),
+        ValueError,
+        r"num_probes is 1, but a standard error needs at least 2",
+    ),
+    "xtrace: more probes than p": (
+        lambda: spectrum.xtrace(HESSIAN(THETA, DATA), key(0), THETA, num_products=10),
+        ValueError,
+        r"num_products // 2 is 5, more than the p=3 dimensions",
+    ),
+    # curvatures
+    "chunked: no chunk": (lambda: lj.curvature.chunked(HESSIAN, 0), ValueError, r"num_chunks=0 must be at least 1"),
+    "chunked: more chunks than examples": (
+        lambda: lj.curvature.chunked(HESSIAN, 7)(THETA, DATA),
+        ValueError,
+        r"num_chunks=7 is more than the n=6 examples",
+    ),
+    "chunked: the covariance": (
+        lambda: lj.curvature.chunked(lj.curvature.shifted(COVARIANCE, 1.0), 2),
+        ValueError,
+        r"chunked: gradient_covariance is centred over its whole batch",
+    ),
+    "sharded: the covariance": (
+        lambda: lj.curvature.sharded(COVARIANCE, MESH),
+        ValueError,
+        r"sharded: gradient_covariance is centred over its whole batch",
+    ),
+    "sharded: an axis that is not there": (
+        lambda: lj.curvature.sharded(HESSIAN, MESH, "data"),
+        ValueError,
+        r"the mesh has axes \('examples',\), not 'data'",
+    ),
+    "ggn: a batch without targets": (
+        lambda: lj.curvature.ggn(lambda theta, x: x, lj.losses.square)(THETA, DATA[0]),
+        TypeError,
+        r"needs batch = \(inputs, targets\)",
+    ),
+    "sampled_fisher: a criterion of one's own": (
+        lambda: lj.curvature.sampled_fisher(lambda theta, x: x, lambda f, y: f[:, 0], key(0)),
+        ValueError,
+        r"no model is known .*pass sample=",
+    ),
+    "restricted: nothing selected": (
+        lambda: lj.curvature.restricted(HESSIAN, lambda path: path == "c")(THETA, DATA),
+        ValueError,
+        r"no leaf is selected: the paths are a, b/0",
+    ),
+    "dense: too large": (
+        lambda: lj.curvature.dense(HESSIAN, like=jnp.zeros(30_000))(THETA, DATA),
+        ValueError,
+        r"a 30000 × 30000 matrix is 3 GiB: use",
+    ),
+    "preconditioner: plain SGD": (
+        lambda: lj.curvature.preconditioner(optax.sgd(0.1).init(THETA)),
+        ValueError,
+        r"holds no preconditioner",
     ),
     "eigsh: depth no more than k": (lambda: eigsh(k=2, depth=2), ValueError, r"depth=2 must be more than k=2"),
     "refine: no guard": (

@@ -65,7 +65,7 @@ def _amsgrad(s, b1, b2, eps, eps_root) -> Params:
 
 def _rms(s, decay, eps, eps_in_sqrt) -> Params:
     def one(nu: Array, mu: Array) -> Array:
-        correct = _corrected(decay, s, nu) if hasattr(s, "count") else 1.0
+        correct = _corrected(decay, s, nu) if "count" in s._fields else 1.0
         variance = nu / correct - (mu / correct) ** 2
         return jnp.sqrt(variance + eps) if eps_in_sqrt else jnp.sqrt(variance) + eps
 

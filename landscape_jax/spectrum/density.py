@@ -56,7 +56,7 @@ def density(
         weights = rotation[0] ** 2  # [m], the first row: the start vector in the eigenbasis
         return Density(nodes, weights / jnp.sum(weights))
 
-    return jax.lax.map(probe, jax.random.split(key, num_probes), batch_size=batch_size)
+    return each_probe(probe, key, num_probes, batch_size)
 
 
 def smoothed(density: Density, grid: Array, width: float | Array | None = None) -> Estimate:
@@ -86,6 +86,12 @@ def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: 
     """
     nodes, weights = density(matvec, key, like, **options)
     return mean_of(tree.size(like) * jnp.sum(weights * f(nodes), axis=1))
+
+
+def each_probe(fn: Callable[[Key], object], key: Key, count: int, batch_size: int | None = None):
+    """`fn` of `count` keys, one after another or `batch_size` at once; leaves [count, ...]. Keys are folded in within the loop:
+    a scan over split keys, vmapped, is taken for a reuse of keys by JAX's checks."""
+    return jax.lax.map(lambda i: fn(jax.random.fold_in(key, i)), jnp.arange(count), batch_size=batch_size)
 
 
 def mean_of(samples: Array) -> Estimate:

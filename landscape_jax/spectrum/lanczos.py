@@ -126,7 +126,7 @@ def projected(krylov: Krylov, count) -> tuple[Array, Array, Array]:
     gram = jnp.where(reached, krylov.gram, 0)  # [m + b, m]
     matrix = jnp.where(reached[:, None], jnp.triu(gram[:m]), 0)  # above the diagonal everything is measured
     size = jnp.max(jnp.abs(matrix))
-    far = jnp.where(reached, 0, -4 * m * size - 1)  # what is not reached sorts last
+    far = jnp.where(reached, 0, jnp.where(size == 0, -1, -4 * m * size))  # what is not reached sorts last
     values, rotation = jnp.linalg.eigh(matrix + jnp.diag(far), UPLO="U", symmetrize_input=False)
     values, rotation = values[::-1], jnp.where(reached[:, None], rotation[:, ::-1], 0)
     tail = jnp.where(jnp.arange(rows)[:, None] < count, 0, gram)

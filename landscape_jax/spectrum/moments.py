@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.density import mean_of
+from landscape_jax.spectrum.density import each_probe, mean_of
 from landscape_jax.spectrum.lanczos import begin
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
@@ -28,7 +28,7 @@ def trace(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100, batc
         z = tree.rademacher_like(key, like)
         return tree.vdot(z, matvec(z))
 
-    return mean_of(jax.lax.map(sample, jax.random.split(key, num_probes), batch_size=batch_size))
+    return mean_of(each_probe(sample, key, num_probes, batch_size))
 
 
 def hutch_plus_plus(matvec: MatVec, key: Key, like: Params, *, num_products: int = 99) -> Estimate:
@@ -53,7 +53,7 @@ def hutch_plus_plus(matvec: MatVec, key: Key, like: Params, *, num_products: int
         z = tree.sub(z, tree.combine(tree.dots(basis, z), basis))
         return tree.vdot(z, matvec(z))
 
-    rest = mean_of(jax.lax.map(sample, jax.random.split(for_rest, m)))
+    rest = mean_of(each_probe(sample, for_rest, m))
     return _rounded(Estimate(jnp.sum(inside) + rest.value, rest.error), inside)
 
 
@@ -137,10 +137,9 @@ def diagonal(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100) -
     """
     _check("diagonal", "num_probes", num_probes, like, least=2)
 
-    def add(carry, key_count):
+    def add(carry, count):
         mean, spread = carry
-        key, count = key_count
-        z = tree.rademacher_like(key, like)
+        z = tree.rademacher_like(jax.random.fold_in(key, count), like)
         new = jax.tree.map(jnp.multiply, z, matvec(z))
         off = tree.sub(new, mean)
         mean = jax.tree.map(lambda m, d: m + d / count.astype(d.dtype), mean, off)  # Welford: no sum of squares to cancel
@@ -148,8 +147,7 @@ def diagonal(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100) -
         return (mean, spread), None
 
     zero = tree.zeros_like(like)
-    counted = jax.random.split(key, num_probes), jnp.arange(1, num_probes + 1)
-    (mean, spread), _ = jax.lax.scan(add, (zero, zero), counted)
+    (mean, spread), _ = jax.lax.scan(add, (zero, zero), jnp.arange(1, num_probes + 1))
     return Estimate(mean, jax.tree.map(lambda s: jnp.sqrt(s / (num_probes * (num_probes - 1))), spread))
 
 
@@ -166,7 +164,7 @@ def frobenius_norm(
         image = matvec(tree.rademacher_like(key, like))
         return tree.vdot(image, image)
 
-    squared = mean_of(jax.lax.map(sample, jax.random.split(key, num_probes), batch_size=batch_size))
+    squared = mean_of(each_probe(sample, key, num_probes, batch_size))
     norm = jnp.sqrt(squared.value)
     return Estimate(norm, jnp.where(norm > 0, squared.error / (2 * norm), 0))
 
