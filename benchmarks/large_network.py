@@ -11,13 +11,10 @@ compiler's own account, the sizes of its temporary and output buffers.
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import sys
 import time
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
 WIDTHS = (2900, 2440)  # p = 10,005,750 with 1,000 inputs and 10 outputs
 
 
@@ -34,7 +31,6 @@ def peak() -> float:
 
 def prepared(num_examples: int):
     import jax
-    import jax.numpy as jnp
 
     import landscape_jax as lj
 
@@ -45,16 +41,15 @@ def prepared(num_examples: int):
     y = jax.random.randint(y_key, (num_examples,), 0, 10)
     params = jax.jit(model.init)(init_key, x[:1])
     v = jax.jit(lj.tree.normal_like)(v_key, params)
-    return lj, jax.block_until_ready((loss, params, (x, jnp.asarray(y)), v)[1:]), loss
+    return lj, jax.block_until_ready((params, (x, y), v)), loss
 
 
 def measured(compiled, arguments, extra) -> dict:
-    before = resident()
-    begun = time.perf_counter()
-    out = compiled(*arguments)
     import jax
 
-    jax.block_until_ready(out)
+    before = resident()
+    begun = time.perf_counter()
+    out = jax.block_until_ready(compiled(*arguments))
     account = compiled.memory_analysis()
     return {
         "seconds": round(time.perf_counter() - begun, 1),
@@ -103,14 +98,9 @@ def main() -> None:
         answer = {task.__name__: pool.apply(task) for task in (product, eigenpairs)}
     print(json.dumps(answer, indent=2))
     if write:
-        import jax
+        from _results import keep  # not before the work: it starts JAX, and every task wants a process without
 
-        device = jax.devices()[0]
-        name = f"cpu-{multiprocessing.cpu_count()}-cores" if device.platform == "cpu" else device.device_kind.replace(" ", "-")
-        path = RESULTS / f"{name}.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        versions = {"jax": jax.__version__, "python": platform.python_version()}
-        path.write_text(json.dumps(known | {Path(__file__).stem: answer | versions}, indent=2) + "\n")
+        keep(__file__, answer)
 
 
 if __name__ == "__main__":

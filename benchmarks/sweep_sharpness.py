@@ -7,16 +7,14 @@ results/<device>.json.
 """
 
 import json
-import os
-import re
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _results import keep
 
 import landscape_jax as lj
 
@@ -50,14 +48,10 @@ def main(write: bool, looped=None, sharpness=True) -> None:
         "parameters": lj.tree.size(model.init(jax.random.key(0), train[0])),
         "seconds with compilation": seconds[0], "seconds without": seconds[1],
         "diverged": int(np.sum(np.asarray(status) == lj.Status.DIVERGED)),
-        "jax": jax.__version__,
     }  # fmt: skip
     print(json.dumps(told, indent=2))
     if write:
-        device = re.sub(r"\W+", "-", f"{jax.devices()[0].device_kind}-{os.cpu_count()}-cores").lower()
-        path = Path(__file__).parent / "results" / f"{device}.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(known | {Path(__file__).stem: told}, indent=2) + "\n")
+        keep(__file__, told)
 
 
 if __name__ == "__main__":

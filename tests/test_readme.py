@@ -23,7 +23,7 @@ def ran(smaller: bool) -> dict:
 
 
 def test_examples():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
     names = ran(smaller=True)
     assert names["record"]["sharpness"].shape == (3, 2, 2)
@@ -34,6 +34,15 @@ def test_examples():
     augmented = np.c_[inputs, np.ones(len(inputs))]
     top = 0.2 * np.linalg.eigvalsh(augmented.T @ augmented / len(inputs))[-1]
     np.testing.assert_allclose(names["eigs"].values, top, rtol=1e-5)
+    dense = jax.jit(names["cv"].dense(names["cv"].hessian(names["loss"])))(names["params"], names["batch"])
+    true = np.linalg.eigvalsh(np.float64(dense))[::-1]
+    assert names["ends"].converged
+    np.testing.assert_allclose(names["ends"].values, true[[0, 1, 2, -2, -1]], rtol=0, atol=2e-5 * true[0])
+    ggn = jax.jit(names["cv"].dense(names["cv"].ggn(names["model"].apply, names["lj"].losses.square)))
+    trace = np.trace(np.float64(ggn(names["params"], names["batch"])))
+    assert abs(names["gauss_newton"].value - trace) < 4 * names["gauss_newton"].error < 0.1 * trace
+    assert np.isfinite(names["density"].value).all()
+    assert names["density"].value.max() > 0
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Sharpness, followed from step to step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import spectrum, tree
+from landscape_jax.curvature import preconditioned
 from landscape_jax.types import Batch, Curvature, Key, Moment, Observable, Params
 
 GUARDS = 2  # eigenvectors remembered beyond those recorded
@@ -16,7 +18,13 @@ Memory = Any  # (stack of the last measurement, stack of the one before, how man
 
 
 def sharpness(
-    curvature: Curvature, k: int = 1, num_steps: int = 12, batch: Batch | None = None, *, tol: float = 2e-3
+    curvature: Curvature,
+    k: int = 1,
+    num_steps: int = 12,
+    batch: Batch | None = None,
+    *,
+    tol: float = 2e-3,
+    preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """The k largest eigenvalues of a curvature along a run, each to a relative error of about `tol`, tracked.
 
@@ -34,6 +42,8 @@ def sharpness(
         several rounds); for k > 1 at least 4k + 8.
       batch: where to measure; default: the batch of the step, as it comes.
       tol: relative to the largest |eigenvalue| found.
+      preconditioner: optimizer state ↦ P, e.g. `curvature.preconditioner`: with it, the eigenvalues are those of P^-½ A P^-½
+        for the P of each step, which is what an adaptive optimizer's stability hangs on (`theory.stability`).
     Returns: an observable with values [] for k = 1 and [k] descending otherwise.
 
     Cost: 2k + 3 products a measurement at least, 6 to 7 on average at the edge for k = 1. Memory: num_steps + 6k + 8
@@ -55,7 +65,8 @@ def sharpness(
         rivals = jax.tree.map(lambda x: x[:k], last)
         start = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), before, rivals)
         depth = max(num_steps, 2 * (2 * k + GUARDS) + 4)
-        matvec = curvature(moment.params, moment.batch if batch is None else batch)
+        matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
+        matvec = matrix(moment.params, moment.batch if batch is None else batch)
         at_least = jnp.where(made % PERIOD == 0, depth, 0)
         eigs = spectrum.refine(matvec, start, k, tol=tol, num_steps=depth, at_least=at_least)
         found = jax.tree.map(lambda x: x[: k + GUARDS], eigs.vectors)

@@ -80,7 +80,8 @@ def refine(
         krylov, count, worst = jax.lax.while_loop(more, once, (fresh, jnp.array(0), unknown))
         values, rotation, residuals = projected(krylov, count)
         vectors = rotated(krylov, rotation[:, :b])
-        return Eigs(values[:b], vectors, residuals[:b], worst <= tol, eigs.products + count.astype(jnp.int32)), rounds + 1, worst
+        products = eigs.products + count.astype(jnp.int32)
+        return Eigs(values[:b], vectors, residuals[:b], worst <= tol, products), rounds + 1, worst
 
     def going(carry):
         _, rounds, worst = carry

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import Krylov, appended, begin, extend, lanczos, projected, ritz, rotated, tolerance
+from landscape_jax.spectrum.lanczos import Krylov, appended, begin, extend, lanczos, projected, ritz, tolerance
 from landscape_jax.types import Eigs, Key, MatVec, Params
 
 

@@ -1,5 +1,7 @@
 """Curvatures against closed forms, and against each other."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +180,17 @@ def test_precision_is_full_in_every_product():
         products = [line for line in text.splitlines() if "dot_general" in line]
         assert products, name
         assert all("HIGHEST" in line for line in products), name
+
+
+def test_sharded_takes_one_all_reduce():
+    model, params, x = network()
+    batch = (x, jnp.ones((40, 3)))
+    curvature = cv.hessian(lj.losses.mean(model.apply, losses.square))
+    sharded = cv.sharded(curvature, jax.make_mesh((8,), ("examples",)))
+    program = jax.jit(lambda theta, batch, v: sharded(theta, batch)(v)).lower(params, batch, params).compile()
+    assert len(re.findall(r" all-reduce(?:-start)?\(", program.as_text())) == 1
+    out, whole = program(params, batch, params), curvature(params, batch)(params)
+    assert lj.tree.norm(lj.tree.sub(out, whole)) <= 1e-6 * lj.tree.norm(whole)
 
 
 def test_restricted_to_leaves_is_the_diagonal_block():

@@ -119,3 +119,11 @@ def test_ctrl_c_keeps_what_was_recorded_and_says_where(tmp_path):
         assert record["loss"].shape == (2, 2, stopped // 2)
         assert np.isfinite(record["loss"]).all()
     assert not (folder / "claims.json").exists()
+
+
+def test_ctrl_c_while_it_compiles_stops_before_the_first_chunk_or_after_it(tmp_path):
+    code, said, folder = interrupted(tmp_path, after=1)
+    assert code == 130
+    assert f"in {folder}" in said
+    stopped = int(json.loads((folder / "config.json").read_text())["stopped"].split("after ")[1].split()[0])
+    assert 0 <= stopped <= 1000  # a chunk of this run is 500 steps

@@ -74,6 +74,32 @@ def test_every_value_of_several():
     np.testing.assert_allclose(record["tracked"], record["dense"], rtol=0.01)
 
 
+def test_preconditioned_sharpness_of_an_adaptive_optimizer():
+    """Against the dense P^-½ H P^-½ at every step, P worked out here from Adam's second moments."""
+    train, _ = lj.data.digits(60)
+    model = lj.models.mlp((6,), 10)
+    loss = lj.losses.mean(model.apply, lj.losses.square)
+    adam = lj.dynamics.gradient(loss, optax.adam(1e-2, b2=0.99), lj.data.full_batch(train))
+
+    def scale(state):
+        return lj.curvature.preconditioner(state, b2=0.99)
+
+    def dense(moment):
+        flat, unravel = jax.flatten_util.ravel_pytree(moment.params)
+        t = moment.state[0].count.astype(jnp.float32)
+        nu = jax.flatten_util.ravel_pytree(moment.state[0].nu)[0]
+        root = ((1 - 0.9**t) * (jnp.sqrt(nu / (1 - 0.99**t)) + 1e-8)) ** -0.5
+        hessian = jax.hessian(lambda x: loss(unravel(x), moment.batch))(flat)
+        return jnp.linalg.eigvalsh(root[:, None] * hessian * root[None])[-1]
+
+    watch = {
+        "tracked": lj.observe.sharpness(lj.curvature.hessian(loss), preconditioner=scale),
+        "dense": lj.observe.stateless(dense),
+    }
+    _, record = lj.run(jax.random.key(1), model.init(jax.random.key(0), train[0]), adam, watch, num_steps=30)
+    np.testing.assert_allclose(record["tracked"], record["dense"], rtol=0.01)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
 def test_fewer_parameters_than_guards_and_no_curvature(sign):
     def loss(params, batch):

@@ -33,7 +33,7 @@ def problem(request):
 def test_eigsh_equals_arpack(problem):
     hvp, flat, params, seed, dtype = problem
     p = tree.size(params)
-    operator = scipy.sparse.linalg.LinearOperator((p, p), lambda v: np.asarray(flat(jnp.asarray(v.ravel(), dtype))), dtype=dtype)
+    operator = scipy.sparse.linalg.LinearOperator((p, p), lambda v: np.asarray(flat(v.ravel().astype(dtype))), dtype=dtype)
     eigs = spectrum.eigsh(hvp, tree.normal_like(jax.random.key(9), params), k=4, smallest=3)
     assert eigs.converged
     largest = np.sort(scipy.sparse.linalg.eigsh(operator, 4, which="LA", return_eigenvectors=False))[::-1]
