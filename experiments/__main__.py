@@ -106,7 +106,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     from landscape_jax.engine import held_interrupts
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
-    told["config"] = dataclasses.asdict(asked.config)
+    told["config"] = dataclasses.asdict(getattr(asked.config, "filled", asked.config))
     try:
         with held_interrupts():
             told |= lj.record.circumstances()
@@ -118,7 +118,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
         lj.record.write(folder, stop.record, **told, stopped=str(stop))
         err.print(f"{escape(str(stop))}; what was recorded until then is in {folder}", soft_wrap=True)
         return STOPPED
-    except ValueError as error:  # what the config asks for can't be had
+    except (ValueError, FileNotFoundError) as error:  # what the config asks for can't be had
         return wrong(str(error))
     seconds = time.perf_counter() - begun
     claims = module.claims(record, asked.config)

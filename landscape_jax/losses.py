@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.types import Batch, Criterion, Key, Loss, Params
+from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params
 
 
 def square(outputs: Array, targets: Array) -> Array:
@@ -27,23 +27,25 @@ def square(outputs: Array, targets: Array) -> Array:
 
 
 def cross_entropy(outputs: Array, targets: Array) -> Array:
-    """ℓᵢ = −Σ_c y_ic log softmax(f_i)_c, in nats.
+    """ℓᵢ = −Σ_c y_ic log softmax(f_i)_c, in nats; averaged over positions where an example has several.
 
     Args:
-      outputs: logits f, [n, c].
-      targets: integer classes [n], or probabilities [n, c] (one-hot rows).
+      outputs: logits f, [n, c], or [n, ..., c] with positions between (the tokens of a text).
+      targets: integer classes [n, ...], or probabilities [n, ..., c] (one-hot rows).
     Returns: [n].
     """
-    logp = jax.nn.log_softmax(outputs, axis=-1)  # [n, c]
+    logp = jax.nn.log_softmax(outputs, axis=-1)  # [n, ..., c]
     if jnp.issubdtype(targets.dtype, jnp.integer):
-        if targets.ndim != 1 or targets.shape[0] != outputs.shape[0]:
+        if targets.shape != outputs.shape[:-1]:
             raise ValueError(
                 f"cross_entropy: integer targets {targets.shape} do not fit outputs {outputs.shape}: "
-                "pass one class per example, shape [n]"
+                "pass one class per example, shape [n], or one per position"
             )
-        return -jnp.take_along_axis(logp, targets[:, None], axis=-1)[:, 0]
-    _same_shape("cross_entropy", outputs, targets)
-    return -jnp.sum(targets * logp, axis=-1)
+        each = -jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
+    else:
+        _same_shape("cross_entropy", outputs, targets)
+        each = -jnp.sum(targets * logp, axis=-1)
+    return jnp.mean(each, axis=tuple(range(1, each.ndim)))
 
 
 def logistic(outputs: Array, targets: Array) -> Array:
@@ -106,7 +108,7 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
         tree.num_examples(batch)
         return jnp.mean(criterion(apply(params, inputs), targets))
 
-    return loss
+    return Coupled.like(apply, loss)
 
 
 def check(loss: Loss, params: Params, batch: Batch) -> None:

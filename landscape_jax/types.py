@@ -21,6 +21,24 @@ Curvature = Callable[[Params, Batch], MatVec]  # (θ, batch) ↦ (v ↦ A(θ) v)
 Batches = Callable[[Key, Array], Batch]  # (key, step) ↦ batch: data is a pure function of key and step
 
 
+class Coupled:
+    """A function of a batch that is not made of its examples one by one, and why: what takes batches apart refuses it.
+
+    Calls go to `fn`. A loss, or a curvature, made of one is `Coupled` again.
+    """
+
+    def __init__(self, fn: Callable, why: str):
+        self.fn, self.why = fn, why
+
+    def __call__(self, *args):
+        return self.fn(*args)
+
+    @staticmethod
+    def like(source: Callable, fn: Callable) -> Callable:
+        """`fn`, coupled if what it was made from is."""
+        return Coupled(fn, source.why) if isinstance(source, Coupled) else fn
+
+
 class Model(NamedTuple):
     """A network as two pure functions."""
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"checkpoint", "record", "sweep", "plots"},
 ]
 RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
-ALLOWED = {"matplotlib": {"plots"}, "flax": {"models", "checkpoint"}, "optax": {"dynamics"}}
+ALLOWED = {"matplotlib": {"plots"}, "flax": {"models", "checkpoint"}, "optax": {"dynamics"}, "pooch": {"data"}}
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
 

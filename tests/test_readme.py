@@ -12,41 +12,47 @@ SMALLER = {"digits()": "digits(50)", "(64, 64)": "(6, 6)", "2000, every=10": "40
            "split(key, 64)": "split(key, 3)", "50, 16)": "50, 2)"}  # fmt: skip
 
 
-def ran(smaller: bool) -> dict:
+def ran(smaller: bool) -> list[dict]:
+    """The names after each example."""
     names: dict = {}
+    after = []
     with jax.debug_key_reuse(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for block in BLOCKS:
             for long, short in SMALLER.items() if smaller else ():
                 block = block.replace(long, short)
             exec(compile(block, "README.md", "exec"), names)
-    return names
+            after.append(dict(names))
+    return after
 
 
 def test_examples():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
-    names = ran(smaller=True)
-    assert names["record"]["sharpness"].shape == (3, 2, 2)
-    assert np.array_equal(names["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
-    assert names["eigs"].values.shape == (5,)
+    _, swept, own, measured, others = ran(smaller=True)
+    assert swept["record"]["sharpness"].shape == (3, 2, 2)
+    assert np.array_equal(swept["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
     # a linear model with ten outputs: each eigenvalue of the inputs' second moments, tenfold, times 2 / 10
-    inputs = np.asarray(names["train"][0], np.float64)
+    inputs = np.asarray(own["train"][0], np.float64)
     augmented = np.c_[inputs, np.ones(len(inputs))]
     top = 0.2 * np.linalg.eigvalsh(augmented.T @ augmented / len(inputs))[-1]
-    np.testing.assert_allclose(names["eigs"].values, top, rtol=1e-5)
-    dense = jax.jit(names["cv"].dense(names["cv"].hessian(names["loss"])))(names["params"], names["batch"])
-    true = np.linalg.eigvalsh(np.float64(dense))[::-1]
-    assert names["ends"].converged
-    np.testing.assert_allclose(names["ends"].values, true[[0, 1, 2, -2, -1]], rtol=0, atol=2e-5 * true[0])
-    ggn = jax.jit(names["cv"].dense(names["cv"].ggn(names["model"].apply, names["lj"].losses.square)))
-    trace = np.trace(np.float64(ggn(names["params"], names["batch"])))
-    assert abs(names["gauss_newton"].value - trace) < 4 * names["gauss_newton"].error < 0.1 * trace
-    assert np.isfinite(names["density"].value).all()
-    assert names["density"].value.max() > 0
+    assert own["eigs"].values.shape == (5,)
+    np.testing.assert_allclose(own["eigs"].values, top, rtol=1e-5)
+
+    cv, params, batch = measured["cv"], measured["params"], measured["batch"]
+    true = np.linalg.eigvalsh(np.float64(jax.jit(cv.dense(cv.hessian(measured["loss"])))(params, batch)))[::-1]
+    assert measured["ends"].converged
+    np.testing.assert_allclose(measured["ends"].values, true[[0, 1, 2, -2, -1]], rtol=0, atol=2e-5 * true[0])
+    ggn = jax.jit(cv.dense(cv.ggn(measured["model"].apply, measured["lj"].losses.square)))(params, batch)
+    trace, estimate = np.trace(np.float64(ggn)), measured["gauss_newton"]
+    assert abs(estimate.value - trace) < 4 * estimate.error < 0.1 * trace
+    assert 0 < measured["density"].value.max() < np.inf
+
+    assert others["record"]["sharpness"].shape == (3,)
+    assert np.isfinite(others["record"]["sharpness"]).all()
 
 
 @pytest.mark.slow
 def test_examples_as_written():
-    names = ran(smaller=False)
-    assert names["record"]["loss"].shape == names["record"]["sharpness"].shape == (64, 16, 50)
-    assert names["final"].step == 2000
+    first, swept, *_ = ran(smaller=False)
+    assert swept["record"]["loss"].shape == swept["record"]["sharpness"].shape == (64, 16, 50)
+    assert first["final"].step == 2000

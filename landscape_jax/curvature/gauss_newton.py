@@ -9,7 +9,8 @@ For L(θ) = (1/n) Σᵢ ℓ(f(θ, xᵢ), yᵢ) with Jacobian J = ∂f/∂θ [n, 
     K = J Jᵀ  [nc, nc]                                          ntk
 
 Each takes `apply` (θ, x [n, ...]) ↦ outputs [n, c], a criterion (outputs, targets) ↦ [n], and gives a curvature whose batch
-is the pair (x, y). Outputs of an example must not depend on the other examples (BatchNorm in train mode breaks G and F).
+is the pair (x, y). Where outputs depend on the other examples too (BatchNorm in train mode), G and T keep their meaning on the
+whole batch; the gᵢ become derivatives of ℓᵢ along all the paths that lead there.
 Matrix products run at `precision`, full float32 by default, as in `hessian`.
 """
 
@@ -21,8 +22,7 @@ from jax import Array
 
 from landscape_jax import losses, tree
 from landscape_jax.curvature.hessian import hessian
-from landscape_jax.curvature.transform import Coupled
-from landscape_jax.types import Batch, Criterion, Curvature, Key, MatVec, Params
+from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
 
 Apply = Callable[[Params, Array], Array]  # (θ, x [n, ...]) ↦ outputs [n, c]
 
@@ -48,7 +48,7 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
 
         return product
 
-    return at
+    return Coupled.like(apply, at)
 
 
 def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
@@ -66,7 +66,7 @@ def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
             residual = jax.grad(lambda f: jnp.sum(criterion(f, targets)) / n)(apply(params, inputs))  # ∂L/∂f  [n, c]
         return hessian(lambda theta, x: jnp.sum(residual * apply(theta, x)), precision=precision)(params, inputs)
 
-    return at
+    return Coupled.like(apply, at)
 
 
 def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
@@ -80,7 +80,7 @@ def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
         inputs, targets, n = _checked(params, batch)
         return _outer_products(lambda theta: criterion(apply(theta, inputs), targets), params, precision, n)
 
-    return at
+    return Coupled.like(apply, at)
 
 
 def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
@@ -144,7 +144,7 @@ def sampled_fisher(
 
         return _outer_products(each, params, precision, n * num_samples)
 
-    return at
+    return Coupled.like(apply, at)
 
 
 def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:

@@ -5,7 +5,7 @@ import warnings
 import jax
 
 from landscape_jax import losses, tree
-from landscape_jax.types import Batch, Curvature, Loss, MatVec, Params
+from landscape_jax.types import Batch, Coupled, Curvature, Loss, MatVec, Params
 
 
 def hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
@@ -42,7 +42,7 @@ def hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
 
         return product
 
-    return at
+    return Coupled.like(loss, at)
 
 
 def linearized_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
@@ -58,7 +58,7 @@ def linearized_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     def at(params: Params, batch: Batch) -> MatVec:
         return jax.linearize(_gradient(loss, params, batch, precision), params)[1]
 
-    return at
+    return Coupled.like(loss, at)
 
 
 def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
@@ -73,7 +73,7 @@ def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
         gradient = _gradient(loss, params, batch, precision)
         return lambda v: jax.vjp(gradient, params)[1](v)[0]  # Hᵀ v = H v
 
-    return at
+    return Coupled.like(loss, at)
 
 
 def _gradient(loss: Loss, params: Params, batch: Batch, precision: str):

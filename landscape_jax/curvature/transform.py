@@ -13,22 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import tree
-from landscape_jax.types import Batch, Curvature, MatVec, Params
-
-
-class Coupled:
-    """A curvature that is not a mean over examples, and why: what works on parts of a batch refuses it."""
-
-    def __init__(self, at: Curvature, why: str):
-        self.at, self.why = at, why
-
-    def __call__(self, params: Params, batch: Batch) -> MatVec:
-        return self.at(params, batch)
-
-
-def _as(curvature: Curvature, at: Curvature) -> Curvature:
-    """`at`, coupled if the curvature it was made from is."""
-    return Coupled(at, curvature.why) if isinstance(curvature, Coupled) else at
+from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params
 
 
 def _refuse_coupled(name: str, curvature: Curvature) -> None:
@@ -48,8 +33,9 @@ def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
     ⌈n / num_chunks⌉ examples, the last one what is left, weighted by its size.
 
     The curvature must be a mean over examples. Where outputs depend on the other examples of the batch (BatchNorm in
-    train mode, contrastive losses) each chunk is a different function and the result is *not* the whole batch's; nothing
-    can see this from outside: use running statistics, or no chunks. Those of ours that are no means are refused.
+    train mode, contrastive losses) each chunk is a different function and the result is *not* the whole batch's. What is
+    marked `types.Coupled` is refused: our models with BatchNorm and all that is made of them, curvatures that are no means. In
+    a loss of your own nothing can see it from outside: mark it, hold the statistics (`models.frozen`), or use no chunks.
 
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
     """
@@ -156,7 +142,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
 
 def shifted(curvature: Curvature, shift) -> Curvature:
     """(A + σI) v: damping, or an L2 penalty ½ σ ‖θ‖². `shift` is σ, shape []."""
-    return _as(curvature, lambda params, batch: _shifted(curvature(params, batch), shift))
+    return Coupled.like(curvature, lambda params, batch: _shifted(curvature(params, batch), shift))
 
 
 def _shifted(matvec: MatVec, shift) -> MatVec:
@@ -184,7 +170,7 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
 
         return product
 
-    return _as(curvature, at)
+    return Coupled.like(curvature, at)
 
 
 def projected(curvature: Curvature, basis: Params) -> Curvature:
@@ -192,7 +178,7 @@ def projected(curvature: Curvature, basis: Params) -> Curvature:
 
     Cost: one product and 4 m p multiply-adds.
     """
-    return _as(curvature, lambda params, batch: _between(curvature(params, batch), _projection(basis)))
+    return Coupled.like(curvature, lambda params, batch: _between(curvature(params, batch), _projection(basis)))
 
 
 def deflated(curvature: Curvature, basis: Params) -> Curvature:
@@ -202,7 +188,7 @@ def deflated(curvature: Curvature, basis: Params) -> Curvature:
     Cost: one product and 4 m p multiply-adds.
     """
     onto = _projection(basis)
-    return _as(curvature, lambda params, batch: _between(curvature(params, batch), lambda v: tree.sub(v, onto(v))))
+    return Coupled.like(curvature, lambda params, batch: _between(curvature(params, batch), lambda v: tree.sub(v, onto(v))))
 
 
 def _between(matvec: MatVec, project: MatVec) -> MatVec:
@@ -234,7 +220,7 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
 
         return product
 
-    return _as(curvature, at)
+    return Coupled.like(curvature, at)
 
 
 def dense(curvature: Curvature, like: Params | None = None) -> Callable[[Params, Batch], Array]:

@@ -2,24 +2,32 @@
 
 import importlib.resources
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from landscape_jax.data import images, scaling, targets
 
 NUM_EXAMPLES, NUM_CLASSES = 1797, 10
 
 
-def digits(n_train: int = 1000, n_test: int | None = None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def digits(
+    n_train: int = 1000,
+    n_test: int | None = None,
+    *,
+    scale: scaling.Scale = scaling.per_sample,
+    one_hot: bool = True,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """1,797 real handwritten digits, 8 × 8 pixels, 10 classes; nothing to download.
 
-    Each image is standardised by itself: x ← (x − mean(x)) / std(x) over its 64 pixels. Targets are one-hot 0/1. The
-    examples are shuffled once by a fixed permutation, so that train and test mix the writers; the first `n_train` are
-    for training and the last `n_test` for testing, and asking for fewer of one never changes the other.
+    By default each image is standardised by itself: x ← (x − mean(x)) / std(x) over its 64 pixels. The examples are
+    shuffled once by a fixed permutation, so that train and test mix the writers; the first `n_train` are for training and
+    the last `n_test` for testing, and asking for fewer of one never changes the choice of the other.
 
     Args:
       n_train: how many training examples, from 1.
       n_test: how many test examples; the default is all the rest.
+      scale: what becomes of pixels in [0, 1]; see `data.unit`, `centred`, `per_pixel`, `per_sample`.
+      one_hot: targets as one-hot 0/1 rows; False gives integer classes [n].
     Returns: (train, test), each (inputs [n, 64] float, targets [n, 10] float) in JAX's default float dtype.
 
     Source: E. Alpaydin and C. Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
@@ -32,14 +40,12 @@ def digits(n_train: int = 1000, n_test: int | None = None) -> tuple[tuple[Array,
             "the size of the set"
         )
     with np.load(importlib.resources.files(__package__) / "digits.npz") as file:
-        images, labels = file["images"].astype(np.float64), file["labels"]  # [1797, 64] in 0..16, [1797] in 0..9
-    images = images - images.mean(axis=1, keepdims=True)
-    images = images / images.std(axis=1, keepdims=True)
+        pixels, labels = file["images"] / 16.0, file["labels"]  # [1797, 64] in [0, 1], [1797] in 0..9
     order = np.random.RandomState(0).permutation(NUM_EXAMPLES)  # noqa: NPY002  a stream NumPy has promised not to change
-    dtype = jax.dtypes.canonicalize_dtype(float)
+    train = order[:n_train]
 
     def part(index: np.ndarray) -> tuple[Array, Array]:
-        onehot = np.eye(NUM_CLASSES)[labels[index]]  # [n, 10]
-        return jnp.asarray(images[index], dtype), jnp.asarray(onehot, dtype)
+        x = images.scaled(scale, pixels[train], pixels[index])
+        return x, targets.of_classes(labels[index], NUM_CLASSES, one_hot)
 
-    return part(order[:n_train]), part(order[NUM_EXAMPLES - n_test :])
+    return part(train), part(order[NUM_EXAMPLES - n_test :])

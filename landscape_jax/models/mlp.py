@@ -2,12 +2,34 @@
 
 from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from landscape_jax.types import Key, Model, Params
+from landscape_jax.models.module import float_of, model
+from landscape_jax.models.parametrisation import Parametrisation, Scaling, standard
+from landscape_jax.types import Model
+
+
+class _Layer(nn.Module):
+    """a W h + a_b b."""
+
+    size: int
+    scale: float
+    scaling: Scaling
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        std = (self.scale * self.scaling.variance) ** 0.5
+        kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.size), float_of(x))
+        x = x @ kernel * self.scaling.weight  # [n, size]
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.size,), float_of(x))
+            x = x + (self.scaling.bias * bias)[None]
+        return x
 
 
 class _MLP(nn.Module):
@@ -15,18 +37,18 @@ class _MLP(nn.Module):
     scales: tuple[float, ...]
     activation: Callable[[Array], Array]
     bias: bool
+    parametrisation: Parametrisation
+    output_scale: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = x.reshape(x.shape[0], -1)  # [n, d]
+        x = x.reshape(x.shape[0], -1).astype(float_of(x))  # [n, d]
         last = len(self.sizes) - 1
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
         for i, (size, scale) in enumerate(zip(self.sizes, self.scales, strict=True)):
-            # variance_scaling(0) is refused by jax; an exactly zero layer is a legitimate start
-            init = nn.initializers.variance_scaling(scale, "fan_in", "normal") if scale else nn.initializers.zeros
-            x = nn.Dense(size, use_bias=self.bias, kernel_init=init, param_dtype=dtype, name=f"layer{i}")(x)
+            scaling = self.parametrisation(x.shape[-1], size, i == 0, i == last)
+            x = _Layer(size, scale, scaling, self.bias, name=f"layer{i}")(x)
             x = x if i == last else self.activation(x)
-        return x
+        return x * self.output_scale
 
 
 def mlp(
@@ -36,8 +58,10 @@ def mlp(
     activation: Callable[[Array], Array] = jnp.tanh,
     bias: bool = True,
     init_scale: float | Sequence[float] = 1 / 3,
+    parametrisation: Parametrisation = standard,
+    output_scale: float = 1.0,
 ) -> Model:
-    """A multilayer perceptron: h_{l+1} = φ(W_l h_l + b_l) for each hidden layer, outputs W_L h_L + b_L.
+    """A multilayer perceptron: h_{l+1} = φ(W_l h_l + b_l) for each hidden layer, outputs α (W_L h_L + b_L).
 
     Weights start as W_l ~ N(0, s_l / fan_in), biases at 0: with s = 1 a linear layer keeps the variance of its input
     (LeCun), s = 2 does so through a ReLU (He et al. 2015, arXiv 1502.01852). The default, s = 1/3, is the variance of
@@ -49,13 +73,16 @@ def mlp(
       outputs: c.
       activation: φ, elementwise.
       bias: whether layers have biases.
-      init_scale: s, one number for all layers or one per layer (len(widths) + 1 of them).
+      init_scale: s, one number for all layers or one per layer (len(widths) + 1 of them); a last one of 0 starts at f = 0.
+      parametrisation: how width enters: `models.standard` (as above), `models.ntk` or `models.mup`.
+      output_scale: α; small values train nearly as features move, large ones "lazily" (L. Chizat et al. 2019, arXiv
+        1812.07956).
     Returns: `Model(init, apply)`; `apply` flattens each example and gives [n, c]. Parameters have the inputs' dtype.
     """
     sizes = (*widths, outputs)
     if any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"mlp: widths={tuple(widths)} and outputs={outputs} must be positive integers")
-    scales = (init_scale,) * len(sizes) if isinstance(init_scale, Real) else tuple(init_scale)
+    scales = (init_scale,) * len(sizes) if isinstance(init_scale, Real) else tuple(cast(Sequence[float], init_scale))
     if len(scales) != len(sizes):
         raise ValueError(
             f"mlp: init_scale has {len(scales)} numbers for {len(sizes)} layers "
@@ -63,12 +90,9 @@ def mlp(
         )
     if any(scale < 0 for scale in scales):
         raise ValueError(f"mlp: init_scale={scales} are variances times fan_in and can't be negative")
-    module = _MLP(sizes, scales, activation, bias)
+    return model(_MLP(sizes, scales, activation, bias, parametrisation, output_scale))
 
-    def init(key: Key, inputs: Array) -> Params:
-        return module.init(key, inputs[:1])["params"]
 
-    def apply(params: Params, inputs: Array) -> Array:
-        return module.apply({"params": params}, inputs)
-
-    return Model(init, apply)
+def deep_linear(widths: Sequence[int], outputs: int, *, init_scale: float | Sequence[float] = 1.0) -> Model:
+    """f = W_L … W_1 x, without biases: linear in x, not in θ, and its Hessian is known."""
+    return mlp(widths, outputs, activation=lambda x: x, bias=False, init_scale=init_scale)

@@ -27,6 +27,20 @@ def test_epochs_take_each_example_once_in_every_n_draws(b, first):
     assert not (np.diff(epochs, axis=1) == 1).all(axis=1).any()  # and never the data's own
 
 
+def test_epochs_hold_for_every_key_inside_a_scan():
+    """As a run draws them: a scan over steps, vmapped over keys, from a step in the middle of an epoch."""
+    b = 3  # does not divide N
+    batches = lj.data.epochs(DATA, b)
+
+    def drawn(key):
+        return jax.lax.scan(lambda t, _: (t + 1, batches(key, t)["i"]), jnp.int32(1), length=4 * N)[1].reshape(-1)
+
+    seen = np.asarray(jax.jit(jax.vmap(drawn))(jax.random.split(jax.random.key(2), 6)))  # [6, 4 n b], from draw b on
+    epochs = seen[:, N - b :][:, : 3 * N].reshape(6, 3, N)
+    np.testing.assert_array_equal(np.sort(epochs), np.broadcast_to(np.arange(N), epochs.shape))
+    assert len(np.unique(epochs.reshape(18, N), axis=0)) == 18
+
+
 def test_minibatch_takes_distinct_examples_uniformly():
     seen = draws(lj.data.minibatch(DATA, 4), jax.random.key(0), jnp.arange(2000))
     assert all(len(set(row)) == 4 for row in seen)

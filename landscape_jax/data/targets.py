@@ -1,0 +1,53 @@
+"""Classes as targets: one-hot rows or integers, right or partly wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from landscape_jax.types import Key
+
+
+def of_classes(labels: np.ndarray, num_classes: int, one_hot: bool) -> Array:
+    """Targets for integer `labels` [n]: one-hot rows [n, c] of JAX's default float dtype, or the labels as int32 [n]."""
+    if not one_hot:
+        return jnp.asarray(labels, jnp.int32)
+    rows = labels[:, None] == np.arange(num_classes)[None]
+    return jnp.asarray(rows, jax.dtypes.canonicalize_dtype(float))
+
+
+def with_label_noise(key: Key, y: Array, fraction: float, num_classes: int | None = None) -> Array:
+    """Targets of which exactly round(`fraction` · n) are wrong: examples drawn without repetition, each moved to one of
+    the other c − 1 classes, uniformly.
+
+    To draw anew from all c classes with probability q, which leaves some labels right, pass fraction = q (1 − 1/c); then
+    the number is the expected one, and fixed.
+
+    Args:
+      y: one-hot rows [n, c], or integer classes [n].
+      fraction: in [0, 1].
+      num_classes: c, for integer classes; the default is the largest class of `y` and one more. One-hot rows know theirs.
+    Returns: targets like `y`; those not drawn are untouched.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"with_label_noise: fraction={fraction} must lie in [0, 1]")
+    y = jnp.asarray(y)
+    integer = jnp.issubdtype(y.dtype, jnp.integer)
+    if y.ndim != (1 if integer else 2):
+        raise ValueError(f"with_label_noise: {y.dtype} targets {y.shape} are neither integers [n] nor one-hot rows [n, c]")
+    if integer and num_classes is None and isinstance(y, Tracer):
+        raise ValueError("with_label_noise: traced classes have no largest one; pass num_classes")
+    n = y.shape[0]
+    c = y.shape[1] if not integer else int(y.max()) + 1 if num_classes is None else num_classes
+    if num_classes not in (None, c):
+        raise ValueError(f"with_label_noise: num_classes={num_classes}, but the one-hot rows have {c} classes")
+    if c < 2:
+        raise ValueError(f"with_label_noise: with {c} class no label can be wrong; pass num_classes, 2 at least")
+    which, where_to = jax.random.split(key)
+    wrong = jax.random.permutation(which, n)[: round(fraction * n)]  # [m]
+    shift = jax.random.randint(where_to, wrong.shape, 1, c)  # [m] in 1..c−1: never the class itself
+    if integer:
+        return y.at[wrong].set((y[wrong] + shift.astype(y.dtype)) % jnp.asarray(c, y.dtype))
+    source = (jnp.arange(c)[None] - shift[:, None]) % c  # [m, c]: the row turned by `shift`
+    return y.at[wrong].set(jnp.take_along_axis(y[wrong], source, axis=1))

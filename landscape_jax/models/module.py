@@ -1,0 +1,39 @@
+"""From a Flax module to a pair of pure functions."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax.types import Coupled, Key, Model, Params
+
+
+def model(module: nn.Module, couples: str | None = None) -> Model:
+    """`Model(init, apply)` of a module whose only variables are its parameters.
+
+    Args:
+      couples: why an example's output depends on the rest of its batch, if it does; it marks `apply` as `Coupled`.
+    """
+
+    def init(key: Key, inputs: Array) -> Params:
+        return module.init(key, inputs[:1])["params"]
+
+    def apply(params: Params, inputs: Array) -> Array:
+        return module.apply({"params": params}, inputs)
+
+    return Model(init, Coupled(apply, couples) if couples else apply)
+
+
+def float_of(x: Array):
+    """The dtype of parameters for these inputs: theirs, or float32 for tokens and raw pixels."""
+    return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+
+
+def gaussian(scale: float) -> Callable:
+    """W ~ N(0, scale / fan_in), and exactly zero weights for scale = 0, which JAX's own initialiser refuses."""
+    return nn.initializers.variance_scaling(scale, "fan_in", "normal") if scale else nn.initializers.zeros
+
+
+he = gaussian(2.0)  # keeps the variance through a ReLU: K. He et al. 2015, arXiv 1502.01852, eq. 10
+glorot_uniform = nn.initializers.glorot_uniform()  # X. Glorot and Y. Bengio 2010, eq. 16
