@@ -46,7 +46,7 @@ def listing() -> int:
     out.print("usage: python -m experiments NAME [--help] [--preset small] [--seed 0] [--out results] [--strict] ...")
     out.print("       python -m experiments report DIR\n")
     for name in names():
-        summary = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())).splitlines()[0]
+        summary = str(ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text()))).splitlines()[0]
         out.print(f"  [bold]{name}[/]\n      {escape(summary)}")
     return 0
 

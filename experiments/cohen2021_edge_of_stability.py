@@ -95,7 +95,7 @@ PAPER = Config(
 )  # fmt: skip
 
 
-def training_set(config: Config) -> lj.types.Batch:
+def training_set(config: Any) -> lj.types.Batch:
     """(inputs, one-hot targets)."""
     if config.data == "digits":
         return lj.data.digits(config.n_train)[0]
@@ -104,9 +104,9 @@ def training_set(config: Config) -> lj.types.Batch:
 
 def run(config: Config, key: lj.types.Key) -> Record:
     """Leaves [rate, seed, time]: "step", "loss", "sharpness"; the control is rate 0."""
-    config = config.filled
-    train = training_set(config)
-    model = lj.models.mlp(config.widths, train[1].shape[1], init_scale=config.init_scale)
+    filled = config.filled
+    train = training_set(filled)
+    model = lj.models.mlp(filled.widths, train[1].shape[1], init_scale=filled.init_scale)
     loss = lj.losses.mean(model.apply, lj.losses.square)
     watch = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(loss))}
 
@@ -117,16 +117,16 @@ def run(config: Config, key: lj.types.Key) -> Record:
         init_key, run_key = jax.random.split(key)
         return lj.start(run_key, model.init(init_key, train[0]), descent(rate), watch)
 
-    runs = lj.sweep.grid(begin, looped=0)(jnp.array(config.rates), jax.random.split(key, config.num_seeds))
-    _, record = lj.drive(runs, descent(config.control_rate), watch, num_steps=config.num_steps, every=config.every)
+    runs = lj.sweep.grid(begin, looped=0)(jnp.array(filled.rates), jax.random.split(key, filled.num_seeds))
+    _, record = lj.drive(runs, descent(filled.control_rate), watch, num_steps=filled.num_steps, every=filled.every)
     return record
 
 
 def claims(record: Record, config: Config) -> list[Claim]:
     """Each claim, judged run by run; a rate counts when every one of its seeds does."""
-    config = config.filled
+    filled = config.filled
     loss, sharp = np.asarray(record["loss"]), np.asarray(record["sharpness"])  # [rate, seed, time]
-    edge = 2 / np.array(config.rates)[:, None]  # [rate, 1]
+    edge = 2 / np.array(filled.rates)[:, None]  # [rate, 1]
     third = sharp.shape[-1] // 3
     finite = np.isfinite(loss).all(axis=-1)  # [rate, seed]
     ratio = np.median(sharp[..., -third:], axis=-1) / edge
@@ -138,13 +138,13 @@ def claims(record: Record, config: Config) -> list[Claim]:
     control, rest = 0, slice(1, None)
 
     def table(values, where=rest):
-        return {f"{rate:g}": values[i].tolist() for i, rate in list(enumerate(config.rates))[where]}
+        return {f"{rate:g}": values[i].tolist() for i, rate in list(enumerate(filled.rates))[where]}
 
     at_edge = (finite & (np.abs(ratio - 1) <= 0.02))[rest].all(axis=1)  # [rate]
     sharpened = (finite & (first < 0.9) & (peak >= 0.98))[rest].all(axis=1)
     restless = (finite & (at_edge_rises >= 0.01) & (fall < 0.2))[rest].all(axis=1)
     quiet = (finite & (peak < 0.9) & (rises == 0))[control].all()
-    enough = max(1, min(3, len(config.learning_rates)))
+    enough = max(1, min(3, len(filled.learning_rates)))
     return [
         Claim(
             "progressive-sharpening", "Sharpness rises of itself until it reaches 2/η.", SOURCE,
@@ -173,6 +173,6 @@ def claims(record: Record, config: Config) -> list[Claim]:
 
 def plot(record: Record, config: Config) -> Figure:
     """Loss and sharpness, one colour per learning rate, 2/η dashed."""
-    config = config.filled
-    labels = [f"η = {rate:g}" + (" (control)" if i == 0 else "") for i, rate in enumerate(config.rates)]
-    return lj.plots.sharpness(record, threshold=[2 / rate for rate in config.rates], labels=labels)
+    filled = config.filled
+    labels = [f"η = {rate:g}" + (" (control)" if i == 0 else "") for i, rate in enumerate(filled.rates)]
+    return lj.plots.sharpness(record, threshold=[2 / rate for rate in filled.rates], labels=labels)

@@ -28,7 +28,7 @@ def num_examples(batch: Batch) -> int:
     if None in lengths.values() or len(set(lengths.values())) > 1:
         told = ", ".join(f"{name}: {'a scalar' if n is None else n}" for name, n in lengths.items())
         raise ValueError(f"the leaves of a batch must share their leading example axis, but have {told}")
-    return next(iter(lengths.values()))
+    return leaves[0][1].shape[0]
 
 
 def check(params: Params, name: str = "params") -> None:

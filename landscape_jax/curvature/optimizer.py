@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from landscape_jax import tree
 from landscape_jax.types import Params
@@ -92,7 +93,7 @@ _STATES: dict[str, tuple[Callable, dict]] = {  # by name: optax is not imported 
 
 def _corrected(b, s, x: Array) -> Array:
     """1 − bᵗ in the dtype of x, t the count of the state s."""
-    if not isinstance(s.count, jax.core.Tracer) and (jnp.asarray(s.count) == 0).any():
+    if not isinstance(s.count, Tracer) and (jnp.asarray(s.count) == 0).any():
         raise ValueError("preconditioner: this optimizer state has made no update yet: make a step first")
     return 1 - jnp.asarray(b).astype(x.dtype) ** jnp.asarray(s.count).astype(x.dtype)
 

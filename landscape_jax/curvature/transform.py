@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
@@ -121,7 +122,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
         _, targets = batch
-        if isinstance(targets, jax.core.Tracer):
+        if isinstance(targets, Tracer):
             raise ValueError("per_class: the targets are traced, but the sizes of classes are shapes: call it outside of jit")
         labels = targets if targets.ndim == 1 else targets.argmax(axis=-1)
         count = int(labels.max()) + 1 if targets.ndim == 1 else targets.shape[-1]

@@ -39,7 +39,8 @@ def digits(
             f"digits: n_train={n_train} and n_test={n_test} must be at least 1 and 0 and sum to at most {NUM_EXAMPLES}, "
             "the size of the set"
         )
-    with np.load(importlib.resources.files(__package__) / "digits.npz") as file:
+    embedded = importlib.resources.files("landscape_jax.data") / "digits.npz"
+    with importlib.resources.as_file(embedded) as path, np.load(path) as file:
         pixels, labels = file["images"] / 16.0, file["labels"]  # [1797, 64] in [0, 1], [1797] in 0..9
     order = np.random.RandomState(0).permutation(NUM_EXAMPLES)  # noqa: NPY002  a stream NumPy has promised not to change
     train = order[:n_train]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import losses, tree
@@ -69,7 +70,7 @@ def _check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Pa
             return count + 1, tree.vdot(slope, updates), state
 
         first = update((0, None, optimizer.init(small)))
-        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(first)):
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves(first)):
             return  # a traced learning rate
         change = float(first[1])
         if change == 0:

@@ -1,6 +1,7 @@
 """From a Flax module to a pair of pure functions."""
 
 from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ def model(module: nn.Module, couples: str | None = None) -> Model:
         return module.init(key, inputs[:1])["params"]
 
     def apply(params: Params, inputs: Array) -> Array:
-        return module.apply({"params": params}, inputs)
+        return cast(Array, module.apply({"params": params}, inputs))
 
     return Model(init, Coupled(apply, couples) if couples else apply)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -162,7 +163,7 @@ class _BatchNormed(Coupled):
 
 
 def _held(held: nn.Module, statistics, params: Params, inputs: Array) -> Array:
-    return held.apply({"params": params, **statistics}, inputs)
+    return cast(Array, held.apply({"params": params, **statistics}, inputs))
 
 
 def frozen(batched: Model, params: Params, inputs: Batch) -> Model:
