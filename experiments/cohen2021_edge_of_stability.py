@@ -28,7 +28,7 @@ SOURCE = "Cohen et al. 2021, arXiv 2103.00065"
 
 # What a field left unset becomes, by data set: what two CPU cores do in half a minute, and in some minutes
 DIGITS = dict(
-    n_train=200, widths=(24, 24), init_scale=(0.3, 0.3, 0.1), learning_rates=(0.15, 0.175, 0.2), control_rate=0.05,
+    n_train=200, widths=(24, 24), init_scale=(0.3, 0.3, 0.1), learning_rates=(0.175, 0.2, 0.225), control_rate=0.05,
     num_seeds=3, num_steps=2000, every=1,
 )  # fmt: skip
 IMAGES = dict(
