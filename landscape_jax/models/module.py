@@ -7,15 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from landscape_jax.types import Coupled, Key, Model, Params
+from landscape_jax.types import Key, Model, Params
 
 
-def model(module: nn.Module, couples: str | None = None) -> Model:
-    """`Model(init, apply)` of a module whose only variables are its parameters.
-
-    Args:
-      couples: why an example's output depends on the rest of its batch, if it does; it marks `apply` as `Coupled`.
-    """
+def model(module: nn.Module) -> Model:
+    """`Model(init, apply)` of a module whose only variables are its parameters."""
 
     def init(key: Key, inputs: Array) -> Params:
         return module.init(key, inputs[:1])["params"]
@@ -23,7 +19,7 @@ def model(module: nn.Module, couples: str | None = None) -> Model:
     def apply(params: Params, inputs: Array) -> Array:
         return cast(Array, module.apply({"params": params}, inputs))
 
-    return Model(init, Coupled(apply, couples) if couples else apply)
+    return Model(init, apply)
 
 
 def float_of(x: Array):

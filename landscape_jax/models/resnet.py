@@ -1,6 +1,7 @@
 """Residual networks for images [n, h, w, channels]: without normalisation, with GroupNorm, or with BatchNorm."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import cast
 
@@ -45,7 +46,7 @@ class _ResNet(nn.Module):
         dtype = float_of(x)
         x = x.astype(dtype)
         bias = self.norm is no_norm  # a norm has shifts of its own
-        count = iter(range(10_000))
+        count = itertools.count()
 
         def norm(x: Array) -> Array:
             return self.norm(dtype, f"norm{next(count)}")(x)
