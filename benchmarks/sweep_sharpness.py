@@ -21,13 +21,11 @@ import landscape_jax as lj
 SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 64, 16, 200, 10, 64, 8
 
 
-def main(write: bool, looped=None, sharpness=True) -> None:
+def main(write: bool) -> None:
     train, _ = lj.data.digits(EXAMPLES)
     model = lj.models.mlp((WIDTH,), 10)
     loss = lj.losses.mean(model.apply, lj.losses.square)
-    watch = {"loss": lj.observe.loss}
-    if sharpness:
-        watch["sharpness"] = lj.observe.sharpness(lj.curvature.hessian(loss))
+    watch = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(loss))}
 
     def trained(key, rate):
         init_key, run_key = jax.random.split(key)
@@ -35,7 +33,7 @@ def main(write: bool, looped=None, sharpness=True) -> None:
         final, record = lj.run(run_key, model.init(init_key, train[0]), gd, watch, num_steps=STEPS, every=EVERY)
         return record, final.status
 
-    sweep = lj.sweep.grid(trained, looped=looped)
+    sweep = lj.sweep.grid(trained)
     arguments = jax.random.split(jax.random.key(0), SEEDS), jnp.geomspace(0.01, 1.0, RATES)
     seconds = []
     for _ in range(2):

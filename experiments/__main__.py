@@ -3,12 +3,21 @@
     python -m experiments
     python -m experiments NAME [--preset small|paper] [--seed N] [--out DIR] [--strict] [--any-config-field VALUE]
     python -m experiments report DIR
+
+Compiled programs are kept in the user's cache, so that a second run starts sooner ($JAX_COMPILATION_CACHE_DIR says where,
+JAX_ENABLE_COMPILATION_CACHE=false switches it off). A CPU counts as one device a core, so that runs split over cores.
+Several processes run one experiment together where Slurm or Open MPI started them, or with --coordinator,
+--num-processes and --process-id; the first of them writes.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib
+import inspect
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -63,14 +72,30 @@ def experiment(name: str, args: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else WRONG
     except ValueError as error:  # a Config's own checks
         return wrong(str(error))
-    from landscape_jax import record as results
+    from landscape_jax import devices, record
 
     folder = asked.out / name / f"{preset}-seed{asked.seed}"
     try:
-        results.prepare(folder)
-    except results.Unwritable as error:
+        _machine()
+        devices.join(asked.coordinator, asked.num_processes, asked.process_id)
+        with record.held(folder) if devices.first() else contextlib.nullcontext():
+            return _carried_out(module, asked, preset, name, folder)
+    except (ValueError, ConnectionError, FileNotFoundError, record.Unwritable) as error:  # what is asked for can't be had
         return wrong(str(error))
-    return _carried_out(module, asked, preset, name, folder)
+
+
+def _machine() -> None:
+    """Compiled programs are kept; each core is a device."""
+    import jax
+
+    from landscape_jax.data.files import cache
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # JAX is at work already
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def _parse(name: str, module: ModuleType, presets: dict[str, Any], preset: str, args: list[str]):
@@ -82,6 +107,9 @@ def _parse(name: str, module: ModuleType, presets: dict[str, Any], preset: str, 
             ("seed", Annotated[int, tyro.conf.arg(help="the run's key is jax.random.key(seed)")], 0),
             ("out", Annotated[Path, tyro.conf.arg(help="where the result folder goes")], Path("results")),
             ("strict", Annotated[bool, tyro.conf.arg(help="exit with 1 when a claim is not reproduced")], False),
+            ("coordinator", Annotated[str | None, tyro.conf.arg(help="address:port of process 0 of several")], None),
+            ("num_processes", Annotated[int | None, tyro.conf.arg(help="how many processes there are")], None),
+            ("process_id", Annotated[int | None, tyro.conf.arg(help="which of them this is")], None),
             ("config", tyro.conf.OmitArgPrefixes[module.Config], presets[preset]),
         ],
         frozen=True,
@@ -103,30 +131,37 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     import jax
 
     import landscape_jax as lj
-    from landscape_jax.engine import held_interrupts
+    from landscape_jax.driver import held_interrupts
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
     told["config"] = dataclasses.asdict(getattr(asked.config, "filled", asked.config))
+    saved = folder / "checkpoint"
+    resumable = {"checkpoint": saved} if "checkpoint" in inspect.signature(module.run).parameters else {}
     try:
         with held_interrupts():
             told |= lj.record.circumstances()
             begun = time.perf_counter()
-            record = module.run(asked.config, jax.random.key(asked.seed))
+            record = module.run(asked.config, jax.random.key(asked.seed), **resumable)
     except lj.Interrupted as stop:
+        if not lj.devices.first():
+            return STOPPED
         if (folder / "claims.json").exists():  # never over a finished result
             folder = lj.record.prepare(folder.with_name(folder.name + "-stopped"))
         lj.record.write(folder, stop.record, **told, stopped=str(stop))
-        err.print(f"{escape(str(stop))}; what was recorded until then is in {folder}", soft_wrap=True)
+        goes_on = "; the same command goes on from there" if resumable else ""
+        err.print(f"{escape(str(stop))}; what was recorded until then is in {folder}{goes_on}", soft_wrap=True)
         return STOPPED
-    except (ValueError, FileNotFoundError) as error:  # what the config asks for can't be had
-        return wrong(str(error))
     seconds = time.perf_counter() - begun
     claims = module.claims(record, asked.config)
+    code = FAILED if asked.strict and any(c.passed is False for c in claims) else 0
+    if not lj.devices.first():
+        return code
     lj.record.write(folder, record, claims, **told, seconds=round(seconds, 1))
     module.plot(record, asked.config).savefig(folder / "figure.png")
+    shutil.rmtree(saved, ignore_errors=True)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
-    return FAILED if asked.strict and any(c.passed is False for c in claims) else 0
+    return code
 
 
 def _table(title: str, claims: list[dict]) -> Table:

@@ -11,6 +11,7 @@ paper's 2 × 200 network on 1,000 images, some minutes.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -102,8 +103,8 @@ def training_set(config: Any) -> lj.types.Batch:
     return getattr(lj.data, config.data)(config.n_train, 0, scale=lj.data.per_pixel)[0]
 
 
-def run(config: Config, key: lj.types.Key) -> Record:
-    """Leaves [rate, seed, time]: "step", "loss", "sharpness"; the control is rate 0."""
+def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Record:
+    """Leaves [learning_rate, seed, step]: "step", "loss", "sharpness"; the control is rate 0."""
     filled = config.filled
     train = training_set(filled)
     model = lj.models.mlp(filled.widths, train[1].shape[1], init_scale=filled.init_scale)
@@ -117,8 +118,12 @@ def run(config: Config, key: lj.types.Key) -> Record:
         init_key, run_key = jax.random.split(key)
         return lj.start(run_key, model.init(init_key, train[0]), descent(rate), watch)
 
-    runs = lj.sweep.grid(begin, looped=0)(jnp.array(filled.rates), jax.random.split(key, filled.num_seeds))
-    _, record = lj.drive(runs, descent(filled.control_rate), watch, num_steps=filled.num_steps, every=filled.every)
+    rates, keys = jnp.array(filled.rates), jax.random.split(key, filled.num_seeds)
+    _, record = lj.drive(
+        lj.sweep.grid(begin)(rates, keys), descent(filled.control_rate), watch, num_steps=filled.num_steps, every=filled.every,
+        axes={"learning_rate": rates, "seed": None}, mesh=lj.devices.dividing(len(rates) * len(keys)),
+        checkpoint=checkpoint, config=checkpoint and dataclasses.asdict(filled),
+    )  # fmt: skip
     return record
 
 

@@ -1,8 +1,10 @@
 """Loss-landscape dynamics in JAX: sharpness, Hessian spectra and training, carried by one compiled scan."""
 
 from landscape_jax import (
+    checkpoint,
     curvature,
     data,
+    devices,
     dynamics,
     losses,
     models,
@@ -15,7 +17,9 @@ from landscape_jax import (
     tree,
     types,
 )
-from landscape_jax.engine import Interrupted, Record, Run, Status, advance, check, drive, run, start
+from landscape_jax.driver import Interrupted, drive
+from landscape_jax.engine import Run, Status, advance, check, run, start
+from landscape_jax.record import Record
 
 __version__ = "0.1.0"
 
@@ -26,8 +30,10 @@ __all__ = [
     "Status",
     "advance",
     "check",
+    "checkpoint",
     "curvature",
     "data",
+    "devices",
     "drive",
     "dynamics",
     "losses",

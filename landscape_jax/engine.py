@@ -2,16 +2,13 @@
 
     start → Run → advance → Run, Record → advance → …
 
-`advance` is pure: jit it, vmap it over runs, shard it. `run` and `drive` are the host's ways to call it.
+`advance` is pure: jit it, vmap it over runs, shard it. `run` is the two compiled; `drive` (driver.py) the host's loop around.
 """
 
-import contextlib
 import functools
 import math
-import signal
-import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -21,11 +18,11 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import tree
+from landscape_jax import devices, tree
+from landscape_jax.record import Record
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
 Observe = Mapping[str, Observable]
-Record = dict[str, Any]  # leaves [num_steps // every, ...], with "step"
 
 
 class Status(IntEnum):
@@ -79,7 +76,7 @@ def advance(
       num_steps: how many steps, a multiple of `every`.
       every: the cadence, in steps.
       ceiling: the loss above which a run counts as diverged; float32 losses pass 1e25 before they overflow.
-    Returns: the run, and its record: leaves [num_steps // every, ...].
+    Returns: the run, and its record: leaves [num_steps // every, ...], with "step".
     """
     if every < 1 or num_steps < 0 or num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
@@ -101,7 +98,8 @@ def advance(
             after = jax.lax.fori_loop(0, every - 1, lambda _, r: _step(r, dynamics, ceiling)[0], after)
         return after, record
 
-    return jax.lax.scan(observed, run, length=num_steps // every)
+    run, record = jax.lax.scan(observed, run, length=num_steps // every)
+    return run, Record(record)
 
 
 def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Array]:
@@ -150,34 +148,19 @@ def _nan_unless(alive: Array, x: Array) -> Array:
     return jnp.where(alive, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-# ── on the host ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── compiled ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _hoisted(functions):
+def hoisted(functions):
     """Bare functions in a pytree become leafless `Partial`s, so that `jit` can take the pairs as arguments, along with
     whatever arrays their `Partial`s hold: arguments, where a closure would make constants of them."""
     return jax.tree.map(lambda f: Partial(f) if callable(f) else f, functions)
-
-
-def _batched(fn: Callable, run: Run) -> Callable:
-    """`fn`, vmapped over the leading axes that the run has."""
-    for _ in range(run.step.ndim):
-        fn = jax.vmap(fn)
-    return fn
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "every"))
 def _compiled_run(key, params, dynamics, observe, ceiling, num_steps, every):
     begun = start(key, params, dynamics, observe)
     return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
-
-
-@functools.partial(jax.jit, static_argnames=("num_steps", "every"), donate_argnames="run")
-def _compiled_advance(run, dynamics, observe, ceiling, num_steps, every):
-    def one(r):
-        return advance(r, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
-
-    return _batched(one, run)(run)
 
 
 def run(
@@ -196,67 +179,13 @@ def run(
     """
     _checked(key, params, observe)
     return _compiled_run(
-        key, params, _hoisted(dynamics), _hoisted(dict(observe)), ceiling, num_steps=num_steps, every=every
+        key, params, hoisted(dynamics), hoisted(dict(observe)), ceiling, num_steps=num_steps, every=every
     )
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a `drive`. Nothing is lost: `run` can be driven on, `record` holds all up to there."""
-
-    def __init__(self, message: str, run: Run, record: Record):
-        super().__init__(message)
-        self.run, self.record = run, record
-
-
-def drive(
-    run: Run,
-    dynamics: Dynamics,
-    observe: Observe,
-    *,
-    num_steps: int,
-    every: int = 1,
-    chunk: int | None = None,
-    ceiling: float = math.inf,
-    progress: bool = True,
-) -> tuple[Run, Record]:
-    """The host's loop: compiled chunks of `advance`, their records gathered in host memory, a progress bar.
-
-    Args:
-      run: one run or a batch of them (from a vmapped `start`; leaves with leading axes): all advance together, sharing
-        `dynamics`. What differs between them, such as learning rates, belongs in their state (`optax.inject_hyperparams`).
-      num_steps, every, ceiling: as for `advance`.
-      chunk: steps per compiled call, a multiple of `every`; the default makes at least twenty calls, of at most
-        some hundreds of observed steps.
-      progress: show step, loss, sharpness and steps per second on the terminal.
-    Returns: the run, and its record as NumPy arrays, leaves [..., num_steps // every, ...].
-    Raises: `Interrupted`, with the run and the record up to there, at the end of the chunk in which Ctrl-C came; a second
-      Ctrl-C is Python's own.
-    """
-    if every < 1 or num_steps < 1 or num_steps % every:
-        raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and both at least 1")
-    chunk = every * _few(num_steps // every) if chunk is None else chunk
-    if chunk < 1 or chunk % every:
-        raise ValueError(f"chunk={chunk} must be a multiple of every={every}, so that the cadence goes on across chunks")
-    dynamics, observe = _hoisted(dynamics), _hoisted(dict(observe))
-    axis = run.step.ndim
-    run = jax.tree.map(jnp.copy, run)  # the caller's stays valid when buffers are donated
-    records, done = [], 0
-    with held_interrupts() as interrupted, _bar(num_steps, progress) as show:
-        while done < num_steps and not interrupted():
-            steps = min(chunk, num_steps - done)
-            run, record = _compiled_advance(run, dynamics, observe, ceiling, steps, every)
-            records.append(jax.device_get(record))
-            done += steps
-            show(done, records[-1], np.asarray(run.status))
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=axis), *records) if records else {}
-    if done < num_steps:
-        raise Interrupted(f"stopped by Ctrl-C after {done} of {num_steps} steps", run, whole)
-    return run, whole
 
 
 def check(run: Run) -> None:
     """Raise `FloatingPointError` on the host if the run, or any of a batch, diverged: which, when, and what to do."""
-    status, step = np.asarray(run.status), np.asarray(run.step)
+    status, step = devices.fetched((run.status, run.step))
     bad = np.argwhere(status != Status.RUNNING)
     if len(bad) == 0:
         return
@@ -269,70 +198,3 @@ def check(run: Run) -> None:
         f"{len(bad)} of {status.size} runs did not go through: {told}{more}. Each is kept at its last finite parameters: "
         "lower the learning rate, or raise the ceiling if a large loss was expected"
     )
-
-
-def _few(units: int, calls: int = 20, longest: int = 250) -> int:
-    """A length for about `calls` equal pieces of `units`, so that one program serves for all of them if it can be; more
-    pieces where these would be long, for Ctrl-C waits for the end of one."""
-    least = min(-(-units // calls), longest)
-    return next((c for c in range(least, 2 * least + 1) if units % c == 0), least)
-
-
-class _Note:
-    """A SIGINT handler that only takes note; a second Ctrl-C goes to the handler before it."""
-
-    def __init__(self, before):
-        self.before, self.seen = before, False
-
-    def __call__(self, signum, frame):
-        if self.seen:
-            signal.signal(signal.SIGINT, self.before)
-            signal.raise_signal(signal.SIGINT)
-        self.seen = True
-
-
-@contextlib.contextmanager
-def held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C is noted and not raised, so that it can't break a compilation or lose a chunk: `drive` looks at the
-    note after each chunk. Around a `drive` it extends this to all that comes before; yields a function that tells."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.getsignal(signal.SIGINT)
-    note = before if isinstance(before, _Note) else _Note(before)
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: note.seen
-    finally:
-        if signal.getsignal(signal.SIGINT) is note:
-            signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _bar(num_steps: int, progress: bool) -> Iterator[Callable]:
-    if not progress:
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=num_steps, told="compiling")
-
-        def show(done: int, record: Record, status: np.ndarray) -> None:
-            told = [f"{name} {_last(record[name]):.4g}" for name in ("loss", "sharpness") if name in record]
-            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
-            told += [f"{speed:.0f} steps/s"] if speed else []
-            diverged = int(np.sum(status == Status.DIVERGED))
-            told += [f"{diverged}/{status.size} diverged"] if diverged else []
-            bar.update(task, completed=done, told=", ".join(told))
-
-        yield show
-
-
-def _last(values: np.ndarray) -> float:
-    """The median over runs of the newest finite value."""
-    finite = np.asarray(values)[np.isfinite(values)] if np.ndim(values) == 1 else np.asarray(values)[..., -1]
-    finite = finite[np.isfinite(finite)]
-    return float(np.median(finite[-1:] if np.ndim(values) == 1 else finite)) if finite.size else math.nan

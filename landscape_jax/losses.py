@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
-from landscape_jax import tree
+from landscape_jax import devices, tree
 from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params
 
 
@@ -109,6 +110,34 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
         return jnp.mean(criterion(apply(params, inputs), targets))
 
     return Coupled.like(apply, loss)
+
+
+def sharded(loss: Loss, mesh: Mesh, axis: str | None = None) -> Loss:
+    """The same loss, each device of a mesh with its own examples: value and gradient together take one all-reduce.
+
+    θ is replicated along `axis`. The loss must be a mean over examples. Hessian products of it are right, but take
+    several all-reduces: `curvature.sharded(hessian(loss), mesh)` takes one.
+
+    Args:
+      axis: the mesh axis that examples are split over; default: its first. Examples beyond the largest multiple of its
+        length are done by all.
+    """
+    Coupled.refuse("sharded", loss)
+    value = devices.mean_over(loss, mesh, axis)
+    value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis)
+
+    @jax.custom_vjp
+    def split(params: Params, batch: Batch) -> Array:
+        return value(params, batch)
+
+    def forward(params, batch):
+        return value_and_grad(params, batch)
+
+    def backward(grads, cotangent):
+        return tree.scale(cotangent, grads), None
+
+    split.defvjp(forward, backward)
+    return split
 
 
 def check(loss: Loss, params: Params, batch: Batch) -> None:

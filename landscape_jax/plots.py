@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape_jax.record import clock
+
 STYLE = {
     "font.size": 9,
     "axes.labelsize": 9,
@@ -30,12 +32,6 @@ def colours(n: int) -> list:
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0.0, 0.82, n)]
 
 
-def steps(record: Mapping) -> np.ndarray:
-    """The common time axis [T] of a record: a diverged run's own clock stands still, the latest of all goes on."""
-    step = np.asarray(record["step"])
-    return step.reshape(-1, step.shape[-1]).max(axis=0)
-
-
 def sharpness(
     record: Mapping, threshold: float | Sequence[float] | None = None, labels: Sequence[str] | None = None
 ) -> Figure:
@@ -48,7 +44,7 @@ def sharpness(
       labels: one per group, for the legend.
     Returns: a matplotlib Figure of two panels; show it or `savefig` it.
     """
-    step = steps(record)
+    step = clock(record)
     loss, sharp = (_grouped(record[name], name) for name in ("loss", "sharpness"))
     groups = loss.shape[0]
     limits = [] if threshold is None else np.broadcast_to(np.asarray(threshold, float), (groups,))

@@ -38,6 +38,14 @@ class Coupled:
         """`fn`, coupled if what it was made from is."""
         return Coupled(fn, source.why) if isinstance(source, Coupled) else fn
 
+    @staticmethod
+    def refuse(name: str, source: Callable) -> None:
+        """Raise `ValueError` for what `name` would take apart."""
+        if isinstance(source, Coupled):
+            raise ValueError(
+                f"{name}: {source.why}, so the mean over parts of the batch is something else: use it on a whole batch"
+            )
+
 
 class Model(NamedTuple):
     """A network as two pure functions."""

@@ -9,15 +9,23 @@ PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
     {"tree"},
+    {"devices", "record"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},
     {"landscape", "theory", "dynamics", "observe"},
     {"engine"},
-    {"checkpoint", "record", "sweep", "plots"},
+    {"checkpoint", "sweep", "plots"},
+    {"driver"},
 ]
 RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
-ALLOWED = {"matplotlib": {"plots"}, "flax": {"models", "checkpoint"}, "optax": {"dynamics"}, "pooch": {"data"}}
+ALLOWED = {
+    "matplotlib": {"plots"},
+    "flax": {"models", "checkpoint"},
+    "orbax": {"checkpoint"},
+    "optax": {"dynamics"},
+    "pooch": {"data"},
+}
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
 

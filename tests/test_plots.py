@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import landscape_jax as lj
 from landscape_jax import plots
 
 
@@ -38,7 +39,7 @@ def test_groups_of_runs_and_a_threshold_out_of_sight():
 
 def test_the_time_axis_outlives_a_diverged_run():
     step = np.array([[0, 10, 20, 30], [0, 7, 7, 7]])
-    np.testing.assert_array_equal(plots.steps({"step": step}), [0, 10, 20, 30])
+    np.testing.assert_array_equal(lj.record.clock({"step": step}), [0, 10, 20, 30])
 
 
 def test_too_many_axes_are_refused():

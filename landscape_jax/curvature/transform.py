@@ -3,7 +3,6 @@
     chunked(preconditioned(hessian(loss), P), 8)(params, batch)(v)
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -11,18 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from landscape_jax import tree
+from landscape_jax import devices, tree
 from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params
-
-
-def _refuse_coupled(name: str, curvature: Curvature) -> None:
-    if isinstance(curvature, Coupled):
-        raise ValueError(
-            f"{name}: {curvature.why}, so the mean over parts of the batch is another matrix: use it on a whole batch"
-        )
-
 
 # ── parts of the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -40,7 +31,7 @@ def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
 
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
     """
-    _refuse_coupled("chunked", curvature)
+    Coupled.refuse("chunked", curvature)
     if num_chunks < 1:
         raise ValueError(f"chunked: num_chunks={num_chunks} must be at least 1")
 
@@ -77,38 +68,9 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None) -> Curvat
       axis: the mesh axis that examples are split over; default: its first.
     Cost: 1/devices of a product's time and memory, and one all-reduce of p numbers.
     """
-    _refuse_coupled("sharded", curvature)
-    axis = mesh.axis_names[0] if axis is None else axis
-    if axis not in mesh.axis_names:
-        raise ValueError(f"sharded: the mesh has axes {mesh.axis_names}, not {axis!r}")
-    devices = mesh.shape[axis]
-    mesh = Mesh(mesh.devices, mesh.axis_names)  # its axes automatic: explicit ones would ask for inputs placed beforehand
-
-    def at(params: Params, batch: Batch) -> MatVec:
-        n = tree.num_examples(batch)
-        even = n - n % devices
-        main, rest = (jax.tree.map(lambda x, part=part: x[part], batch) for part in (slice(even), slice(even, None)))
-
-        @functools.partial(
-            jax.shard_map,
-            mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(axis), PartitionSpec()),
-            out_specs=PartitionSpec(),
-            check_vma=False,  # with it, gradients of replicated parameters would be summed over devices on their own
-        )
-        def mean(params: Params, batch: Batch, v: Params) -> Params:
-            return jax.lax.pmean(curvature(params, batch)(v), axis)
-
-        def product(v: Params) -> Params:
-            left = curvature(params, rest)(v) if even < n else None
-            if even == 0:
-                return left
-            total = tree.scale(even / n, jax.jit(mean)(params, main, v))
-            return total if left is None else tree.axpy(1 - even / n, left, total)
-
-        return product
-
-    return at
+    Coupled.refuse("sharded", curvature)
+    product = devices.mean_over(lambda params, batch, v: curvature(params, batch)(v), mesh, axis)
+    return lambda params, batch: lambda v: product(params, batch, v)
 
 
 def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, ...]]:
@@ -118,7 +80,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
     Targets are classes [n] or one-hot [n, C]. They must be concrete, not traced: how many examples a class has is a
     shape. A class without examples has A_k = 0.
     """
-    _refuse_coupled("per_class", curvature)
+    Coupled.refuse("per_class", curvature)
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
         _, targets = batch

@@ -39,24 +39,25 @@ def located(source: Source, name: str) -> Path:
     own = os.environ.get(VARIABLE)
     places = [Path(own).expanduser() / source.folder] if own else []
     if not places or not (places[0] / name).is_file():
-        places.append(_cache() / source.folder)
+        places.append(cache() / source.folder)
     for folder in places:
         if (folder / name).is_file():
             return _checked(folder / name, source.files[name])
-    cache, failures = places[-1], []
+    kept, failures = places[-1], []
     for mirror in source.mirrors:
         try:
             if source.archive is None:
-                _fetched(mirror, source.files[name], cache)
+                _fetched(mirror, source.files[name], kept)
             else:
-                _unpacked(_fetched(mirror, source.archive, cache.parent), source, cache)
-            return _checked(cache / name, source.files[name])
+                _unpacked(_fetched(mirror, source.archive, kept.parent), source, kept)
+            return _checked(kept / name, source.files[name])
         except (OSError, ValueError, tarfile.TarError) as error:  # the exceptions of requests are OSErrors
             failures.append((mirror, error))
     raise FileNotFoundError(_advice(source, places, failures)) from failures[-1][1]
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The user's cache folder for this package."""
     import pooch
 
     return Path(pooch.os_cache("landscape_jax"))

@@ -13,6 +13,7 @@ Source: A. Ruhe 1979, Math. Comp. 33(146), 680–687 (banded block Lanczos); K. 
 22(2), 602–616 (thick restart).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -127,12 +128,30 @@ def projected(krylov: Krylov, count) -> tuple[Array, Array, Array]:
     matrix = jnp.where(reached[:, None], jnp.triu(gram[:m]), 0)  # above the diagonal everything is measured
     size = jnp.max(jnp.abs(matrix))
     far = jnp.where(reached, 0, jnp.where(size == 0, -1, -4 * m * size))  # what is not reached sorts last
-    values, rotation = jnp.linalg.eigh(matrix + jnp.diag(far), UPLO="U", symmetrize_input=False)
+    values, rotation = _eigh(matrix + jnp.diag(far))
     values, rotation = values[::-1], jnp.where(reached[:, None], rotation[:, ::-1], 0)
     tail = jnp.where(jnp.arange(rows)[:, None] < count, 0, gram)
     coupling = jnp.matmul(tail, rotation, precision=jax.lax.Precision.HIGHEST)  # [m + b, m]
     rounding = 10 * jnp.finfo(values.dtype).eps * m**0.5 * size
     return values, rotation, jnp.linalg.norm(coupling, axis=0) + rounding
+
+
+@jax.custom_batching.custom_vmap
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
+
+    Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
+    threads of the pool, and two devices that run it at once can wait for each other forever.
+    """
+    values, vectors = jnp.linalg.eigh(matrix, UPLO="U", symmetrize_input=False)
+    return values, vectors
+
+
+@_eigh.def_vmap
+def _eigh_batched(size: int, batched, matrices: Array):
+    together = jax.vmap(lambda m: tuple(jnp.linalg.eigh(m, UPLO="U", symmetrize_input=False)))
+    one_by_one = functools.partial(jax.lax.map, _eigh)
+    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=together), (True, True)
 
 
 def rotated(krylov: Krylov, rotation: Array) -> Params:

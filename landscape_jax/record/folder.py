@@ -1,6 +1,6 @@
 """A result on disk: one folder a run, readable without this package.
 
-    config.json    what was run: config, seed, versions, device, command, commit
+    config.json    what was run: config, seed, versions, device, command, commit; axes of the record, with coordinates
     record.npz     the record, its nested names joined by "/"
     claims.json    [{"id", "statement", "source", "criterion", "measured", "verdict"}]
     *.png          figures
@@ -14,13 +14,20 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing guards a folder there
+    fcntl = None
+
+from landscape_jax.record.axes import Record, flat, nested
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
 
@@ -58,26 +65,60 @@ def prepare(folder: str | Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[Path]:
+    """A prepared folder that no other process can hold at the same time. Raises `Unwritable`.
+
+    The lock goes with the process, however that ends.
+    """
+    folder = prepare(folder)
+    if fcntl is None:
+        yield folder
+        return
+    path = folder / ".lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except BlockingIOError:
+            ours = False
+        if not ours:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise Unwritable(f"{folder} is being written by {holder}: wait for it, or choose another folder")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield folder
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Claim] | None = None, **config) -> None:
     """Write the parts of a result that are given; `config` holds the entries of config.json.
 
     Each file appears whole or not at all: it is written beside its place and moved there.
     """
     folder = prepare(folder)
+    axes = {} if record is None else _axes(record)
+    if axes:
+        known = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+        config = known | config | {"axes": axes}
     if config:
-        _replace(folder / "config.json", json.dumps(_plain(config), indent=2).encode())
+        replace(folder / "config.json", json.dumps(plain(config), indent=2).encode())
     if record is not None:
         with tempfile.TemporaryFile() as file:
-            np.savez_compressed(file, **_flat(record))
+            np.savez_compressed(file, **flat(record))
             file.seek(0)
-            _replace(folder / "record.npz", file.read())
+            replace(folder / "record.npz", file.read())
     if claims is not None:
         rows = [
-            {**{f: _plain(getattr(c, f)) for f in ("id", "statement", "source", "criterion", "measured")},
+            {**{f: plain(getattr(c, f)) for f in ("id", "statement", "source", "criterion", "measured")},
              "verdict": c.verdict}
             for c in claims
         ]
-        _replace(folder / "claims.json", json.dumps(rows, indent=2).encode())
+        replace(folder / "claims.json", json.dumps(rows, indent=2).encode())
 
 
 def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
@@ -89,7 +130,7 @@ def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
     record, claims = None, None
     if (folder / "record.npz").is_file():
         with np.load(folder / "record.npz") as file:
-            record = _nested({name: file[name] for name in file.files})
+            record = _with_axes(nested({name: file[name] for name in file.files}), config.get("axes", {}))
     if (folder / "claims.json").is_file():
         claims = json.loads((folder / "claims.json").read_text())
     return config, record, claims
@@ -122,46 +163,35 @@ def _commit() -> str | None:
     return None
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
 
 
-def _flat(record: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
-    flat = {}
+def _axes(record: Mapping, at: str = "") -> dict[str, dict]:
+    """The named axes of a record and of those nested in it: {place: {name: coordinates}}."""
+    named = {at: plain(record.named)} if isinstance(record, Record) and record.named else {}
     for name, value in record.items():
-        if "/" in name:
-            raise ValueError(f'the name {name!r} in a record holds "/", which joins nested names on disk: rename it')
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}/")
-        elif hasattr(value, "_asdict"):
-            flat |= _flat(value._asdict(), f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = np.asarray(value)
-    return flat
+        named |= _axes(value, f"{at}/{name}" if at else name) if isinstance(value, Mapping) else {}
+    return named
 
 
-def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split("/")
-        at = nested
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return nested
+def _with_axes(record: dict, axes: Mapping[str, dict], at: str = "") -> Record:
+    """The inverse."""
+    entries = {n: _with_axes(x, axes, f"{at}/{n}" if at else n) if isinstance(x, dict) else x for n, x in record.items()}
+    return Record(entries, axes.get(at))
 
 
-def _plain(x: Any) -> Any:
+def plain(x: Any) -> Any:
     """JSON's own types; arrays become lists, and numbers JSON has no name for become null."""
     if isinstance(x, Mapping):
-        return {str(name): _plain(value) for name, value in x.items()}
+        return {str(name): plain(value) for name, value in x.items()}
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
-        return _plain(x.tolist())
+        return plain(x.tolist())
     if isinstance(x, (list, tuple)):
-        return [_plain(value) for value in x]
+        return [plain(value) for value in x]
     if isinstance(x, float) and not np.isfinite(x):
         return None
     if isinstance(x, Path):

@@ -1,0 +1,233 @@
+"""The host's loop around the engine: compiled chunks, a progress bar, checkpoints, Ctrl-C."""
+
+import contextlib
+import functools
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from landscape_jax import checkpoint as checkpoints
+from landscape_jax import devices, sweep
+from landscape_jax.engine import Observe, Run, Status, advance, hoisted
+from landscape_jax.record import Gathered, Record
+from landscape_jax.record import folder as results
+from landscape_jax.types import Dynamics
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C stopped a `drive`. Nothing is lost: `run` can be driven on, `record` holds all up to there."""
+
+    def __init__(self, message: str, run: Run, record: Record):
+        super().__init__(message)
+        self.run, self.record = run, record
+
+
+def drive(
+    run: Run,
+    dynamics: Dynamics,
+    observe: Observe,
+    *,
+    num_steps: int,
+    every: int = 1,
+    chunk: int | None = None,
+    ceiling: float = math.inf,
+    checkpoint: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    keep: int = 3,
+    axes: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
+    size: int | None = None,
+    progress: bool = True,
+) -> tuple[Run, Record]:
+    """The host's loop: compiled chunks of `advance`, their records gathered, a progress bar, checkpoints.
+
+    With `checkpoint`, the run and its record are saved after every chunk (the record on disk, so that memory stays flat
+    however long the run), and the same call made again, after Ctrl-C, a crash or a power cut, goes on from the newest
+    checkpoint that is whole and ends with the same bits. Made again with a larger `num_steps`, it goes on further. A folder
+    with the checkpoints of another run is refused, by what differs: start, data, program, cadence, or `config`.
+
+    Args:
+      run: one run or a batch of them (from a vmapped `start`; leaves with leading axes): all advance together, sharing
+        `dynamics`. What differs between them, such as learning rates, belongs in their state (`optax.inject_hyperparams`).
+      num_steps, every, ceiling: as for `advance`; `num_steps` counts from `run`, whatever was done of them before.
+      chunk: steps per compiled call, a multiple of `every`; the default makes at least twenty calls, of at most
+        some hundreds of observed steps.
+      checkpoint: a folder, new or of the same run. Its cost is some 50 ms a chunk, in the background.
+      config: whatever else tells this run from others, e.g. `dataclasses.asdict(config)`.
+      keep: how many checkpoints stay on disk.
+      axes: names of a batch's axes of runs with their coordinates (None: 0, 1, …), for the record.
+      mesh: split the runs of a batch over these devices; they must divide their number. Default: as `run` is split.
+      size: how many runs of a batch side by side under vmap; default: all on accelerators, one after the other on a CPU.
+      progress: show step, loss, sharpness and steps per second on the terminal.
+    Returns: the run, and its record as NumPy arrays, leaves [..., num_steps // every, ...]; with `checkpoint`, memory maps.
+    Raises: `Interrupted`, with the run and the record up to there, at the end of the chunk in which Ctrl-C came; a second
+      Ctrl-C is Python's own. `ValueError` for another run's checkpoints; `record.Unwritable` where they can't be written.
+    """
+    if every < 1 or num_steps < 1 or num_steps % every:
+        raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and both at least 1")
+    chunk = every * _few(num_steps // every) if chunk is None else chunk
+    if chunk < 1 or chunk % every:
+        raise ValueError(f"chunk={chunk} must be a multiple of every={every}, so that the cadence goes on across chunks")
+    if checkpoint is None and config is not None:
+        raise ValueError("config= is what checkpoints are told apart by: give checkpoint= as well, or neither")
+    shape = run.step.shape
+    if axes is not None and len(axes) != len(shape):
+        raise ValueError(f"axes names {len(axes)} axes of runs, {', '.join(axes)}; but the batch has {len(shape)}: {shape}")
+    dynamics, observe = hoisted(dynamics), hoisted(dict(observe))
+    run, mesh = _flat(run, mesh)
+    done = 0
+    with contextlib.ExitStack() as stack:
+        if checkpoint is not None:
+            fields = _fields(run, dynamics, observe, ceiling, every, config)
+            saved = stack.enter_context(checkpoints.opened(checkpoint, fields, ndim=run.step.ndim, keep=keep))
+            done, run = saved.newest(run) or (0, run)
+            if done > num_steps:
+                raise ValueError(f"{checkpoint} holds {done} steps, more than num_steps={num_steps}: ask for at least those")
+            gathered = saved.record
+        else:
+            saved, gathered = None, Gathered(run.step.ndim)
+        interrupted = stack.enter_context(held_interrupts())
+        show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
+        stopped = False
+        while done < num_steps and not stopped:
+            steps = min(chunk, num_steps - done)
+            run, record = _compiled_advance(run, dynamics, observe, ceiling, steps, every, mesh, size)
+            record, status = devices.fetched((record, run.status))
+            done += steps
+            if saved is None:
+                gathered.append(record)
+            else:
+                saved.save(done, run, record)
+            show(done, record, status)
+            stopped = devices.anywhere(interrupted())
+        whole = gathered.read() if saved is None else saved.whole_record()
+    run = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[run.step.ndim :]), run)
+    whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
+    if done < num_steps:
+        raise Interrupted(f"stopped by Ctrl-C after {done} of {num_steps} steps", run, whole)
+    return run, whole
+
+
+def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
+    """A copy, for buffers are donated while the caller's must stay; a batch with one axis of runs, split over the mesh."""
+    ndim = run.step.ndim
+    if mesh is None and ndim and isinstance(run.step, jax.Array) and isinstance(run.step.sharding, NamedSharding):
+        mesh = run.step.sharding.mesh if run.step.sharding.spec[:1] not in ((), (None,)) else None
+    run = jax.tree.map(lambda x: jnp.copy(x).reshape(-1, *x.shape[ndim:]) if ndim else jnp.copy(x), run)
+    if mesh is None:
+        return run, None
+    if ndim == 0:
+        raise ValueError("mesh= splits the runs of a batch, but this is a single run: split its examples or θ instead")
+    if len(run.step) % mesh.size:
+        raise ValueError(
+            f"drive: {mesh.size} devices don't divide {len(run.step)} runs: drive a multiple of {mesh.size}, or give a mesh "
+            "of fewer devices"
+        )
+    return jax.device_put(run, devices.runs_over(mesh)), mesh
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "every", "mesh", "size"), donate_argnames="run")
+def _compiled_advance(run, dynamics, observe, ceiling, num_steps, every, mesh, size):
+    def one(r, whole):
+        dynamics, observe, ceiling = whole
+        return advance(r, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
+
+    go = sweep.over_runs(one, mesh, size) if run.step.ndim else one
+    return go(run, (dynamics, observe, ceiling))
+
+
+def _fields(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float, every: int, config) -> checkpoints.Fields:
+    """What tells this run from others: how it starts, its data, its program."""
+
+    def one(r, dynamics, observe):
+        return advance(r, dynamics, observe, num_steps=every, every=every, ceiling=ceiling)
+
+    single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[run.step.ndim :], x.dtype), run)
+    traced = jax.make_jaxpr(one)(single, dynamics, observe)
+    begun = run._replace(memory={})  # what observers remember at the start follows from the key
+    return {
+        "every": every,
+        "ceiling": str(float(ceiling)),
+        "observe": sorted(observe),
+        "program": checkpoints.program(traced.jaxpr),
+        **{f"start{name}": x for name, x in checkpoints.fingerprint(begun._asdict()).items()},
+        **{f"dynamics{name}": x for name, x in checkpoints.fingerprint(dynamics).items()},
+        **{f"observe{name}": x for name, x in checkpoints.fingerprint(observe).items()},
+        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint([jnp.asarray(c) for c in traced.consts]).values())},
+        **{f"config.{name}": x for name, x in results.plain(config or {}).items()},
+    }
+
+
+def _few(units: int, calls: int = 20, longest: int = 250) -> int:
+    """A length for about `calls` equal pieces of `units`, so that one program serves for all of them if it can be; more
+    pieces where these would be long, for Ctrl-C waits for the end of one."""
+    least = min(-(-units // calls), longest)
+    return next((c for c in range(least, 2 * least + 1) if units % c == 0), least)
+
+
+class _Note:
+    """A SIGINT handler that only takes note; a second Ctrl-C goes to the handler before it."""
+
+    def __init__(self, before):
+        self.before, self.seen = before, False
+
+    def __call__(self, signum, frame):
+        if self.seen:
+            signal.signal(signal.SIGINT, self.before)
+            signal.raise_signal(signal.SIGINT)
+        self.seen = True
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C is noted and not raised, so that it can't break a compilation or lose a chunk: `drive` looks at the
+    note after each chunk. Around a `drive` it extends this to all that comes before; yields a function that tells."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+    note = before if isinstance(before, _Note) else _Note(before)
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: note.seen
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _bar(num_steps: int, done: int, progress: bool) -> Iterator[Callable]:
+    if not progress:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=num_steps, completed=done, told="compiling")
+
+        def show(done: int, record: Record, status: np.ndarray) -> None:
+            told = [f"{name} {_last(record[name]):.4g}" for name in ("loss", "sharpness") if name in record]
+            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
+            told += [f"{speed:.0f} steps/s"] if speed else []
+            diverged = int(np.sum(status == Status.DIVERGED))
+            told += [f"{status.size - diverged} of {status.size} runs alive"] if status.size > 1 or diverged else []
+            bar.update(task, completed=done, told=", ".join(told))
+
+        yield show
+
+
+def _last(values: np.ndarray) -> float:
+    """The median over runs of the newest finite value."""
+    finite = np.asarray(values)[np.isfinite(values)] if np.ndim(values) == 1 else np.asarray(values)[..., -1]
+    finite = finite[np.isfinite(finite)]
+    return float(np.median(finite[-1:] if np.ndim(values) == 1 else finite)) if finite.size else math.nan

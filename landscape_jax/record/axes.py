@@ -1,0 +1,106 @@
+"""What a run recorded: arrays by name, whose leading axes have names and coordinates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Record(dict):
+    """A dict of arrays [*axes, ...], as the engine fills it, that knows what its leading axes are.
+
+    A sweep puts its own axes before the last one, "step": `record.axes` is {"seed": [...], "learning_rate": [...],
+    "step": [...]}, each name with its coordinates. A run that diverged has its clock, record["step"], stand still; the
+    coordinates of the axis "step" go on.
+
+    As a pytree it is a dict of its entries. What a `tree.map` makes of it is a new record whose axes nobody has named: all
+    but "step" count as "axis_0", "axis_1", …
+
+    Args:
+      entries: arrays, or pytrees of them, by name.
+      named: the leading axes before "step", outermost first, each with its coordinates [n] (None: 0, 1, …).
+    """
+
+    def __init__(self, entries=(), named: Mapping[str, Any] | None = None):
+        super().__init__(entries)
+        self.named = dict(named or {})
+
+    @property
+    def axes(self) -> dict[str, np.ndarray]:
+        """The leading axes that all entries share, outermost first: their names and coordinates."""
+        shape = np.shape(self["step"]) if "step" in self else ()
+        if not shape:
+            return {name: np.asarray(x) for name, x in self.named.items() if x is not None}
+        names = [*self.named, *(f"axis_{i}" for i in range(len(self.named), len(shape) - 1))]
+        coordinates = (self.named.get(name) for name in names)
+        lead = [np.arange(n) if x is None else np.asarray(x) for x, n in zip(coordinates, shape, strict=False)]
+        return dict(zip(names, lead, strict=True)) | {"step": clock(self)}
+
+    def to_xarray(self):
+        """A labelled `xarray.Dataset`: one variable an entry (nested names joined by "."), the axes as dimensions.
+
+        Further dimensions of an entry are called <entry>_0, <entry>_1, …; runs' own clocks are the variable "clock". Needs
+        `pip install "landscape_jax[xarray]"`.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError('to_xarray needs xarray: pip install "landscape_jax[xarray]"') from error
+        axes = self.axes
+        variables = {}
+        for name, value in flat(self, ".").items():
+            if name == "step" and value.ndim == 1:
+                continue  # the axis itself
+            name = "clock" if name == "step" else name
+            lead = list(axes)[: value.ndim]
+            variables[name] = ([*lead, *(f"{name}_{i}" for i in range(value.ndim - len(lead)))], value)
+        return xarray.Dataset(variables, coords={name: ([name], x) for name, x in axes.items()})
+
+    def tree_flatten_with_keys(self):
+        names = sorted(self)
+        return [(jax.tree_util.DictKey(name), self[name]) for name in names], tuple(names)
+
+    @classmethod
+    def tree_unflatten(cls, names, entries):
+        return cls(zip(names, entries, strict=True))
+
+
+def clock(record: Mapping) -> np.ndarray:
+    """The common time axis [T] of a record: a diverged run's own clock stands still, the latest of all goes on."""
+    step = np.asarray(record["step"])
+    return step.reshape(-1, step.shape[-1]).max(axis=0)
+
+
+def named(result: Any, axes: Mapping[str, Any]) -> Any:
+    """The same pytree, whose records know these leading axes, outermost first."""
+
+    def with_axes(x):
+        return Record(x, {**axes, **x.named}) if isinstance(x, Record) else x
+
+    return jax.tree.map(with_axes, result, is_leaf=lambda x: isinstance(x, Record))
+
+
+def flat(record: Mapping, joint: str = "/", prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested names joined into one."""
+    out = {}
+    for name, value in record.items():
+        if joint in name:
+            raise ValueError(f"the name {name!r} in a record holds {joint!r}, which joins nested names on disk: rename it")
+        value = value._asdict() if hasattr(value, "_asdict") else value
+        below = isinstance(value, Mapping)
+        out |= flat(value, joint, f"{prefix}{name}{joint}") if below else {prefix + name: np.asarray(value)}
+    return out
+
+
+def nested(flattened: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`."""
+    out: dict[str, Any] = {}
+    for name, value in flattened.items():
+        *path, last = name.split("/")
+        at = out
+        for part in path:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return out
