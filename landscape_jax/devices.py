@@ -46,14 +46,14 @@ def split(params: Params, mesh: Mesh, axis: str | None = None) -> Params:
     axis = _axis("split", mesh, axis)
     count = mesh.shape[axis]
 
-    def placed(x):
+    def leaf(x):
         x = jax.numpy.asarray(x)
         fitting = [i for i, n in enumerate(x.shape) if n % count == 0 and n > 0]
         longest = max(fitting, key=lambda i: x.shape[i], default=None)
         spec = [axis if i == longest else None for i in range(x.ndim)]
-        return jax.device_put(x, NamedSharding(automatic(mesh), PartitionSpec(*spec)))
+        return placed(x, NamedSharding(automatic(mesh), PartitionSpec(*spec)))
 
-    return jax.tree.map(placed, params)
+    return jax.tree.map(leaf, params)
 
 
 def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None) -> Callable:
@@ -107,6 +107,22 @@ def runs_over(mesh: Mesh) -> NamedSharding:
 def alike_on(mesh: Mesh) -> NamedSharding:
     """The same on all devices of a mesh."""
     return NamedSharding(automatic(mesh), PartitionSpec())
+
+
+def placed(arrays: Any, sharding: NamedSharding) -> Any:
+    """`jax.device_put`, also onto devices of other processes, each of which must hold the same arrays."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(arrays, sharding)
+
+    def put(x):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        key = jax.dtypes.issubdtype(jax.numpy.asarray(x).dtype, jax.dtypes.prng_key)
+        whole = np.asarray(jax.random.key_data(x) if key else x)
+        spread = jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+        return jax.random.wrap_key_data(spread, impl=jax.random.key_impl(x)) if key else spread
+
+    return jax.tree.map(put, arrays)
 
 
 def fetched(arrays: Any) -> Any:

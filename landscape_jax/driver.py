@@ -131,7 +131,7 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
             f"drive: {mesh.size} devices don't divide {len(run.step)} runs: drive a multiple of {mesh.size}, or give a mesh "
             "of fewer devices"
         )
-    return jax.device_put(run, devices.runs_over(mesh)), mesh
+    return devices.placed(run, devices.runs_over(mesh)), mesh
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "every", "mesh", "size"), donate_argnames="run")

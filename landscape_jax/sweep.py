@@ -62,8 +62,8 @@ class Sweep:
         padded = -(-total // count) * count  # the last run once more, until the devices divide them
         index, arrays = jnp.minimum(jnp.arange(padded), total - 1), tuple(names.values())
         if self.mesh is not None and not _traced(arrays):
-            index = jax.device_put(index, devices.runs_over(self.mesh))
-            arrays = jax.device_put(arrays, devices.alike_on(self.mesh))
+            index = devices.placed(index, devices.runs_over(self.mesh))
+            arrays = devices.placed(arrays, devices.alike_on(self.mesh))
         return index, arrays, shape
 
     def _one(self, shape: tuple[int, ...]) -> Callable:
@@ -71,7 +71,7 @@ class Sweep:
 
         def one(i, arrays):
             places = jnp.unravel_index(i, shape) if self.product else [i] * len(arrays)
-            return self.fn(*(jax.tree.map(lambda x, at=at: x[at], a) for a, at in zip(arrays, places, strict=True)))
+            return self.fn(*(jax.tree.map(lambda x, at=at: _entry(x, at), a) for a, at in zip(arrays, places, strict=True)))
 
         return one
 
@@ -178,6 +178,14 @@ def _length(name: str, arrays: Any) -> int:
     if n == 0:
         raise ValueError(f"sweep: the argument {name!r} holds no runs: give at least one")
     return n
+
+
+def _entry(x: Any, i: Any) -> jax.Array:
+    """x[i]. A key is made anew of its bits: that runs share one is what a sweep is for, not a slip to be reported."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x[i]
+    return jax.random.wrap_key_data(jax.random.key_data(x)[i], impl=jax.random.key_impl(x))
 
 
 def _traced(arrays: Any) -> bool:

@@ -6,6 +6,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,12 @@ import landscape_jax as lj
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def clean_environment(**more):
+    """What a process of its own should see: this package, one CPU device, nothing of the settings above."""
+    here = Path(__file__).parent
+    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])} | more
 
 
 @pytest.fixture

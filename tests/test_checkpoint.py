@@ -1,7 +1,6 @@
 """A run saved is a run that goes on with the same bits; what is damaged, foreign or full is told of."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import clean_environment
 from jax.sharding import Mesh
 from lasting_run import CHUNK, EVERY, begun, drive, parts, plain
 
@@ -185,7 +185,7 @@ def test_a_folder_has_one_writer(tmp_path):
         "import sys, landscape_jax as lj\n"
         "with lj.record.held(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(lj.__file__).parents[1])}
+    env = clean_environment()
     other = subprocess.Popen(
         [sys.executable, "-c", holding, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     )
@@ -209,7 +209,7 @@ drive(sys.argv[1], False, 400)
 
 @pytest.mark.parametrize("limit", [340, 1000], ids=["the record does not fit", "the run does not fit"])
 def test_a_full_disk_stops_with_an_error_and_the_earlier_checkpoint_intact(limit, kept, tmp_path):
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(lj.__file__).parents[1]), str(Path(__file__).parent)])}
+    env = clean_environment()
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(limit)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 1
@@ -259,3 +259,16 @@ def test_every_kind_of_leaf_comes_back(impl, tmp_path):
     same((run, {}), (again, {}))
     assert again.key.dtype == key.dtype
     assert again.params["half"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("place", "runs"), [("-", 1), pytest.param("run", 40, marks=pytest.mark.slow)], ids=["in memory", "122 MiB to disk"]
+)
+def test_memory_stays_flat_over_two_hundred_thousand_observed_steps(place, runs, tmp_path):
+    script = Path(__file__).with_name("memory_of_drive.py")
+    folder = place if place == "-" else str(tmp_path / place)
+    command = [sys.executable, str(script), folder, str(runs)]
+    told = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout
+    first, last, recorded = map(float, told.split())
+    assert recorded > (3 if place == "-" else 100)
+    assert last - first < 50

@@ -1,6 +1,5 @@
 """Runs killed by SIGKILL at random moments, resumed each time, end with the bits of a run that nobody disturbed."""
 
-import os
 import random
 import signal
 import subprocess
@@ -10,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import clean_environment
 
 SCRIPT = Path(__file__).with_name("lasting_run.py")
 
 
 def started(cache, folder, out, *rest):
-    env = os.environ | {
-        "PYTHONPATH": str(SCRIPT.parents[1]),
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),  # the same program, restarted sooner
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
+    env = clean_environment(
+        JAX_COMPILATION_CACHE_DIR=str(cache),  # the same program, restarted sooner
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1",
+    )
     command = [sys.executable, str(SCRIPT), str(folder), str(out), *rest]
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

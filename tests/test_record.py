@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,3 +48,68 @@ def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
 def test_a_name_that_would_not_come_back_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rename it"):
         record.write(tmp_path, {"a/b": np.zeros(2)})
+
+
+def test_axes_come_back(tmp_path):
+    entries = {"step": np.zeros((2, 3, 4), int) + np.arange(4), "loss": np.ones((2, 3, 4))}
+    runs = record.Record(entries, {"seed": None, "rate": [1, 2, 5]})
+    record.write(tmp_path, {"sgd": runs, "theory": {"edge": np.ones(3)}}, seed=0)
+    _, read, _ = record.read(tmp_path)
+    assert isinstance(read["sgd"], record.Record)
+    assert {n: x.tolist() for n, x in read["sgd"].axes.items()} == {"seed": [0, 1], "rate": [1, 2, 5], "step": [0, 1, 2, 3]}
+    assert read["theory"].named == {}
+    np.testing.assert_array_equal(read["sgd"]["loss"], runs["loss"])
+    assert read["sgd"].to_xarray().equals(runs.to_xarray())
+
+
+def test_axes_nobody_named_are_numbered_and_a_map_forgets_names():
+    runs = record.Record({"step": np.array([[0, 10, 20], [0, 7, 7]]), "loss": np.ones((2, 3))}, {"seed": [4, 5]})
+    assert runs.axes["step"].tolist() == [0, 10, 20]  # the clock of the one that goes on
+    first = jax.tree.map(lambda x: x[0], runs)
+    assert isinstance(first, record.Record)
+    assert list(first.axes) == ["step"]
+    assert list(jax.tree.map(np.asarray, runs).axes) == ["axis_0", "step"]
+    assert list(jax.tree.map(np.asarray, record.Record({"step": np.int32(3)})).axes) == []
+
+
+def chunks(runs=(), count=5, length=4):
+    for i in range(count):
+        step = np.broadcast_to(np.arange(i * length, (i + 1) * length, dtype=np.int32), (*runs, length))
+        yield record.Record({"step": step, "top": {"values": np.stack([step, step + 0.5], -1), "sharp": step > 6}})
+
+
+@pytest.mark.parametrize("runs", [(), (3,)])
+def test_a_record_grows_on_disk_as_in_memory(runs, tmp_path):
+    growing, gathered = record.Growing(tmp_path / "record", len(runs)), record.Gathered(len(runs))
+    for chunk in chunks(runs):
+        growing.append(chunk)
+        gathered.append(chunk)
+        jax.tree.map(np.testing.assert_array_equal, growing.read(), gathered.read())
+    read = growing.read()
+    assert read["top"]["values"].shape == (*runs, 20, 2)
+    assert read["top"]["sharp"].dtype == bool
+    assert np.load(tmp_path / "record" / "top" / "values.npy", mmap_mode="r").shape == (20, *runs, 2)
+
+
+def test_a_growing_record_goes_on_from_any_length_and_finds_damage(tmp_path):
+    growing = record.Growing(tmp_path)
+    sums = []
+    for chunk in chunks():
+        growing.append(chunk)
+        sums.append((growing.length, dict(growing.checksums)))
+    again = record.Growing(tmp_path)
+    again.resumed(*sums[2])
+    assert again.read()["step"].tolist() == list(range(12))
+    for chunk in list(chunks())[3:]:
+        again.append(chunk)
+    assert again.checksums == growing.checksums
+    path = tmp_path / "step.npy"
+    content = bytearray(path.read_bytes())
+    content[256 + 4 * 13] ^= 4  # row 13
+    path.write_bytes(bytes(content))
+    record.Growing(tmp_path).resumed(*sums[2])
+    with pytest.raises(ValueError, match=r"step\.npy is damaged: its first 16 rows"):
+        record.Growing(tmp_path).resumed(*sums[3])
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        record.Growing(tmp_path).resumed(*sums[0])

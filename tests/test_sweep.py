@@ -1,7 +1,10 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import landscape_jax as lj
 
@@ -43,3 +46,130 @@ def test_a_grid_of_runs_equals_the_runs(problem):
         for j, rate in enumerate(rates):
             np.testing.assert_allclose(record["loss"][i, j], solo(key, rate)[0]["loss"], rtol=1e-5)
     assert record["loss"][0, 0, 0] != record["loss"][1, 0, 0]
+
+
+def power(x, y):
+    return {"power": x**y, "key": jnp.stack([x, y])}
+
+
+def test_zipped_goes_in_step():
+    out = lj.sweep.zipped(power)(jnp.arange(4.0), jnp.array([0.0, 1.0, 2.0, 3.0]))
+    assert out["power"].tolist() == [1, 1, 4, 27]
+    with pytest.raises(ValueError, match=r"x: 4, y: 3; for all combinations use grid"):
+        lj.sweep.zipped(power)(jnp.arange(4.0), jnp.arange(3.0))
+
+
+@pytest.mark.parametrize("size", [None, 1, 4, 5, 100])
+@pytest.mark.parametrize("devices", [1, 8, 3])
+def test_chunks_and_devices_change_nothing(size, devices):
+    """Twelve runs: chunks that do and don't divide them, devices that do and don't."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("runs",))
+    xs, ys = jnp.arange(1.0, 5.0), jnp.arange(3.0)
+    whole = lj.sweep.grid(power)(xs, ys)
+    for sweep in (
+        lj.sweep.sharded(lj.sweep.chunked(lj.sweep.grid(power), size), mesh),
+        lj.sweep.chunked(lj.sweep.sharded(lj.sweep.grid(power), mesh), size),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, sweep(xs, ys), whole)
+    np.testing.assert_array_equal(lj.sweep.sharded(lambda x: x**2, mesh)(xs), xs**2)
+
+
+def test_a_sweep_works_inside_jit_and_with_default_arguments():
+    def fn(x, y=3.0):
+        return x * y
+
+    assert jax.jit(lambda xs: lj.sweep.zipped(fn)(xs))(jnp.arange(2.0)).tolist() == [0, 3]
+    assert lj.sweep.grid(fn)(y=jnp.ones(2), x=jnp.arange(3.0)).shape == (3, 2)
+
+
+def trained_on(problem, num_steps=20):
+    watch = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(problem.loss))}
+
+    def trained(seed, learning_rate):
+        key = jax.random.fold_in(jax.random.key(0), seed)
+        gd = lj.dynamics.gradient(problem.loss, optax.sgd(learning_rate), lj.data.minibatch(problem.data, 16))
+        final, record = lj.run(key, problem.params, gd, watch, num_steps=num_steps, every=10)
+        return record, final.status
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return jnp.arange(4), jnp.array([0.05, 0.1])
+
+
+def test_split_runs_need_no_communication_and_are_the_runs(problem, runs):
+    """On eight devices, one run each, looped and side by side: the tracker's batched eigh must not deadlock between them."""
+    trained = trained_on(problem)
+    whole, _ = lj.sweep.grid(trained)(*runs)
+    for size in (None, 2):
+        sweep = lj.sweep.sharded(lj.sweep.chunked(lj.sweep.grid(trained), 2) if size else lj.sweep.grid(trained))
+        text = sweep.lower(*runs).compile().as_text()
+        assert not re.findall(r"all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter", text)
+        record, status = sweep(*runs)
+        assert len(record["loss"].sharding.device_set) > 1
+        assert not status.any()
+        np.testing.assert_allclose(record["loss"], whole["loss"], rtol=1e-6)
+        np.testing.assert_allclose(record["sharpness"], whole["sharpness"], rtol=1e-3)
+
+
+def test_records_of_a_sweep_know_their_axes(problem, runs):
+    watch = {"loss": lj.observe.loss, "norms": lj.observe.stateless(lambda m: {"params": m.params["out"][0]})}
+
+    def trained(seed, learning_rate):
+        gd = lj.dynamics.gradient(problem.loss, optax.sgd(learning_rate), lj.data.full_batch(problem.data))
+        return lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=20, every=10)[1]
+
+    record = lj.sweep.grid(trained)(*runs)
+    assert {name: x.tolist() for name, x in record.axes.items()} == {
+        "seed": [0, 1, 2, 3],
+        "learning_rate": [np.float32(0.05), np.float32(0.1)],
+        "step": [0, 10],
+    }
+    table = record.to_xarray()
+    assert table.loss.dims == ("seed", "learning_rate", "step")
+    assert table["norms.params"].dims == ("seed", "learning_rate", "step", "norms.params_0")
+    assert table.loss.sel(seed=2, step=10).isel(learning_rate=1) == record["loss"][2, 1, 1]
+    np.testing.assert_array_equal(table.clock[0, 0], [0, 10])
+
+
+def test_survivors_of_a_sweep_in_which_nine_of_ten_diverge_are_their_solo_runs(problem):
+    """Through drive, with learning rates in the state; the fraction is told by check."""
+    watch = {"loss": lj.observe.loss}
+    gd = lj.dynamics.gradient(
+        problem.loss, optax.inject_hyperparams(optax.sgd)(0.1), lj.data.minibatch(problem.data, 16)
+    )  # fmt: skip
+
+    def begin(seed, rate):
+        run = lj.start(jax.random.fold_in(jax.random.key(0), seed), problem.params, gd, watch)
+        return run._replace(state=run.state._replace(hyperparams={"learning_rate": rate}))
+
+    rates = jnp.concatenate([jnp.array([0.1]), jnp.geomspace(1e3, 1e30, 9)])
+    begun = lj.sweep.grid(begin)(jnp.arange(3), rates)
+    runs, record = lj.drive(begun, gd, watch, num_steps=40, every=4, progress=False, axes={"seed": None, "rate": rates})
+    assert runs.status.tolist() == [[0] + [1] * 9] * 3
+    with pytest.raises(FloatingPointError, match="27 of 30 runs did not go through"):
+        lj.check(runs)
+    assert np.isnan(record["loss"][:, 1:, -1]).all()
+    assert record.axes["step"].tolist() == list(range(0, 40, 4))
+    for seed in range(3):
+        solo, theirs = lj.drive(
+            jax.tree.map(lambda x, seed=seed: x[seed, 0], begun), gd, watch, num_steps=40, every=4, progress=False
+        )
+        np.testing.assert_array_equal(record["loss"][seed, 0], theirs["loss"])
+        jax.tree.map(lambda x, y, seed=seed: np.testing.assert_array_equal(x[seed, 0], y), runs.params, solo.params)
+
+
+def test_bad_sweeps():
+    double = lj.sweep.grid(lambda x: 2 * x)
+    with pytest.raises(ValueError, match="at least one array"):
+        double()
+    with pytest.raises(ValueError, match="'x' need one leading axis"):
+        double(3.0)
+    with pytest.raises(ValueError, match=r"'x' need one leading axis .* \['2', '3'\]"):
+        double({"a": jnp.ones(2), "b": jnp.ones(3)})
+    with pytest.raises(ValueError, match="'x' holds no runs"):
+        double(jnp.ones(0))
+    with pytest.raises(ValueError, match="size=0 must be at least 1"):
+        lj.sweep.chunked(double, 0)

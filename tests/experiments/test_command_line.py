@@ -1,22 +1,34 @@
 """`python -m experiments`, as its user meets it."""
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from conftest import clean_environment
 
+import landscape_jax as lj
 from experiments import __main__ as cli
 
 ROOT = Path(__file__).parents[2]
 NAME = "cohen2021_edge_of_stability"
 TINY = ["--n-train", "40", "--widths", "4", "--init-scale", "0.3", "0.1", "--learning-rates", "0.2",
         "--num-seeds", "2", "--num-steps", "60", "--every", "2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cache_but_ours(tmp_path_factory):
+    """Compiled programs of these tests stay out of the user's cache."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +85,8 @@ def test_strict_fails_when_a_claim_does(tmp_path):
         ([NAME, "--widths", "0"], ["positive"]),
         ([NAME, "--init-scale", "1.0", "1.0"], ["init_scale has 2 numbers for 3 layers"]),
         ([NAME, "--out", "{file}/below"], ["can't write", "choose another folder"]),
+        ([NAME, "--coordinator", "nowhere"], ["all three"]),
+        ([NAME, "--coordinator", "nowhere", "--num-processes", "2", "--process-id", "1"], ["address:port"]),
         (["report", "{empty}"], ["holds no results"]),
         (["report"], ["one folder"]),
     ],
@@ -90,10 +104,37 @@ def test_bad_input_is_answered_before_anything_runs(args, said, tmp_path, capfd,
         assert part in told
 
 
+def test_the_same_command_goes_on_where_a_stopped_one_was(done, tmp_path, monkeypatch, capfd):
+    asked = [NAME, "--seed", "3", "--out", str(tmp_path), *TINY]
+    folder = tmp_path / NAME / "small-seed3"
+
+    @contextlib.contextmanager
+    def pressed():
+        yield lambda: True
+
+    with monkeypatch.context() as patched:
+        patched.setattr("landscape_jax.driver.held_interrupts", pressed)
+        assert cli.main(asked) == 130
+    assert "stopped by Ctrl-C after 4 of 60 steps" in capfd.readouterr().err
+    assert (folder / "checkpoint" / "4" / "manifest.json").is_file()
+    with lj.record.held(folder):
+        assert cli.main(asked) == 2
+    assert "being written by process" in capfd.readouterr().err
+    assert cli.main([*asked, "--n-train", "50"]) == 2
+    assert "config.n_train: 40 there, 50 here" in " ".join(capfd.readouterr().err.split())
+    assert cli.main(asked) == 0
+    again, straight = lj.record.read(folder), lj.record.read(done / NAME / "small-seed3")
+    for name in straight[1]:
+        np.testing.assert_array_equal(again[1][name], straight[1][name])
+    assert list(again[1].axes) == ["learning_rate", "seed", "step"]
+    assert again[2] == straight[2]
+    assert not (folder / "checkpoint").exists()
+
+
 def interrupted(out: Path, after: float):
     """Exit status, standard error and folder of a long run that gets SIGINT some seconds after its folder appears."""
     asked = [sys.executable, "-m", "experiments", NAME, "--out", str(out), *TINY, "--num-steps", "2000000"]
-    environment = os.environ | {"XLA_FLAGS": "", "COLUMNS": "200"}
+    environment = clean_environment(COLUMNS="200", XDG_CACHE_HOME=str(out / "cache"))
     process = subprocess.Popen(asked, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         folder = out / NAME / "small-seed0"
@@ -119,6 +160,8 @@ def test_ctrl_c_keeps_what_was_recorded_and_says_where(tmp_path):
         assert record["loss"].shape == (2, 2, stopped // 2)
         assert np.isfinite(record["loss"]).all()
     assert not (folder / "claims.json").exists()
+    assert "the same command goes on from there" in said
+    assert any((tmp_path / "cache" / "landscape_jax" / "compiled").iterdir())  # the next start is sooner
 
 
 def test_ctrl_c_while_it_compiles_stops_before_the_first_chunk_or_after_it(tmp_path):
