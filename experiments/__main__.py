@@ -90,7 +90,7 @@ def _machine() -> None:
 
     from landscape_jax.data.files import cache
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(cache() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):

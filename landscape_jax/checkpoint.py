@@ -73,8 +73,8 @@ class Checkpoints:
         """All of it so far. All processes call it together."""
         self.finish()
         devices.together(f"record in {self.folder}")
-        if not devices.first():
-            self.record.resumed(**_record_of(_manifest(self.folder / str(self._steps()[0]))))
+        if not devices.first() and (steps := self._steps()):
+            self.record.resumed(**_record_of(_manifest(self.folder / str(steps[0]))))
         return self.record.read()
 
     def newest(self, like: Any) -> tuple[int, Any] | None:

@@ -50,7 +50,7 @@ def split(params: Params, mesh: Mesh, axis: str | None = None) -> Params:
         x = jax.numpy.asarray(x)
         fitting = [i for i, n in enumerate(x.shape) if n % count == 0 and n > 0]
         longest = max(fitting, key=lambda i: x.shape[i], default=None)
-        spec = [axis if i == longest else None for i in range(x.ndim)]
+        spec = [] if longest is None else [None] * longest + [axis]
         return placed(x, NamedSharding(automatic(mesh), PartitionSpec(*spec)))
 
     return jax.tree.map(leaf, params)
@@ -93,10 +93,9 @@ def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None) -> Callable:
 
 
 def _axis(name: str, mesh: Mesh, axis: str | None) -> str:
-    axis = mesh.axis_names[0] if axis is None else axis
-    if axis not in mesh.axis_names:
+    if axis is not None and axis not in mesh.axis_names:
         raise ValueError(f"{name}: the mesh has axes {mesh.axis_names}, not {axis!r}")
-    return axis
+    return str(mesh.axis_names[0]) if axis is None else axis
 
 
 def runs_over(mesh: Mesh) -> NamedSharding:
@@ -117,7 +116,7 @@ def placed(arrays: Any, sharding: NamedSharding) -> Any:
     def put(x):
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return jax.device_put(x, sharding)
-        key = jax.dtypes.issubdtype(jax.numpy.asarray(x).dtype, jax.dtypes.prng_key)
+        key = jax.numpy.issubdtype(jax.numpy.asarray(x).dtype, jax.dtypes.prng_key)
         whole = np.asarray(jax.random.key_data(x) if key else x)
         spread = jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
         return jax.random.wrap_key_data(spread, impl=jax.random.key_impl(x)) if key else spread

@@ -96,7 +96,7 @@ def drive(
             saved, gathered = None, Gathered(run.step.ndim)
         interrupted = stack.enter_context(held_interrupts())
         show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
-        stopped = False
+        stopped = devices.anywhere(interrupted())
         while done < num_steps and not stopped:
             steps = min(chunk, num_steps - done)
             run, record = _compiled_advance(run, dynamics, observe, ceiling, steps, every, mesh, size)
@@ -119,8 +119,9 @@ def drive(
 def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
     """A copy, for buffers are donated while the caller's must stay; a batch with one axis of runs, split over the mesh."""
     ndim = run.step.ndim
-    if mesh is None and ndim and isinstance(run.step, jax.Array) and isinstance(run.step.sharding, NamedSharding):
-        mesh = run.step.sharding.mesh if run.step.sharding.spec[:1] not in ((), (None,)) else None
+    sharding = run.step.sharding
+    if mesh is None and ndim and isinstance(sharding, NamedSharding) and sharding.spec[:1] not in ((), (None,)):
+        mesh = sharding.mesh if isinstance(sharding.mesh, Mesh) else None
     run = jax.tree.map(lambda x: jnp.copy(x).reshape(-1, *x.shape[ndim:]) if ndim else jnp.copy(x), run)
     if mesh is None:
         return run, None

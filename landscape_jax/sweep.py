@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices
@@ -168,13 +169,13 @@ def _names(fn: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
 
 
 def _length(name: str, arrays: Any) -> int:
-    lengths = {x.shape[0] if np.ndim(x) else None for x in jax.tree.leaves(arrays)}
-    if len(lengths) != 1 or None in lengths:
+    lengths = {x.shape[0] if np.ndim(x) else "none" for x in jax.tree.leaves(arrays)}
+    if len(lengths) != 1 or "none" in lengths:
         raise ValueError(
-            f"sweep: all leaves of the argument {name!r} need one leading axis of runs of the same length, not lengths "
-            f"{sorted(map(str, lengths))}: stack what differs between runs, close over what doesn't"
+            f"sweep: all leaves of the argument {name!r} need one leading axis of runs of the same length, but have lengths "
+            f"{', '.join(sorted(map(str, lengths)))}: stack what differs between runs, close over what doesn't"
         )
-    (n,) = lengths
+    n = int(lengths.pop())
     if n == 0:
         raise ValueError(f"sweep: the argument {name!r} holds no runs: give at least one")
     return n
@@ -189,7 +190,7 @@ def _entry(x: Any, i: Any) -> jax.Array:
 
 
 def _traced(arrays: Any) -> bool:
-    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
 
 
 def _coordinates(x: Any) -> np.ndarray | None:
@@ -202,6 +203,8 @@ def _fitting(fn: Callable, whole: Any, runs: int) -> int:
     """How many runs fit side by side into half of the free memory."""
     two = jax.jit(lambda index, whole: jax.vmap(lambda i: fn(i, whole))(index)).lower(jnp.arange(2), whole).compile()
     memory = two.memory_analysis()
+    if memory is None:  # a backend that does not tell
+        return 1
     each = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2
     return max(1, min(runs, int(_free() / 2 / max(each, 1))))
 

@@ -84,7 +84,7 @@ def test_theta_split_splits_all_that_is_made_of_it(mesh):
     theta = model.init(jax.random.key(0), train[0])
     split = lj.devices.split(theta, mesh)
     assert split["layer0"]["kernel"].sharding.spec == PartitionSpec(None, "devices")
-    assert split["layer1"]["kernel"].sharding.spec == PartitionSpec("devices", None)
+    assert split["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
     assert split["layer2"]["bias"].sharding.is_fully_replicated  # ten numbers
 
     arguments = jax.random.key(1), engine.hoisted(gd), engine.hoisted(watch)

@@ -26,9 +26,9 @@ def ran(smaller: bool) -> list[dict]:
 
 
 def test_examples():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
-    _, swept, own, measured, others = ran(smaller=True)
+    _, swept, own, measured, lasting, split, others = ran(smaller=True)
     assert swept["record"]["sharpness"].shape == (3, 2, 2)
     assert np.array_equal(swept["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
     # a linear model with ten outputs: each eigenvalue of the inputs' second moments, tenfold, times 2 / 10
@@ -46,6 +46,13 @@ def test_examples():
     trace, estimate = np.trace(np.float64(ggn)), measured["gauss_newton"]
     assert abs(estimate.value - trace) < 4 * estimate.error < 0.1 * trace
     assert 0 < measured["density"].value.max() < np.inf
+
+    assert lasting["record"]["loss"].shape == (4, 4, 20)
+    assert lasting["table"].dims == ("learning_rate",)
+    assert (lasting["folder"] / "200" / "manifest.json").is_file()
+    assert len(split["theta"]["layer0"]["kernel"].sharding.device_set) == 8
+    assert split["final"].params["layer0"]["kernel"].sharding == split["theta"]["layer0"]["kernel"].sharding
+    assert np.isfinite(split["record"]["loss"]).all()
 
     assert others["record"]["sharpness"].shape == (3,)
     assert np.isfinite(others["record"]["sharpness"]).all()

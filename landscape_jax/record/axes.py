@@ -89,8 +89,11 @@ def flat(record: Mapping, joint: str = "/", prefix: str = "") -> dict[str, np.nd
         if joint in name:
             raise ValueError(f"the name {name!r} in a record holds {joint!r}, which joins nested names on disk: rename it")
         value = value._asdict() if hasattr(value, "_asdict") else value
-        below = isinstance(value, Mapping)
-        out |= flat(value, joint, f"{prefix}{name}{joint}") if below else {prefix + name: np.asarray(value)}
+        if isinstance(value, Mapping):
+            out |= flat(value, joint, f"{prefix}{name}{joint}")
+            continue
+        value = np.asarray(value)
+        out[prefix + name] = value.astype(np.float32) if value.dtype.kind == "V" else value  # bfloat16 and kin: not NumPy's own
     return out
 
 

@@ -54,7 +54,7 @@ class Growing:
         for name, checksum in checksums.items():
             path = self.folder / f"{name}.npy"
             rows = _rows(path)[:length]
-            if len(rows) < length or zlib.crc32(rows) != checksum:
+            if len(rows) < length or zlib.crc32(memoryview(rows.reshape(-1)).cast("B")) != checksum:
                 raise ValueError(f"{path} is damaged: its first {length} rows are not what was written")
         self.length, self.checksums = length, dict(checksums)
 
