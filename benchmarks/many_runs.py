@@ -2,9 +2,9 @@
 
     python benchmarks/many_runs.py [--write]
 
-Digits, 500 examples, tanh network 64-32-10, 200 steps with sharpness every 10. The loop makes its calls one after the
+Digits, 500 examples, tanh network 64-32-10, 100 steps with sharpness every 10. The loop makes its calls one after the
 other on one device; `sweep.grid` is one program on one device, `sweep.sharded(sweep.grid(...))` one program on all. A CPU
-counts as one device a core. Times are without compilation, the best of three in turns, so that a busy machine is fair to all.
+counts as one device a core. Times are without compilation, the better of two in turns, so that a busy machine is fair to all.
 """
 
 import json
@@ -24,7 +24,7 @@ from _results import keep
 
 import landscape_jax as lj
 
-SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 32, 16, 200, 10, 500, 32
+SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 32, 16, 100, 10, 500, 32
 
 
 def main(write: bool) -> None:
@@ -57,7 +57,7 @@ def main(write: bool) -> None:
         begun = time.perf_counter()
         results[name] = jax.device_get(way(keys, rates))
         print(f"{name}: {time.perf_counter() - begun:.1f} s with compilation", flush=True)
-    for _ in range(3):
+    for _ in range(2):
         for name, way in ways.items():
             begun = time.perf_counter()
             jax.block_until_ready(way(keys, rates))

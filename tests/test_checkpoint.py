@@ -207,7 +207,9 @@ drive(sys.argv[1], False, 400)
 """
 
 
-@pytest.mark.parametrize("limit", [340, 1000], ids=["the record does not fit", "the run does not fit"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(340, marks=pytest.mark.slow), 1000], ids=["the record does not fit", "the run does not fit"]
+)
 def test_a_full_disk_stops_with_an_error_and_the_earlier_checkpoint_intact(limit, kept, tmp_path):
     env = clean_environment()
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(limit)]
@@ -230,7 +232,7 @@ def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path):
     watch = {"loss": watch["loss"]}
     run = run._replace(memory={"loss": run.memory["loss"]})
     runs = lj.sweep.zipped(lambda key: run._replace(key=key))(jax.random.split(jax.random.key(0), 8))
-    eight, two = (Mesh(np.array(jax.devices()[:n]), ("runs",)) for n in (8, 2))
+    eight = Mesh(np.array(jax.devices()), ("runs",))
 
     def go(folder, mesh, num_steps):
         return lj.drive(runs, sgd, watch, num_steps=num_steps, every=EVERY, checkpoint=folder, mesh=mesh, progress=False)
@@ -240,7 +242,7 @@ def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path):
     steps, loaded, _ = lj.checkpoint.load(tmp_path / "a", jax.device_put(runs, lj.devices.runs_over(eight)))
     assert len(loaded.step.sharding.device_set) == 8
     same((saved, {}), (loaded, {}))
-    for folder, first, then in (("a", None, eight), ("b", eight, two), ("c", eight, None)):
+    for folder, first, then in (("a", None, eight), ("b", eight, None)):
         go(tmp_path / folder, first, STEPS // 2)
         end, record = go(tmp_path / folder, then, STEPS)
         np.testing.assert_allclose(record["loss"], straight[1]["loss"], rtol=1e-5)
