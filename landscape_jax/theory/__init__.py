@@ -1,5 +1,5 @@
 """Closed forms and toy dynamics, each with its derivation and a simulation that tests it."""
 
-from landscape_jax.theory import stability
+from landscape_jax.theory import stability, uv
 
-__all__ = ["stability"]
+__all__ = ["stability", "uv"]

@@ -1,0 +1,189 @@
+"""What the first steps of a training at η = c/λ₀ do, from one initialisation: four constants that part the line of c.
+
+    c_loss      the loss rises above its start within the first steps
+    c_sharp     the sharpness does
+    c_barrier   the straight line from the first to the last of these steps passes above the initial loss
+    c_max       the largest c that does not diverge
+
+Each but the last is the least c at which its event is seen, on a geometric grid and then by bisection of the grid's
+interval in log c. A training with sharpness at every step costs ten without: those that need none do not measure it.
+
+Source: D. Kalra and M. Barkeshli 2023, arXiv 2302.12250.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+import landscape_jax as lj
+from landscape_jax.types import Batch, Dynamics, Key, Loss, Model, Moment, Observable, Params
+
+BOUNDARIES = ("loss", "sharp", "barrier", "max")
+
+
+class Task(NamedTuple):
+    """What is trained, and what is measured on the way."""
+
+    model: Model
+    loss: Loss
+    train: Batch
+    batch_size: int | None = None  # None: gradient descent on all of `train`
+    num_measured: int | None = None  # how many examples the Hessian is taken over; None: all
+
+    def descent(self, rate: Array) -> Dynamics:
+        some = self.batch_size is not None and self.batch_size < lj.tree.num_examples(self.train)
+        batches = lj.data.epochs(self.train, self.batch_size) if some else lj.data.full_batch(self.train)
+        return lj.dynamics.gradient(self.loss, optax.sgd(rate), batches)
+
+    @property
+    def measured(self) -> Batch:
+        return jax.tree.map(lambda x: x[: self.num_measured], self.train)
+
+    def total(self) -> Observable:
+        """The loss on all of `train`."""
+        full = self.batch_size is None
+        return lj.observe.loss if full else lj.observe.stateless(lambda m: self.loss(m.params, self.train))
+
+
+class Start(NamedTuple):
+    """An initialisation whose sharpness is known."""
+
+    key: Key  # of the order of its batches
+    params: Params  # θ₀
+    sharpness: Array  # [] λ₀
+    vectors: Params  # a stack of two: the leading eigenvectors at θ₀
+
+
+def started(task: Task, key: Key, initial: Callable[[Params], Params] = lambda params: params) -> Start:
+    """A fresh initialisation, changed by `initial`, and its λ₀ by 24 Lanczos steps."""
+    init_key, run_key = jax.random.split(key)
+    params = initial(task.model.init(init_key, task.train[0]))
+    hessian = lj.curvature.hessian(task.loss)(params, task.measured)
+    eigs = lj.spectrum.eigsh(hessian, lj.tree.scattered_like(0, params), k=2, num_steps=24)
+    return Start(run_key, params, eigs.values[0], eigs.vectors)
+
+
+def tracked(task: Task, start: Start, wanted: Array, ceiling: float) -> Observable:
+    """Sharpness from step to step, each measurement warm from the one before and the first from `start`.
+
+    NaN where not `wanted` ([], bool); nothing is measured there, nor at the start, nor where the loss is past the ceiling.
+    """
+    curvature = lj.curvature.hessian(task.loss)
+
+    def measure(key: Key, vectors: Params, moment: Moment) -> tuple[Params, Array]:
+        def anew():
+            matvec = curvature(moment.params, task.measured)
+            eigs = lj.spectrum.refine(matvec, vectors, tol=1e-2, num_steps=6, max_rounds=3)
+            return eigs.vectors, eigs.values[0]
+
+        known = jnp.where(wanted, start.sharpness, jnp.nan)
+        needed = wanted & (moment.step > 0) & (moment.loss <= ceiling)
+        return jax.lax.cond(needed, anew, lambda: (vectors, known))
+
+    return Observable(lambda key, params: start.vectors, measure)
+
+
+def first_steps(
+    task: Task, start: Start, c: Array, sharpness: Array, *, num_steps: int, ceiling: float, num_between: int
+) -> dict[str, Array]:
+    """A training of `num_steps` steps at η = c/λ₀; pure, to be mapped over starts and over c.
+
+    Args:
+      c: [].
+      sharpness: [], bool: whether to measure it. Without, a training costs a tenth.
+      ceiling: the loss above which it counts as diverged.
+      num_between: on how many places of the line from θ₀ to the last θ, both ends included, the loss is taken.
+    Returns: "loss" and "sharpness" at steps 0 … num_steps [num_steps + 1], NaN once diverged; "diverged" [], bool; "barrier"
+      []: the highest loss on the line.
+    """
+    dynamics = task.descent(c / start.sharpness)
+    last = Observable(lambda key, params: params, lambda key, params, moment: (moment.params, ()))
+    watch = {"loss": task.total(), "last": last, "sharpness": tracked(task, start, sharpness, ceiling)}
+    run = lj.start(start.key, start.params, dynamics, watch)
+    run, record = lj.advance(run, dynamics, watch, num_steps=num_steps + 1, ceiling=ceiling)
+
+    change = lj.tree.sub(run.memory["last"], start.params)
+    way = jnp.linspace(0, 1, num_between)
+    between = jax.lax.map(lambda x: task.loss(lj.tree.axpy(x, change, start.params), task.train), way)
+    return {
+        "loss": record["loss"], "sharpness": record["sharpness"],
+        "diverged": run.status == lj.Status.DIVERGED, "barrier": jnp.max(between),
+    }  # fmt: skip
+
+
+def events(first: Mapping[str, np.ndarray], slack: float = 0.0) -> np.ndarray:
+    """Which of the four were seen, [..., 4] in the order of `BOUNDARIES`. What diverged has raised its loss and the rest too.
+
+    Args:
+      first: of `first_steps`, with any leading axes.
+      slack: by how much, relative to λ₀, sharpness must rise to count.
+    """
+    loss, sharp, diverged = (np.asarray(first[name]) for name in ("loss", "sharpness", "diverged"))
+    rises = (loss[..., 1:] > loss[..., :1]).any(axis=-1)  # False for NaN
+    sharpens = (sharp[..., 1:] > (1 + slack) * sharp[..., :1]).any(axis=-1)
+    crosses = np.asarray(first["barrier"]) > loss[..., 0]
+    return np.stack([rises | diverged, sharpens | diverged, crosses | diverged, diverged], axis=-1)
+
+
+def brackets(seen: np.ndarray, cs: np.ndarray) -> np.ndarray:
+    """[..., 4, 2] from events [..., c, 4]: the last c before an event was first seen, and that c. Both are the first c if it
+    was seen there, and NaN if it never was."""
+    first = seen.argmax(axis=-2)  # [..., 4]
+    both = np.stack([cs[np.maximum(first - 1, 0)], cs[first]], axis=-1)
+    return np.where(seen.any(axis=-2)[..., None], both, np.nan)
+
+
+def phases(
+    train: Callable[[np.ndarray, np.ndarray], dict], cs: np.ndarray, sharp: np.ndarray, *, halvings: int, together: int,
+    slack: float = 0.0,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """The first steps of all initialisations at every c, and the four boundaries of each.
+
+    Args:
+      train: (c [s, m], whether to measure sharpness [s, m]) ↦ `first_steps`, leaves [s, m, ...]: one compiled program.
+      cs: [c], ascending.
+      sharp: [s], bool: of which initialisations sharpness is measured.
+      halvings: how many bisections of the grid's interval, in log c.
+      together: m, how many values of c go into one call on the grid; with the 4 of a bisection there is but one shape to compile.
+    Returns: leaves [s, c, ...] as of `first_steps`, and "boundaries" [s, 4]: NaN where nothing was seen up to the last c, and
+      for c_sharp where it was not measured. c_max is the largest c without divergence, c_barrier at most that.
+    """
+    s, c = len(sharp), len(cs)
+    padded = np.append(cs, np.repeat(cs[-1:], -c % together)).reshape(-1, together)
+    real = np.arange(padded.size).reshape(-1, together) < c
+    parts = [
+        jax.device_get(train(np.broadcast_to(row, (s, together)), sharp[:, None] & there[None]))
+        for row, there in zip(padded, real, strict=True)
+    ]
+    first = jax.tree.map(lambda *rows: np.concatenate(rows, axis=1)[:, :c], *parts)
+    found = brackets(events(first, slack), cs)  # [s, 4, 2]
+    which = np.arange(len(BOUNDARIES))
+    for _ in range(halvings):
+        middle = np.sqrt(found[..., 0] * found[..., 1])  # [s, 4]
+        tried = jax.device_get(train(middle, sharp[:, None] & (which == BOUNDARIES.index("sharp"))[None]))
+        seen = events(tried, slack)[:, which, which]  # [s, 4]
+        found = np.where(seen[..., None], np.stack([found[..., 0], middle], -1), np.stack([middle, found[..., 1]], -1))
+    boundaries = found[..., 1].copy()
+    boundaries[:, 1] = np.where(sharp, boundaries[:, 1], np.nan)
+    boundaries[:, 3] = found[:, 3, 0]
+    boundaries[:, 2] = np.fmin(boundaries[:, 2], boundaries[:, 3])
+    return first | {"boundaries": boundaries}
+
+
+def saturated(task: Task, start: Start, c: Array, time: float, ceiling: float) -> Array:
+    """λ_τ/λ₀ at the step τ with c τ = `time`, [], NaN if it diverged: the early transient is over, sharpening has not begun."""
+    dynamics = task.descent(c / start.sharpness)
+
+    def step(_, run: lj.Run) -> lj.Run:
+        return lj.advance(run, dynamics, {}, num_steps=1, ceiling=ceiling)[0]
+
+    begun = lj.start(start.key, start.params, dynamics, {})
+    run = jax.lax.fori_loop(0, jnp.round(time / c).astype(jnp.int32), step, begun)
+    hessian = lj.curvature.hessian(task.loss)(run.params, task.measured)
+    eigs = lj.spectrum.refine(hessian, start.vectors, tol=2e-3, num_steps=12)
+    return jnp.where(run.status == lj.Status.RUNNING, eigs.values[0] / start.sharpness, jnp.nan)
