@@ -157,7 +157,9 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     if not lj.devices.first():
         return code
     lj.record.write(folder, record, claims, **told, seconds=round(seconds, 1))
-    module.plot(record, asked.config).savefig(folder / "figure.png")
+    drawn = module.plot(record, asked.config)
+    for title, figure in (drawn if isinstance(drawn, dict) else {"figure": drawn}).items():
+        figure.savefig(folder / f"{title}.png")
     shutil.rmtree(saved, ignore_errors=True)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)

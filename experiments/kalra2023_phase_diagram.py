@@ -1,0 +1,508 @@
+"""Early training has a phase diagram: what the first steps do at η = c/λ₀, by c, depth and width.
+
+Kalra and Barkeshli 2023, "Phase diagram of early training dynamics in deep neural networks: effect of the learning rate,
+depth, and width" (NeurIPS; arXiv 2302.12250). λ₀ is the sharpness at initialisation. With growing c the first ten steps
+reduce sharpness, then also raise the loss for a while (c > c_loss), then raise the sharpness too (c > c_sharp), then diverge
+(c > c_max); c_loss is 2 for wide shallow networks and grows with depth over width, and it is 2 for all whose output starts at
+zero. After that transient comes a plateau, flat in c up to c_crit ≈ 2, then progressive sharpening, then the edge of
+stability. The uv model (`landscape_jax.theory.uv`) has the first phases, and with a target a period-doubling route to chaos
+(Kalra, He and Barkeshli 2023, arXiv 2311.02076).
+
+The loss is ½ · mean over examples *and* outputs, as the authors have it. The small preset takes 128 digits, nine networks
+(depth is the number of weight layers), 12 initialisations, 21 values of c and their bisections: under three minutes on two
+CPU cores. `--data mnist` and `--data cifar10` do the same on real images, `--criterion cross_entropy` with the other loss.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+
+import landscape_jax as lj
+from experiments import early_phases, figures_kalra2023, uv_orbits
+from experiments.early_phases import BOUNDARIES, Task
+from landscape_jax import Record
+from landscape_jax.record import Claim
+
+SOURCE = "Kalra and Barkeshli 2023, arXiv 2302.12250"
+TARGET = "Kalra, He and Barkeshli 2023, arXiv 2311.02076"
+SETS = {"digits": 1797, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+# λ₀, c_loss, c_sharp, c_max of the authors' notebook by width: d = 8, CIFAR-10, square loss, one initialisation
+PRINTED = {256: (67.8, 3.25, 4.92, 13.9), 512: (101, 3.03, 4.29, 13.0), 1024: (202, 2.64, 4.00, 13.9),
+           2048: (348, 2.46, 3.25, 12.1)}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to run. An empty `saturation_at`, `regimes_c` or `uv_widths` leaves that part out; its claims are then not tested."""
+
+    data: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = "digits"
+    """The data set; each example is standardised over its own pixels, targets are one-hot."""
+    n_train: int = 128
+    """How many training examples."""
+    network: Literal["fcn", "myrtle", "resnet18"] = "fcn"
+    """ReLU networks: fully connected without biases, Myrtle CNN, or ResNet-18 without normalisation (depth 18 alone)."""
+    criterion: Literal["square", "cross_entropy"] = "square"
+    """½ · mean over examples and outputs of (f − y)², or mean cross-entropy."""
+    depths: tuple[int, ...] = (2, 4, 8)
+    """Numbers of weight layers."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Hidden units, or filters."""
+    zero_depths: tuple[int, ...] = (2, 4, 8)
+    """Depths, among `depths`, that are run again from a zero last layer, without sharpness."""
+    last_scale: float = 1.0
+    """Variance of the last layer's weights times fan-in (fcn)."""
+    output_scale: float = 1.0
+    """Factor on the outputs (fcn)."""
+    parametrisation: Literal["standard", "ntk", "mup"] = "standard"
+    """How width enters (fcn)."""
+    num_inits: int = 12
+    """Initialisations of each network."""
+    num_sharp: int = 10
+    """Of how many of them sharpness is measured at every step: nine tenths of the cost."""
+    num_steps: int = 10
+    """How many first steps."""
+    log_c: float = 5.0
+    """The grid of c runs from 1 to 2 to this power …"""
+    log_step: float = 0.25
+    """… by factors of 2 to this power."""
+    halvings: int = 3
+    """Bisections of the grid's interval around each boundary."""
+    num_between: int = 21
+    """Places on the line from the first to the last of these steps."""
+    ceiling: float = 1e5
+    """The loss above which a run counts as diverged."""
+    batch_size: int | None = None
+    """Examples in a step of SGD; None is full-batch gradient descent."""
+    num_measured: int | None = None
+    """Examples that the Hessian is taken over, the first so many; None is all."""
+    together: int = 4
+    """Values of c in one call of the compiled program: the four of a bisection on a CPU, more on an accelerator."""
+    saturation_at: tuple[tuple[int, int], ...] = ((2, 256), (4, 256), (8, 64))
+    """(depth, width) of the networks whose plateau is measured."""
+    saturation_inits: int = 3
+    """Initialisations of each."""
+    saturation_time: float = 100.0
+    """K: the plateau is measured at the step τ with c τ = K."""
+    long_examples: int = 256
+    """Training examples there and in the long runs."""
+    regimes_at: tuple[int, int] = (8, 64)
+    """(depth, width) of the network that is trained for long."""
+    regimes_c: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    """At these c."""
+    regimes_steps: int = 2000
+    """For so many steps."""
+    uv_widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    """Widths of the uv models with random initialisations."""
+
+    def __post_init__(self):
+        known = SETS[self.data]
+        for name in ("n_train", "long_examples"):
+            if not 1 <= getattr(self, name) <= known:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 1 and {known}, the size of {self.data}")
+        for name in ("depths", "widths"):
+            values = getattr(self, name)
+            if not values or min(values) < (2 if name == "depths" else 1) or list(values) != sorted(set(values)):
+                raise ValueError(f"{name}={values} must ascend, from {2 if name == 'depths' else 1}; give at least one")
+        allowed = {"myrtle": (5, 7, 10), "resnet18": (18,)}.get(self.network)
+        if allowed and not set(self.depths) <= set(allowed):
+            raise ValueError(f"network={self.network} comes in depths {allowed}, not {self.depths}: set --depths")
+        if allowed and self.data == "digits":
+            raise ValueError(f"network={self.network} needs images of 28 pixels or more: set --data to other than digits")
+        if not set(self.zero_depths) <= set(self.depths):
+            raise ValueError(f"zero_depths={self.zero_depths} must be among depths={self.depths}")
+        if not 0 <= self.num_sharp <= self.num_inits or self.num_inits < 1:
+            raise ValueError(f"num_inits={self.num_inits} must be at least 1, and num_sharp={self.num_sharp} at most that")
+        if self.log_step <= 0 or self.log_c < self.log_step:
+            raise ValueError(f"log_step={self.log_step} must be positive and at most log_c={self.log_c}")
+        for name in ("num_steps", "together", "saturation_inits", "regimes_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.halvings < 0 or self.num_between < 2:
+            raise ValueError(f"halvings={self.halvings} must be at least 0 and num_between={self.num_between} at least 2")
+        for name in ("batch_size", "num_measured"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= self.n_train:
+                raise ValueError(f"{name}={value} must lie between 1 and n_train={self.n_train}, or be left out")
+        if self.regimes_c and (min(self.regimes_c) <= 0 or self.regimes_steps % EVERY):
+            raise ValueError(
+                f"regimes_c={self.regimes_c} must be positive and regimes_steps={self.regimes_steps} a multiple of {EVERY}"
+            )
+        if not self.saturation_time > 0:
+            raise ValueError(f"saturation_time={self.saturation_time} must be positive")
+        if min((*self.uv_widths, 2)) < 2 or min((size for at in self.saturation_at for size in at), default=2) < 2:
+            raise ValueError(f"uv_widths={self.uv_widths} and saturation_at={self.saturation_at} must hold numbers from 2 on")
+
+    @property
+    def cs(self) -> np.ndarray:
+        """[c]: the grid."""
+        return 2.0 ** (self.log_step * np.arange(round(self.log_c / self.log_step) + 1))
+
+
+EVERY = 10  # steps between the measurements of the long runs
+SATURATION_CS = 2.0 ** np.arange(-1, 3.01, 0.25)  # [c]
+SMALL = Config()
+PAPER = Config(
+    data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
+    log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096, saturation_time=200.0,
+    saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512),
+)  # fmt: skip
+
+
+def mean_square(outputs: Array, targets: Array) -> Array:
+    """½ mean_c (f_ic − y_ic)²: over the outputs too, a tenth of `losses.square` for ten classes."""
+    return lj.losses.square(outputs, targets) / outputs.shape[-1]
+
+
+def task(config: Config, train: lj.types.Batch, depth: int, width: int) -> Task:
+    """One network, and how it is trained and measured."""
+    outputs = train[1].shape[1]
+    if config.network == "fcn":
+        model = lj.models.mlp(
+            (width,) * (depth - 1), outputs, activation=jax.nn.relu, bias=False,
+            init_scale=(2.0,) * (depth - 1) + (config.last_scale,), output_scale=config.output_scale,
+            parametrisation=getattr(lj.models, config.parametrisation),
+        )  # fmt: skip
+    elif config.network == "myrtle":
+        model = lj.models.myrtle(depth, width, outputs, pools=5 if train[0].shape[1] >= 32 else 4)
+    else:
+        model = lj.models.resnet18(outputs, width=width, large=True)
+    criterion = mean_square if config.criterion == "square" else lj.losses.cross_entropy
+    return Task(model, lj.losses.mean(model.apply, criterion), train, config.batch_size, config.num_measured)
+
+
+def with_last(params: lj.types.Params, factor: Array) -> lj.types.Params:
+    """θ with its last layer times `factor`."""
+    last = "outputs" if "outputs" in params else f"layer{len(params) - 1}"
+    return params | {last: lj.tree.scale(factor, params[last])}
+
+
+def training_set(config: Config, n_train: int) -> lj.types.Batch:
+    """(inputs, one-hot targets)."""
+    return getattr(lj.data, config.data)(n_train, 0, scale=lj.data.per_sample)[0]
+
+
+def begin(config: Config, depth: int, width: int, train, keys, factors):
+    """Initialisations [s] with their λ₀, their last layers times `factors` [s]."""
+
+    def one(entry):
+        key, factor = entry
+        return early_phases.started(task(config, train, depth, width), key, lambda params: with_last(params, factor))
+
+    return lj.sweep.grid(one)((keys, factors))
+
+
+def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) -> dict[str, Array]:
+    """The first steps from each start, [s], at its own row of cs [s, m]: leaves [s, m, ...]."""
+    options = dict(num_steps=config.num_steps, ceiling=config.ceiling, num_between=config.num_between)
+
+    def row(entry):
+        start, cs, sharp = entry
+        network = task(config, train, depth, width)
+        return lj.sweep.grid(lambda at: early_phases.first_steps(network, start, *at, **options))((cs, sharp))
+
+    return lj.sweep.grid(row)((starts, cs, sharp))
+
+
+def compiled(config: Config, depth: int, width: int, train, keys, factors):
+    """Both programs of one network."""
+    begun = jax.jit(functools.partial(begin, config, depth, width)).lower(train, keys, factors).compile()
+    starts = jax.eval_shape(functools.partial(begin, config, depth, width), train, keys, factors)
+    size = (len(factors), config.together)
+    trained = jax.jit(functools.partial(train_all, config, depth, width))
+    if config.together == len(BOUNDARIES):  # else the grid and the bisections have a program each
+        trained = trained.lower(train, starts, jnp.zeros(size), jnp.zeros(size, bool)).compile()
+    return begun, trained
+
+
+def run(config: Config, key: lj.types.Key) -> Record:
+    """Parts "phases" and "zero" (leaves [depth, width, init, c, ...]), "saturation", "regimes", "uv" and "uv_target"."""
+    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("phases", "saturation", "regimes", "uv"))}
+    record: dict[str, Any] = diagram(config, keys["phases"])
+    if config.saturation_at:
+        record["saturation"] = {"ratio": saturation(config, keys["saturation"])}
+    if config.regimes_c:
+        record["regimes"] = regimes(config, keys["regimes"])
+    if config.uv_widths:
+        record["uv"] = uv_orbits.thresholds(config.uv_widths, keys["uv"])
+        record["uv_target"] = uv_orbits.bifurcation()
+    return record
+
+
+def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
+    """The phases of every network, and those of zero last layers. While one network runs, the next is compiled."""
+    train = training_set(config, config.n_train)
+    keys = jax.random.split(key, config.num_inits)
+    sharp = np.arange(config.num_inits) < config.num_sharp
+    networks = [(depth, width) for depth in config.depths for width in config.widths]
+
+    def prepared(network):
+        twice = 2 if network[0] in config.zero_depths else 1
+        factors = jnp.repeat(jnp.array([1.0, 0.0])[:twice], config.num_inits)
+        return compiled(config, *network, train, jnp.tile(keys, twice), factors), factors
+
+    found: dict[str, list] = {"phases": [], "zero": []}
+    with ThreadPoolExecutor(1) as pool:
+        for (depth, _), ((begun, trained), factors) in zip(networks, pool.map(prepared, networks), strict=True):
+            twice = len(factors) // config.num_inits
+            starts = begun(train, jnp.tile(keys, twice), factors)
+
+            def at(cs: np.ndarray, wanted: np.ndarray, trained=trained, starts=starts):
+                return trained(train, starts, jnp.asarray(cs, jnp.float32), jnp.asarray(wanted))
+
+            measured = sharp if twice == 1 else np.append(sharp, np.zeros_like(sharp))
+            both = early_phases.phases(at, config.cs, measured, halvings=config.halvings, together=config.together)
+            found["phases"].append(jax.tree.map(lambda x: x[: config.num_inits], both))
+            if depth in config.zero_depths:
+                found["zero"].append(jax.tree.map(lambda x: x[config.num_inits :], both))
+
+    def gathered(cells: list[dict]) -> dict[str, np.ndarray]:
+        stacked = jax.tree.map(lambda *cell: np.stack(cell), *cells)
+        return jax.tree.map(lambda x: x.reshape(-1, len(config.widths), *x.shape[1:]), stacked)
+
+    return {name: gathered(cells) for name, cells in found.items() if cells}
+
+
+def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
+    """λ_τ/λ₀ at c τ = K, [network, init, c]."""
+    train = training_set(config, config.long_examples)
+    keys = jax.random.split(key, config.saturation_inits)
+
+    def measured(network, train, keys, cs):
+        def one(key):
+            start = early_phases.started(task(config, train, *network), key)
+            plateau = functools.partial(early_phases.saturated, task(config, train, *network), start)
+            return lj.sweep.grid(lambda c: plateau(c, config.saturation_time, config.ceiling))(cs)
+
+        return lj.sweep.grid(one)(keys)
+
+    cs = jnp.asarray(SATURATION_CS, jnp.float32)
+    return np.stack([jax.jit(functools.partial(measured, at))(train, keys, cs) for at in config.saturation_at])
+
+
+def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
+    """Long runs from one initialisation: "step", "loss" and "sharpness" [c, time], sharpness in units of λ₀."""
+    train = training_set(config, config.long_examples)
+
+    @jax.jit
+    def trained(train, key, cs):
+        network = task(config, train, *config.regimes_at)
+        start = early_phases.started(network, key)
+        tracker = lj.observe.sharpness(lj.curvature.hessian(network.loss), batch=network.measured)
+        watch = {"loss": network.total(), "sharpness": tracker}
+
+        def one(c):
+            dynamics = network.descent(c / start.sharpness)
+            begun = lj.start(start.key, start.params, dynamics, watch)
+            _, record = lj.advance(
+                begun, dynamics, watch, num_steps=config.regimes_steps, every=EVERY, ceiling=config.ceiling
+            )
+            return record | {"sharpness": record["sharpness"] / start.sharpness}
+
+        return lj.sweep.grid(one)(cs)
+
+    return trained(train, key, jnp.asarray(config.regimes_c, jnp.float32))
+
+
+# ── what the record says ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def claims(record: Record, config: Config) -> list[Claim]:
+    """Every claim on what was run; those on parts left out are not tested."""
+    return [*_phase_claims(record, config), *_plateau_claims(record, config), *_uv_claims(record, config)]
+
+
+def _phase_claims(record: Record, config: Config) -> list[Claim]:
+    values = np.asarray(record["phases"]["boundaries"])  # [d, w, s, 4]
+    sharp = values[:, :, : config.num_sharp]
+    closs, errors, undefined = figures_kalra2023.means(values[..., 0])
+    csharp, _, unsharp = figures_kalra2023.means(sharp[..., 1])
+    _, _, whole = figures_kalra2023.means(values[..., 3])
+
+    def by_network(numbers, digits: int = 3) -> dict[str, list]:
+        return {f"d={d}": [float(f"{x:.{digits}g}") for x in row] for d, row in zip(config.depths, numbers, strict=True)}
+
+    def ordered(*names: str) -> tuple[int, int]:
+        """Of how many initialisations that have the first two, how many have all in order; what was never seen lies beyond."""
+        at = sharp[..., [BOUNDARIES.index(name) for name in names]].reshape(-1, len(names))
+        at = at[np.isfinite(at[:, :2]).all(axis=1)]
+        at = np.where(np.isnan(at), np.inf, at)
+        return int((at[:, 1:] >= at[:, :-1]).all(axis=1).sum()), len(at)
+
+    def most(good: int, cases: int) -> bool | None:
+        return None if cases == 0 else bool(good >= 0.95 * cases)
+
+    order, last = ordered("loss", "sharp", "max"), ordered("sharp", "barrier", "max")
+    networks = closs.size
+    missing = {
+        "inits without": {"c_loss": by_network(undefined), "c_sharp": by_network(unsharp), "c_max": by_network(whole)},
+        "of": config.num_inits, "with sharpness": config.num_sharp,
+    }  # fmt: skip
+    enough = config.num_inits >= 10 and min(len(config.depths), len(config.widths)) > 1
+    monotone = (np.diff(closs, axis=1) < 0).all() and (np.diff(closs, axis=0) > 0).all()
+    sharp_monotone = (np.diff(csharp, axis=1) < 0).all() and (np.diff(csharp, axis=0) > 0).all()
+    plain = (config.last_scale, config.output_scale, config.parametrisation) == (1.0, 1.0, "standard")
+    wide = plain and 2 in config.depths and 256 in config.widths and config.network == "fcn"
+    shallow = closs[config.depths.index(2), config.widths.index(256)] if wide else np.nan
+    found = [
+        Claim(
+            "phase-order", "Loss catapults come before sharpness catapults, and these before divergence.", SOURCE,
+            "c_loss ≤ c_sharp ≤ c_max in at least 95 % of the initialisations that have the first two",
+            {"in order": f"{order[0]} of {order[1]}"} | missing, most(*order),
+        ),
+        Claim(
+            "barrier-last", "A loss barrier to the initialisation appears only beyond c_sharp.", SOURCE,
+            "c_sharp ≤ c_barrier ≤ c_max in at least 95 % of the initialisations that have the first two",
+            {"in order": f"{last[0]} of {last[1]}"}, most(*last),
+        ),
+        Claim(
+            "closs-scales-depth-width", "c_loss falls with width and rises with depth.", SOURCE,
+            "its mean over at least 10 initialisations decreases strictly in w at each d and increases strictly in d at each w",
+            {"mean": by_network(closs), "standard error": by_network(errors, 2), "widths": list(config.widths)},
+            bool(monotone) if enough and np.isfinite(closs).all() else None,
+        ),
+        Claim(
+            "csharp-scales-depth-width", "c_sharp does so too.", SOURCE,
+            "its mean over the initialisations with sharpness (at least 8) decreases strictly in w and increases strictly in d",
+            {"mean": by_network(csharp)},
+            bool(sharp_monotone) if config.num_sharp >= 8 and networks > 3 and np.isfinite(csharp).all() else None,
+        ),
+        Claim(
+            "closs-shallow-wide", "c_loss comes near 2 for shallow wide networks.", SOURCE,
+            "mean c_loss at d = 2, w = 256 in [2, 2.6]", {"c_loss": float(shallow)},
+            bool(2 <= shallow <= 2.6) if np.isfinite(shallow) else None,
+        ),
+    ]
+    return [*found, _zero_claim(record, config), _table_claim(values, record, config)]
+
+
+def _zero_claim(record: Record, config: Config) -> Claim:
+    passed, measured = None, {}
+    if "zero" in record:
+        values = np.asarray(record["zero"]["boundaries"])[..., 0]  # [d, w, s]
+        mean, _, undefined = figures_kalra2023.means(values)
+        wide = np.array(config.widths) >= 64
+        passed = bool((np.abs(np.log2(mean[:, wide] / 2)) <= 0.2).all()) if wide.any() else None
+        measured = {f"d={d}": row.round(3).tolist() for d, row in zip(config.zero_depths, mean, strict=True)}
+        measured |= {"undefined": int(undefined.sum()), "all from": float(np.nanmin(values)), "to": float(np.nanmax(values))}
+    return Claim(
+        "zero-init-closs-two", "With a zero last layer c_loss is 2, whatever depth and width.", SOURCE,
+        "mean c_loss within a factor 2^0.2 of 2 at every depth and every width from 64", measured, passed,
+    )  # fmt: skip
+
+
+def _table_claim(values: np.ndarray, record: Record, config: Config) -> Claim:
+    """The authors' printed numbers; only at their own scale."""
+    there = [w for w in config.widths if w in PRINTED]
+    theirs = (config.data, config.network, config.criterion, config.n_train, config.batch_size) == (
+        "cifar10", "fcn", "square", 50_000, 512)  # fmt: skip
+    passed, measured = None, {}
+    if theirs and 8 in config.depths and there:
+        i = config.depths.index(8)
+        for width in there:
+            mean = np.nanmean(values[i, config.widths.index(width)][:, [0, 1, 3]], axis=0)
+            measured[f"w={width}"] = {"here": mean.tolist(), "printed": list(PRINTED[width][1:])}
+        off = [np.abs(np.log2(np.array(m["here"]) / m["printed"])) for m in measured.values()]
+        passed = bool(np.max(off) <= 0.2)
+    return Claim(
+        "cifar-table", "The authors' c_loss, c_sharp and c_max of an FCN of depth 8 on CIFAR-10.", f"{SOURCE}, code",
+        "all within two grid steps (2^0.2), at their own scale", measured, passed,
+    )  # fmt: skip
+
+
+def _plateau_claims(record: Record, config: Config) -> list[Claim]:
+    flat = smears = None
+    shown: dict[str, Any] = {}
+    sharpest = {}
+    if "saturation" in record:
+        ratio = np.asarray(record["saturation"]["ratio"]).mean(axis=1)  # [network, c]
+        _, slope = figures_kalra2023.derivatives(ratio, SATURATION_CS)
+        near = (SATURATION_CS >= 0.99) & (SATURATION_CS <= 4.01)
+        judged = []
+        for (depth, width), curve, slopes in zip(config.saturation_at, ratio, slope, strict=True):
+            crit = float(SATURATION_CS[np.nanargmax(slopes)]) if np.isfinite(slopes).any() else np.nan
+            drop = float(1 - curve[SATURATION_CS <= 1.7].min() / curve[0])
+            sharpest[depth, width] = float(np.nanmax(slopes[near]) / curve[0])
+            shown[f"d={depth}, w={width}"] = {"c_crit": crit, "drop to c = 1.7": drop, "max χ′": sharpest[depth, width]}
+            if depth <= 4 and width >= 256:
+                judged.append(1.7 <= crit <= 2.4 and drop <= 0.15)
+        flat = all(judged) if judged else None
+        least, most = min(sharpest, key=lambda at: at[0] / at[1]), max(sharpest, key=lambda at: at[0] / at[1])
+        smears = bool(sharpest[most] < 0.5 * sharpest[least]) if len(sharpest) > 1 else None
+    found = [
+        Claim(
+            "saturation-flat-then-falls", "After the transient sharpness is flat in c up to c_crit ≈ 2 and then falls.", SOURCE,
+            "for d ≤ 4, w ≥ 256, mean over initialisations: it drops by at most 15 % up to c = 1.7, and c_crit = argmax χ′ lies "
+            "in [1.7, 2.4]", shown, flat,
+        ),
+        Claim(
+            "saturation-smears", "The fall smears out as d/w grows.", SOURCE,
+            "the largest χ′ (relative to the plateau) of the network with most d/w is under half that of the one with least",
+            {f"d={d}, w={w}": value for (d, w), value in sharpest.items()}, smears,
+        ),
+    ]
+    return [*found, _regimes_claim(record, config)]
+
+
+def _regimes_claim(record: Record, config: Config) -> Claim:
+    measured, passed = {}, None
+    if "regimes" in record:
+        for c, sharp in zip(config.regimes_c, np.asarray(record["regimes"]["sharpness"]), strict=True):
+            time = EVERY * np.arange(len(sharp)) * c
+            plateau = sharp[(time >= 40) & (time <= 200)]
+            tenth = sharp[-max(len(sharp) // 10, 1) :]
+            if len(plateau) < 2:
+                continue
+            seen = {
+                "transient": bool(sharp[1] < 0.9), "plateau": bool(np.ptp(plateau) < 0.15 * plateau.mean()),
+                "sharpening": bool(np.median(tenth) > 1.2 * plateau.mean()),
+                "edge": bool(abs(np.median(tenth) * c / 2 - 1) <= 0.05),
+            }  # fmt: skip
+            measured[f"c={c:g}"] = {"seen": [name for name, yes in seen.items() if yes], "late λ/(2/η)": float(np.median(tenth) * c / 2)}
+        passed = any(len(m["seen"]) == 4 for m in measured.values()) if measured else None
+    return Claim(
+        "four-regimes", "One training passes through transient, plateau, progressive sharpening and the edge of stability.", SOURCE,
+        "at one c at least: down by 10 % in the first 10 steps; within 15 % for 40 ≤ c·step ≤ 200; over 1.2 times that in the last "
+        "tenth; median of the last tenth within 5 % of 2/η", measured, passed,
+    )  # fmt: skip
+
+
+def _uv_claims(record: Record, config: Config) -> list[Claim]:
+    if "uv" not in record:
+        record = {"uv": None, "uv_target": None}
+    return [
+        Claim(name, statement, source, criterion, *judge(record["uv"], record["uv_target"]))
+        for name, statement, source, criterion, judge in (
+            ("uv-exact-map", "Gradient descent on the uv model, with and without target, is a map of two numbers.", SOURCE,
+             "GD by autodiff within 1e-12 of the map over 50 steps, and the top Hessian eigenvalue of its formula (float64)",
+             uv_orbits.exactness),
+            ("uv-thresholds", "Its thresholds: k_loss = (1 − √(1 − 8a))/(2a), and 4 for the trace and for divergence.", SOURCE,
+             "each within 0.01 for a ≤ 0.12, on a grid of 0.002", uv_orbits.agreement),
+            ("uv-window", "The window 2 < k < k_loss, where the loss falls past 2/λ₀, opens with f₀²/w.", SOURCE,
+             "k_loss − 2 increases with a, from under 0.01 at a = 1e-3; and its mean over random starts falls with w",
+             uv_orbits.opening),
+            ("uv-target-period-doubling", "With a target, the edge of stability is a period-doubling route to chaos.", TARGET,
+             "period 1 for r < 2; 2 at r = 2.05 and 2.2; more, but under 100 values, at 2.6; over 100 at 2.8", uv_orbits.doubling),
+        )
+    ]  # fmt: skip
+
+
+def plot(record: Record, config: Config) -> dict[str, Figure]:
+    """The phase diagram, and where they were run the plateau, the four regimes and the uv models."""
+    figures = {"figure": figures_kalra2023.phase_diagram(record, config.depths, config.widths, config.cs)}
+    if "saturation" in record:
+        figures["saturation"] = figures_kalra2023.saturation(
+            record, config.saturation_at, SATURATION_CS, config.saturation_time
+        )
+    if "regimes" in record:
+        figures["regimes"] = figures_kalra2023.regimes(record, config.regimes_c, EVERY, config.saturation_time)
+    if "uv" in record:
+        figures["uv"] = figures_kalra2023.uv_models(record)
+    return figures
