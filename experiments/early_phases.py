@@ -149,7 +149,7 @@ def phases(
       cs: [c], ascending.
       sharp: [s], bool: of which initialisations sharpness is measured.
       halvings: how many bisections of the grid's interval, in log c.
-      together: m, how many values of c go into one call on the grid; with the 4 of a bisection there is but one shape to compile.
+      together: m, how many values of c go into one call on the grid; a bisection takes 4, so that with 4 one shape is compiled.
     Returns: leaves [s, c, ...] as of `first_steps`, and "boundaries" [s, 4]: NaN where nothing was seen up to the last c, and
       for c_sharp where it was not measured. c_max is the largest c without divergence, c_barrier at most that.
     """

@@ -19,31 +19,38 @@ PHASES = {
 MARKS = ("o", "^", "s", "D")
 
 
-def phase_diagram(record, depths, widths, cs) -> Figure:
-    """c against 1/w, a panel a depth: the phases between lines fitted to the means, and means with standard errors."""
-    rows = [("phases", depth, i) for i, depth in enumerate(depths)]
-    boundaries = record["phases"]["boundaries"]  # [d, w, s, 4]
+def phase_diagram(record, depths, widths, cs, num_sharp: int) -> Figure:
+    """c against 1/w, a panel a depth: the phases between lines fitted to the means, and means with standard errors.
+
+    Below each width stands how many initialisations never saw each event on the grid.
+    """
+    boundaries = np.array(record["phases"]["boundaries"])  # [d, w, s, 4]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.35 * max(len(rows), 2) + 0.6, 3.9), dpi=200)
-        panels = np.atleast_1d(figure.subplots(1, len(rows), sharey=True))
-        for axes, (_, depth, i) in zip(panels, rows, strict=True):
-            _phases(axes, boundaries[i], np.asarray(widths), cs)
+        figure = Figure(figsize=(2.3 * max(len(depths), 2) + 0.6, 4.4), dpi=200)
+        panels = np.atleast_1d(figure.subplots(1, len(depths), sharey=True))
+        for axes, depth, values in zip(panels, depths, boundaries, strict=True):
+            each = [values[:, : num_sharp if name == "sharp" else None, j] for j, name in enumerate(early_phases.BOUNDARIES)]
+            _phases(axes, each, np.asarray(widths), cs)
             axes.set_title(f"depth {depth}", fontsize=9)
             axes.set_xlabel("1/width")
         panels[0].set_ylabel("c = η λ₀")
-        handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.4", lw=0.4) for colour in PHASES.values()]
         marks = panels[0].get_legend_handles_labels()
-        figure.legend(handles + marks[0], [*PHASES, *marks[1]], loc="outside lower center", ncols=3, fontsize=7.5)
+        patches = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.4", lw=0.4) for colour in PHASES.values()]
+        figure.legend(patches + marks[0], [*PHASES, *marks[1]], loc="outside lower center", ncols=3, fontsize=7.5)
+        total = boundaries.shape[2]
+        figure.suptitle(
+            f"small figures: how many of {total} initialisations had no c_loss · c_sharp (of {num_sharp}) · c_barrier · c_max",
+            fontsize=7,
+        )
         return figure
 
 
-def _phases(axes: Axes, boundaries: np.ndarray, widths: np.ndarray, cs: np.ndarray) -> None:
-    top = cs[-1]
-    inverse = 1 / widths
+def _phases(axes: Axes, boundaries: list[np.ndarray], widths: np.ndarray, cs: np.ndarray) -> None:
+    top, inverse = cs[-1], 1 / widths
     x = np.linspace(0.8 * inverse.min(), 1.08 * inverse.max(), 60) if len(widths) > 1 else inverse * np.array([0.8, 1.2])
     lines = [np.full_like(x, 2.0)]
     for j in (0, 1, 3):  # c_loss, c_sharp, c_max
-        mean = means(boundaries[..., j])[0]
+        mean = means(boundaries[j])[0]
         known = np.isfinite(mean)
         line = np.full_like(x, top)
         if known.any():
@@ -52,29 +59,23 @@ def _phases(axes: Axes, boundaries: np.ndarray, widths: np.ndarray, cs: np.ndarr
     edges = [np.full_like(x, cs[0]), *lines, np.full_like(x, top)]
     for below, above, colour in zip(edges, edges[1:], PHASES.values(), strict=False):
         axes.fill_between(x, below, above, color=colour, lw=0, zorder=0)
-    for j, (name, mark) in enumerate(zip(early_phases.BOUNDARIES, MARKS, strict=True)):
-        mean, error, missing = means(boundaries[..., j])
+    missing = []
+    for values, name, mark in zip(boundaries, early_phases.BOUNDARIES, MARKS, strict=True):
+        mean, error, undefined = means(values)
+        missing.append(undefined)
         axes.errorbar(
             inverse, mean, error, fmt=mark, ms=4.5, color="black", mfc="white", mew=0.9, elinewidth=0.9, capsize=2,
-            label=f"c_{name}", zorder=4 - j / 10,
+            label=f"c_{name}", zorder=3,
         )  # fmt: skip
-        for place, count, total in zip(inverse, missing, np.full(len(widths), boundaries.shape[1]), strict=True):
-            if count:
-                level = top * 0.94 ** (1 + 1.9 * j)
-                axes.annotate(f"{mark_of(name)} {count}/{total}", (place, level), fontsize=5.5, ha="center", va="center",
-                              color="white" if j == 3 else "black", zorder=5,
-                              bbox={"boxstyle": "round,pad=0.15", "fc": "0.35" if j == 3 else "white", "lw": 0, "alpha": 0.8})
     axes.set_yscale("log", base=2)
     axes.set_ylim(cs[0], top)
     axes.set_xlim(x[0], x[-1])
-    axes.set_xticks(inverse, [f"1/{w}" for w in widths])
+    ticks = [f"1/{w}" for w in widths]
+    axes.set_xticks(inverse, ticks, fontsize=7.5)
+    for place, counts, level in zip(inverse, np.transpose(missing), 1.1 * 1.25 ** (np.arange(len(widths)) % 2), strict=True):
+        axes.annotate("·".join(map(str, counts)), (place, level), fontsize=6.5, ha="center", va="center")
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.grid(False)
-
-
-def mark_of(name: str) -> str:
-    """How a boundary that was never seen is written."""
-    return f"no c_{name}:"
 
 
 def means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,6 +167,8 @@ def uv_models(record) -> Figure:
             left.plot(found["a"], found[f"grid_{name}"], mark, ms=4, color="black", mfc="white", label=label)
         left.set(xscale="log", xlabel="a = f₀²/(w λ₀²)", ylabel="k = η λ₀", ylim=(1.9, 4.3), xlim=(a[0], a[-1]))
         left.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86), fontsize=6.5)
+        for name, height in (("divergence", 4.15), ("loss catapult", 2.28)):
+            left.annotate(name, (6e-4, height), fontsize=7.5, va="center", color="white" if height > 4 else "black")
         left.set_title("no target", fontsize=9)
         left.grid(False)
         r = np.repeat(target["r"], target["orbit"].shape[1])

@@ -15,7 +15,6 @@ CPU cores. `--data mnist` and `--data cifar10` do the same on real images, `--cr
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -41,7 +40,7 @@ PRINTED = {256: (67.8, 3.25, 4.92, 13.9), 512: (101, 3.03, 4.29, 13.0), 1024: (2
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to run. An empty `saturation_at`, `regimes_c` or `uv_widths` leaves that part out; its claims are then not tested."""
+    """What to run. Without `saturation_at`, `regimes_c` or `uv_widths` that part is left out and its claims are not tested."""
 
     data: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = "digits"
     """The data set; each example is standardised over its own pixels, targets are one-hot."""
@@ -439,8 +438,8 @@ def _plateau_claims(record: Record, config: Config) -> list[Claim]:
     found = [
         Claim(
             "saturation-flat-then-falls", "After the transient sharpness is flat in c up to c_crit ≈ 2 and then falls.", SOURCE,
-            "for d ≤ 4, w ≥ 256, mean over initialisations: it drops by at most 15 % up to c = 1.7, and c_crit = argmax χ′ lies "
-            "in [1.7, 2.4]", shown, flat,
+            "for d ≤ 4, w ≥ 256, mean over initialisations: it drops by at most 15 % up to c = 1.7, and c_crit = argmax χ′ "
+            "lies in [1.7, 2.4]", shown, flat,
         ),
         Claim(
             "saturation-smears", "The fall smears out as d/w grows.", SOURCE,
@@ -465,12 +464,13 @@ def _regimes_claim(record: Record, config: Config) -> Claim:
                 "sharpening": bool(np.median(tenth) > 1.2 * plateau.mean()),
                 "edge": bool(abs(np.median(tenth) * c / 2 - 1) <= 0.05),
             }  # fmt: skip
-            measured[f"c={c:g}"] = {"seen": [name for name, yes in seen.items() if yes], "late λ/(2/η)": float(np.median(tenth) * c / 2)}
+            late = float(np.median(tenth) * c / 2)
+            measured[f"c={c:g}"] = {"seen": [name for name, yes in seen.items() if yes], "late λ/(2/η)": late}
         passed = any(len(m["seen"]) == 4 for m in measured.values()) if measured else None
     return Claim(
-        "four-regimes", "One training passes through transient, plateau, progressive sharpening and the edge of stability.", SOURCE,
-        "at one c at least: down by 10 % in the first 10 steps; within 15 % for 40 ≤ c·step ≤ 200; over 1.2 times that in the last "
-        "tenth; median of the last tenth within 5 % of 2/η", measured, passed,
+        "four-regimes", "One training has them all: transient, plateau, progressive sharpening, edge of stability.", SOURCE,
+        "at one c at least: down by 10 % in the first 10 steps; within 15 % for 40 ≤ c·step ≤ 200; over 1.2 times that in the "
+        "last tenth; median of the last tenth within 5 % of 2/η", measured, passed,
     )  # fmt: skip
 
 
@@ -489,14 +489,15 @@ def _uv_claims(record: Record, config: Config) -> list[Claim]:
              "k_loss − 2 increases with a, from under 0.01 at a = 1e-3; and its mean over random starts falls with w",
              uv_orbits.opening),
             ("uv-target-period-doubling", "With a target, the edge of stability is a period-doubling route to chaos.", TARGET,
-             "period 1 for r < 2; 2 at r = 2.05 and 2.2; more, but under 100 values, at 2.6; over 100 at 2.8", uv_orbits.doubling),
+             "period 1 for r < 2; 2 at r = 2.05 and 2.2; more, but under 100 values, at 2.6; over 100 at 2.8",
+             uv_orbits.doubling),
         )
     ]  # fmt: skip
 
 
 def plot(record: Record, config: Config) -> dict[str, Figure]:
     """The phase diagram, and where they were run the plateau, the four regimes and the uv models."""
-    figures = {"figure": figures_kalra2023.phase_diagram(record, config.depths, config.widths, config.cs)}
+    figures = {"figure": figures_kalra2023.phase_diagram(record, config.depths, config.widths, config.cs, config.num_sharp)}
     if "saturation" in record:
         figures["saturation"] = figures_kalra2023.saturation(
             record, config.saturation_at, SATURATION_CS, config.saturation_time

@@ -13,7 +13,7 @@ from landscape_jax.types import Key
 ASYMMETRIES = np.append(np.geomspace(1e-3, 0.1, 13), 0.12)  # [a]
 KS = np.arange(1.9, 4.1001, 0.002)  # [k]: η λ₀
 TARGET, WIDTH = 2.0, 64  # of the model with a target
-RATES = np.unique(np.append(np.arange(1.8, 3.0501, 0.0025), (1.8, 1.95, 2.05, 2.2, 2.4, 2.6, 2.7, 2.8)).round(6))  # [r]: η λ_min
+RATES = np.arange(1.8, 3.0501, 0.0025).round(6)  # [r]: η λ_min
 NUM_INITS = 100
 
 

@@ -14,8 +14,8 @@ Then κ can grow only from κ > 4, and above 4 it does for ever (X > 0); below, 
 
 All functions are plain arithmetic, elementwise over arrays of NumPy or JAX in the dtype these come in.
 
-Source: D. Kalra and M. Barkeshli 2023, arXiv 2302.12250 (y = 0); D. Kalra, T. He and M. Barkeshli 2023, arXiv 2311.02076 (y ≠ 0).
-The closed forms here are derived from the two maps above.
+Source: D. Kalra and M. Barkeshli 2023, arXiv 2302.12250 (y = 0); D. Kalra, T. He and M. Barkeshli 2023, arXiv 2311.02076
+(y ≠ 0). The closed forms here are derived from the two maps above.
 """
 
 TRACE_THRESHOLD = MAX_THRESHOLD = 4.0
@@ -72,5 +72,5 @@ def loss_threshold(a):
 
 
 def minimal_trace(target, width):
-    """2|y|/√w: the least λ with which f = y, by |uᵀv| ≤ (|u|² + |v|²)/2. Gradient descent can rest only if η times it is < 2."""
+    """2|y|/√w: the least λ with which f = y, by |uᵀv| ≤ (|u|² + |v|²)/2. Gradient descent can rest only if η λ_min < 2."""
     return 2 * abs(target) / width**0.5

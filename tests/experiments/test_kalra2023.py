@@ -1,0 +1,330 @@
+"""The phase diagram of early training: its definitions, its search, its verdicts."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import landscape_jax as lj
+from experiments import __main__ as cli
+from experiments import early_phases, figures_kalra2023, uv_orbits
+from experiments import kalra2023_phase_diagram as kalra
+
+NAME = "kalra2023_phase_diagram"
+TINY = dataclasses.replace(
+    kalra.SMALL, n_train=40, depths=(2, 3), widths=(8, 16), zero_depths=(2,), num_inits=3, num_sharp=2, num_steps=4,
+    log_c=3.0, log_step=1.0, halvings=1, num_between=5, saturation_at=((2, 8), (3, 8)), saturation_inits=2,
+    saturation_time=8.0, long_examples=40, regimes_at=(2, 8), regimes_c=(1.0,), regimes_steps=100, uv_widths=(),
+)  # fmt: skip
+OPTIONS = dict(num_steps=4, ceiling=1e5, num_between=5)
+
+
+@pytest.fixture(scope="module")
+def small():
+    train, _ = lj.data.digits(40)
+    task = kalra.task(TINY, train, 3, 8)
+    return task, early_phases.started(task, jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
+def record():
+    return kalra.run(TINY, jax.random.key(5))
+
+
+# ── one training ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def dense_sharpness(task, params):
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    return float(np.linalg.eigvalsh(jax.hessian(lambda x: task.loss(unravel(x), task.train))(flat))[-1])
+
+
+def test_first_steps_are_gradient_descent_with_its_sharpness(small):
+    task, start = small
+    first = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS))(start, jnp.array(2.5), jnp.array(True))
+    assert float(start.sharpness) == pytest.approx(dense_sharpness(task, start.params), rel=2e-3)
+    params, rate = start.params, 2.5 / start.sharpness
+    for t in range(5):
+        np.testing.assert_allclose(first["loss"][t], task.loss(params, task.train), rtol=1e-4)
+        np.testing.assert_allclose(first["sharpness"][t], dense_sharpness(task, params), rtol=0.02)
+        last, params = params, lj.tree.axpy(-rate, jax.grad(task.loss)(params, task.train), params)
+    way = [lj.tree.axpy(x, lj.tree.sub(last, start.params), start.params) for x in np.linspace(0, 1, 5)]
+    np.testing.assert_allclose(first["barrier"], max(task.loss(at, task.train) for at in way), rtol=1e-4)
+    assert not first["diverged"]
+
+
+def test_without_sharpness_the_same_training(small):
+    task, start = small
+    train = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS))
+    with_, without = (train(start, jnp.array(3.0), jnp.array(wanted)) for wanted in (True, False))
+    np.testing.assert_array_equal(with_["loss"], without["loss"])
+    assert np.isnan(without["sharpness"]).all()
+    assert np.isfinite(with_["sharpness"]).all()
+
+
+def test_divergence_is_seen_and_is_an_event_of_every_kind(small):
+    task, start = small
+    train = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS | {"num_steps": 10}))
+    first = jax.device_get(train(start, jnp.array(1e4), jnp.array(True)))
+    assert first["diverged"]
+    assert early_phases.events(first).tolist() == [True] * 4
+    assert not early_phases.events(jax.device_get(train(start, jnp.array(0.1), jnp.array(True)))).any()
+
+
+def test_the_loss_is_the_mean_over_outputs_too():
+    f, y = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])
+    assert kalra.mean_square(f, y).tolist() == [0.5 * (1 + 4) / 2]
+
+
+def test_a_zero_last_layer_starts_at_zero_outputs():
+    train, _ = lj.data.digits(10)
+    for config in (TINY, dataclasses.replace(TINY, depths=(3,), zero_depths=())):
+        model = kalra.task(config, train, 3, 8).model
+        params = kalra.with_last(model.init(jax.random.key(0), train[0]), jnp.array(0.0))
+        assert not model.apply(params, train[0]).any()
+        assert params["layer1"]["kernel"].any()
+
+
+# ── the search ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TRUTH = np.array([[2.2, 3.3, 4.4, 9.9], [5.0, 4.0, 100.0, 12.0], [1.5, 100.0, 100.0, 100.0], [0.5, 7.0, 8.0, 20.0]])
+
+
+def pretended(shapes):
+    """Trainings whose events begin exactly at TRUTH [s, 4]."""
+
+    def train(cs, sharp):
+        shapes.append(cs.shape)
+        past = cs[..., None] >= TRUTH[:, None]  # [s, m, 4]
+        loss = np.stack([np.ones(cs.shape), np.where(past[..., 0], 2.0, 0.5)], axis=-1)
+        sharpness = np.stack([np.ones(cs.shape), np.where(past[..., 1], 2.0, 0.5)], axis=-1)
+        return {
+            "loss": loss, "sharpness": np.where(sharp[..., None], sharpness, np.nan),
+            "diverged": past[..., 3], "barrier": np.where(past[..., 2], 1.5, 1.0),
+        }  # fmt: skip
+
+    return train
+
+
+def test_bisection_closes_in_on_every_boundary():
+    shapes = []
+    cs = 2.0 ** np.arange(0, 5.01, 0.5)
+    found = early_phases.phases(pretended(shapes), cs, np.array([True] * 4), halvings=6, together=4)
+    expected = TRUTH.copy()
+    expected[1, 2] = 12.0  # no barrier below c_max: c_max itself
+    expected[3, 0] = 1.0  # seen at the first c: there
+    expected[TRUTH == 100.0] = np.nan
+    expected[1, 2] = 12.0
+    np.testing.assert_allclose(found["boundaries"], expected, rtol=2 ** (0.5 / 2**6) - 1 + 1e-6)
+    assert set(shapes) == {(4, 4)}  # one program
+    assert found["loss"].shape == (4, 11, 2)
+    finite = np.isfinite(expected[:, :3]) & (TRUTH[:, :3] < 100) & (TRUTH[:, :3] >= 1)
+    assert (found["boundaries"][:, :3] >= TRUTH[:, :3])[finite].all()  # an event was seen there
+    assert found["boundaries"][0, 3] < TRUTH[0, 3]  # and no divergence at c_max
+
+
+def test_no_sharpness_no_boundary_of_it():
+    wanted = np.array([True, False, True, False])
+    found = early_phases.phases(pretended([]), 2.0 ** np.arange(6), wanted, halvings=2, together=4)
+    assert np.isnan(found["boundaries"][:, 1]).tolist() == [False, True, True, True]
+    assert np.isfinite(found["boundaries"][:, 0]).all()
+
+
+# ── the verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def made(change=lambda boundaries: None, zero=2.1):
+    """A record of phases as the paper has them, changed."""
+    config = dataclasses.replace(kalra.SMALL, saturation_at=(), regimes_c=(), uv_widths=())
+    boundaries = np.empty((3, 3, 12, 4))
+    for i, d in enumerate(config.depths):
+        for j, w in enumerate(config.widths):
+            boundaries[i, j] = np.array([2, 2.5, 3, 6]) * (1 + 30 * d**0.5 / w) * np.linspace(0.97, 1.03, 12)[:, None]
+    boundaries[0, 2, :, 0] = 2.3
+    change(boundaries)
+    record = {"phases": {"boundaries": boundaries}, "zero": {"boundaries": np.full((3, 3, 12, 4), zero)}}
+    return {claim.id: claim for claim in kalra.claims(record, config)}
+
+
+def test_claims_hold_on_a_record_that_bears_them_out():
+    verdicts = {name: claim.passed for name, claim in made().items()}
+    held = ("phase-order", "barrier-last", "closs-scales-depth-width", "csharp-scales-depth-width", "closs-shallow-wide",
+            "zero-init-closs-two")  # fmt: skip
+    assert all(verdicts.pop(name) is True for name in held)
+    assert set(verdicts.values()) == {None}  # the parts that were left out
+
+
+@pytest.mark.parametrize(
+    ("claim", "change"),
+    [
+        ("phase-order", lambda b: b[:2, :, :, 1].__imul__(0.1)),
+        ("barrier-last", lambda b: b[..., 2].__imul__(0.5)),
+        ("closs-scales-depth-width", lambda b: b[1, 1, :, 0].__imul__(3.0)),
+        ("csharp-scales-depth-width", lambda b: b[1, 1, :, 1].__imul__(3.0)),
+        ("closs-shallow-wide", lambda b: b[0, 2, :, 0].__iadd__(0.4)),
+    ],
+)
+def test_claims_fail_on_a_record_that_does_not(claim, change):
+    assert made(change)[claim].passed is False
+
+
+def test_zero_outputs_off_two_fail():
+    assert made(zero=2.4)["zero-init-closs-two"].passed is False
+
+
+def test_undefined_initialisations_are_counted_and_not_dropped():
+    def never(boundaries):
+        boundaries[2, 0, :5, 0] = np.nan
+        boundaries[0, :, :, 2:] = np.nan
+
+    told = made(never)["phase-order"].measured
+    assert told["inits without"]["c_loss"]["d=8"] == [5, 0, 0]
+    assert told["inits without"]["c_max"]["d=2"] == [12, 12, 12]
+    assert told["in order"] == "85 of 85"  # 90 with sharpness, 5 that never raise their loss
+
+
+def plateau(ratio, at=((2, 256), (8, 64))):
+    config = dataclasses.replace(kalra.SMALL, saturation_at=at, regimes_c=(), uv_widths=(), widths=(256,), depths=(2,))
+    record = {"phases": {"boundaries": np.full((1, 1, 12, 4), 3.0)}, "saturation": {"ratio": np.stack(ratio)[:, None]}}
+    return {claim.id: claim for claim in kalra.claims(record, config)}
+
+
+def test_the_plateau_is_judged_by_its_second_derivative():
+    cs = kalra.SATURATION_CS
+    sharp, smeared = 1 / (1 + (cs / 2.6) ** 12), 0.3 / (1 + (cs / 3) ** 2)
+    good = plateau([sharp, smeared])
+    assert good["saturation-flat-then-falls"].passed is True
+    assert good["saturation-flat-then-falls"].measured["d=2, w=256"]["c_crit"] == pytest.approx(2.0)
+    assert good["saturation-smears"].passed is True
+    bad = plateau([smeared, sharp])
+    assert bad["saturation-flat-then-falls"].passed is False
+    assert bad["saturation-smears"].passed is False
+
+
+def test_derivatives_know_the_uneven_grid():
+    cs = kalra.SATURATION_CS
+    chi, slope = figures_kalra2023.derivatives(-(cs**2), cs)
+    np.testing.assert_allclose(chi[1:-1], 2 * cs[1:-1])
+    np.testing.assert_allclose(slope[2:-2], 2.0)
+
+
+def test_means_leave_out_what_is_undefined_and_count_it():
+    mean, error, missing = figures_kalra2023.means(np.array([[1.0, 3.0, np.nan], [np.nan] * 3, [2.0, np.nan, np.nan]]))
+    np.testing.assert_allclose(mean, [2.0, np.nan, 2.0])
+    np.testing.assert_allclose(error, [1.0, 0.0, 0.0])
+    assert missing.tolist() == [1, 3, 2]
+
+
+def regimes(late, dip=0.4):
+    sharp = np.full(200, 0.3)
+    sharp[0], sharp[60:] = 1.0, late
+    sharp[1] = dip
+    config = dataclasses.replace(kalra.SMALL, saturation_at=(), regimes_c=(4.0,), uv_widths=())
+    record = {"phases": {"boundaries": np.full((3, 3, 12, 4), 3.0)}, "regimes": {"sharpness": sharp[None]}}
+    return next(claim for claim in kalra.claims(record, config) if claim.id == "four-regimes").passed
+
+
+def test_four_regimes_need_all_four():
+    assert regimes(0.5) is True
+    assert regimes(0.4) is False  # no edge
+    assert regimes(0.5, dip=1.0) is False  # no transient
+
+
+# ── the uv models ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return uv_orbits.thresholds((8, 64), jax.random.key(1)), uv_orbits.bifurcation()
+
+
+@pytest.mark.parametrize("judge", [uv_orbits.exactness, uv_orbits.agreement, uv_orbits.opening, uv_orbits.doubling])
+def test_simulations_agree_with_theory(judge, simulated):
+    assert judge(*simulated)[1] is True
+    assert judge(None, None) == ({}, None)
+
+
+def test_simulations_that_do_not_agree_are_told_apart(simulated):
+    found, target = simulated
+    assert uv_orbits.exactness(found | {"error": 1e-11}, target)[1] is False
+    assert uv_orbits.agreement(found | {"grid_trace": found["grid_trace"] + 0.02}, target)[1] is False
+    assert uv_orbits.opening(found | {"grid_loss": found["grid_loss"][::-1]}, target)[1] is False
+    assert uv_orbits.doubling(found, target | {"distinct": target["distinct"] + 1})[1] is False
+
+
+# ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tiny_run_has_every_part(record):
+    first = record["phases"]
+    assert first["loss"].shape == (2, 2, 3, 4, 5)
+    assert first["boundaries"].shape == (2, 2, 3, 4)
+    assert np.isfinite(first["sharpness"][:, :, :2, 0]).all()
+    assert np.isnan(first["sharpness"][:, :, 2]).all()  # not asked for
+    assert record["zero"]["boundaries"].shape == (1, 2, 3, 4)
+    np.testing.assert_allclose(record["zero"]["loss"][..., 0], 0.05, rtol=1e-5)  # ½ mean of one-hot rows, f = 0
+    assert record["saturation"]["ratio"].shape == (2, 2, kalra.SATURATION_CS.size)
+    assert record["regimes"]["sharpness"].shape == (1, 10)
+    np.testing.assert_allclose(record["regimes"]["sharpness"][:, 0], 1.0, rtol=0.01)
+
+
+def test_a_tiny_run_is_judged_and_drawn(record, tmp_path, simulated):
+    whole = record | dict(zip(("uv", "uv_target"), simulated, strict=True))
+    lj.record.write(tmp_path, whole, kalra.claims(whole, TINY), config=TINY.n_train)
+    for name, figure in kalra.plot(whole, TINY).items():
+        figure.savefig(tmp_path / f"{name}.png")
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"figure", "saturation", "regimes", "uv"}
+    _, read, claims = lj.record.read(tmp_path)
+    assert len({claim["id"] for claim in claims}) == len(claims) == 14
+    np.testing.assert_array_equal(read["phases"]["boundaries"], record["phases"]["boundaries"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"criterion": "cross_entropy"}, {"network": "myrtle", "depths": (5, 7, 10), "zero_depths": ()},
+     {"network": "resnet18", "depths": (18,), "zero_depths": (18,)}],
+    ids=["fcn", "cross-entropy", "myrtle", "resnet18"],
+)  # fmt: skip
+def test_the_paper_preset_builds(changed):
+    """Traced at its own sizes, but for the data; nothing is computed."""
+    config = dataclasses.replace(kalra.PAPER, **changed)
+    assert config.cs[0] == 1
+    assert config.cs[-1] == pytest.approx(64)
+    images = jax.ShapeDtypeStruct((50_000, 32, 32, 3), jnp.float32), jax.ShapeDtypeStruct((50_000, 10), jnp.float32)
+    keys, factors = jax.eval_shape(lambda: (jax.random.split(jax.random.key(0), 2), jnp.ones(2)))
+    depth, width = config.depths[0], config.widths[0]
+    starts = jax.eval_shape(functools.partial(kalra.begin, config, depth, width), images, keys, factors)
+    cs, sharp = jax.ShapeDtypeStruct((2, 4), jnp.float32), jax.ShapeDtypeStruct((2, 4), jnp.bool_)
+    first = jax.eval_shape(functools.partial(kalra.train_all, config, depth, width), images, starts, cs, sharp)
+    assert first["loss"].shape == first["sharpness"].shape == (2, 4, 11)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--n-train", "0"], "n_train=0 must lie between 1 and 1797"),
+        (["--data", "mnist", "--n-train", "70000"], "between 1 and 60000"),
+        (["--depths", "1"], "depths=(1,) must ascend, from 2"),
+        (["--widths", "128", "64"], "must ascend"),
+        (["--network", "myrtle"], "comes in depths (5, 7, 10)"),
+        (["--network", "resnet18", "--depths", "18", "--zero-depths"], "needs images of 28 pixels or more"),
+        (["--depths", "2", "4"], "zero_depths=(2, 4, 8) must be among depths=(2, 4)"),
+        (["--num-sharp", "13"], "num_sharp=13 at most that"),
+        (["--log-step", "0"], "log_step=0.0 must be positive"),
+        (["--num-steps", "0"], "num_steps=0 must be at least 1"),
+        (["--halvings", "-1"], "halvings=-1 must be at least 0"),
+        (["--batch-size", "129"], "batch_size=129 must lie between 1 and n_train=128"),
+        (["--regimes-steps", "15"], "a multiple of 10"),
+        (["--regimes-c", "-1"], "must be positive"),
+        (["--saturation-time", "0"], "saturation_time=0.0 must be positive"),
+        (["--uv-widths", "1"], "must hold numbers from 2 on"),
+        (["--network", "fnc"], "fnc"),
+    ],
+)
+def test_wrong_configurations_are_answered(args, said, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(kalra, "run", lambda *_: pytest.fail("it ran"))
+    assert cli.main([NAME, *args, "--out", str(tmp_path / "out")]) == 2
+    assert said in " ".join(capfd.readouterr().err.replace("│", " ").split())
