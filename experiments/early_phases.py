@@ -104,7 +104,7 @@ def first_steps(
     dynamics = task.descent(c / start.sharpness)
     last = Observable(lambda key, params: params, lambda key, params, moment: (moment.params, ()))
     watch = {"loss": task.total(), "last": last, "sharpness": tracked(task, start, sharpness, ceiling)}
-    run = lj.start(start.key, start.params, dynamics, watch)
+    run = lj.start(jax.random.clone(start.key), start.params, dynamics, watch)
     run, record = lj.advance(run, dynamics, watch, num_steps=num_steps + 1, ceiling=ceiling)
 
     change = lj.tree.sub(run.memory["last"], start.params)
@@ -182,7 +182,7 @@ def saturated(task: Task, start: Start, c: Array, time: float, ceiling: float) -
     def step(_, run: lj.Run) -> lj.Run:
         return lj.advance(run, dynamics, {}, num_steps=1, ceiling=ceiling)[0]
 
-    begun = lj.start(start.key, start.params, dynamics, {})
+    begun = lj.start(jax.random.clone(start.key), start.params, dynamics, {})
     run = jax.lax.fori_loop(0, jnp.round(time / c).astype(jnp.int32), step, begun)
     hessian = lj.curvature.hessian(task.loss)(run.params, task.measured)
     eigs = lj.spectrum.refine(hessian, start.vectors, tol=2e-3, num_steps=12)

@@ -90,13 +90,13 @@ def means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def regimes(record, cs, every: int, time: float) -> Figure:
-    """Loss and sharpness over a long run against c · step, with the edge of stability of each c dashed."""
+    """Loss and sharpness over a long run against c times the steps, with the edge of stability of each c dashed."""
     long = record["regimes"]
     sharp, loss = np.asarray(long["sharpness"]), np.asarray(long["loss"])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.3, 5.0), dpi=200)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-        step = np.maximum(every * np.arange(sharp.shape[1]), 1)
+        step = 1 + every * np.arange(sharp.shape[1])
         for c, values, losses, colour, dash in zip(cs, sharp, loss, colours(len(cs)), itertools.cycle(DASHES), strict=False):
             above.plot(c * step, losses, color=colour, ls=dash, label=f"c = {c:g}")
             below.plot(c * step, values, color=colour, ls=dash)
@@ -109,7 +109,9 @@ def regimes(record, cs, every: int, time: float) -> Figure:
         below.annotate("c · step = K", (time, 1.0), xycoords=("data", "axes fraction"), fontsize=7, xytext=(3, -9),
                        textcoords="offset points")
         above.set(xscale="log", yscale="log", ylabel="training loss")
-        below.set(xlabel="c · step", ylabel="sharpness  λ/λ₀", yscale="log")
+        below.set(xlabel="c · (step + 1)", ylabel="sharpness  λ/λ₀", yscale="log")
+        for name, place in (("transient", 0.25), ("plateau", 0.52), ("sharpening", 0.74), ("edge", 0.95)):
+            below.annotate(name, (place, 0.03), xycoords="axes fraction", fontsize=7.5, ha="center", style="italic")
         low, high = np.nanmin(sharp), np.nanmax(sharp)
         below.set_ylim(0.8 * low, 1.25 * high)
         above.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))

@@ -210,11 +210,12 @@ def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) 
     return lj.sweep.grid(row)((starts, cs, sharp))
 
 
-def compiled(config: Config, depth: int, width: int, train, keys, factors):
-    """Both programs of one network."""
+def compiled(config: Config, depth: int, width: int, train, s: int):
+    """Both programs of one network, for s initialisations."""
+    keys, factors = jax.eval_shape(lambda: (jax.random.split(jax.random.key(0), s), jnp.ones(s)))
     begun = jax.jit(functools.partial(begin, config, depth, width)).lower(train, keys, factors).compile()
     starts = jax.eval_shape(functools.partial(begin, config, depth, width), train, keys, factors)
-    size = (len(factors), config.together)
+    size = (s, config.together)
     trained = jax.jit(functools.partial(train_all, config, depth, width))
     if config.together == len(BOUNDARIES):  # else the grid and the bisections have a program each
         trained = trained.lower(train, starts, jnp.zeros(size), jnp.zeros(size, bool)).compile()
@@ -238,25 +239,24 @@ def run(config: Config, key: lj.types.Key) -> Record:
 def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
     """The phases of every network, and those of zero last layers. While one network runs, the next is compiled."""
     train = training_set(config, config.n_train)
-    keys = jax.random.split(key, config.num_inits)
     sharp = np.arange(config.num_inits) < config.num_sharp
     networks = [(depth, width) for depth in config.depths for width in config.widths]
+    twice = [2 if depth in config.zero_depths else 1 for depth, _ in networks]  # half of them from a zero last layer
 
-    def prepared(network):
-        twice = 2 if network[0] in config.zero_depths else 1
-        factors = jnp.repeat(jnp.array([1.0, 0.0])[:twice], config.num_inits)
-        return compiled(config, *network, train, jnp.tile(keys, twice), factors), factors
+    def prepared(network, times):
+        return compiled(config, *network, train, times * config.num_inits)
 
     found: dict[str, list] = {"phases": [], "zero": []}
     with ThreadPoolExecutor(1) as pool:
-        for (depth, _), ((begun, trained), factors) in zip(networks, pool.map(prepared, networks), strict=True):
-            twice = len(factors) // config.num_inits
-            starts = begun(train, jnp.tile(keys, twice), factors)
+        programs = zip(networks, twice, pool.map(prepared, networks, twice), strict=True)
+        for i, ((depth, _), times, (begun, trained)) in enumerate(programs):
+            factors = jnp.repeat(jnp.array([1.0, 0.0])[:times], config.num_inits)
+            starts = begun(train, jax.random.split(jax.random.fold_in(key, i), len(factors)), factors)
 
             def at(cs: np.ndarray, wanted: np.ndarray, trained=trained, starts=starts):
                 return trained(train, starts, jnp.asarray(cs, jnp.float32), jnp.asarray(wanted))
 
-            measured = sharp if twice == 1 else np.append(sharp, np.zeros_like(sharp))
+            measured = np.append(sharp, np.zeros(len(factors) - len(sharp), bool))
             both = early_phases.phases(at, config.cs, measured, halvings=config.halvings, together=config.together)
             found["phases"].append(jax.tree.map(lambda x: x[: config.num_inits], both))
             if depth in config.zero_depths:
@@ -272,7 +272,7 @@ def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
 def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
     """λ_τ/λ₀ at c τ = K, [network, init, c]."""
     train = training_set(config, config.long_examples)
-    keys = jax.random.split(key, config.saturation_inits)
+
 
     def measured(network, train, keys, cs):
         def one(key):
@@ -283,7 +283,10 @@ def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
         return lj.sweep.grid(one)(keys)
 
     cs = jnp.asarray(SATURATION_CS, jnp.float32)
-    return np.stack([jax.jit(functools.partial(measured, at))(train, keys, cs) for at in config.saturation_at])
+    keys = [jax.random.split(jax.random.fold_in(key, i), config.saturation_inits) for i in range(len(config.saturation_at))]
+    return np.stack(
+        [jax.jit(functools.partial(measured, at))(train, ks, cs) for at, ks in zip(config.saturation_at, keys, strict=True)]
+    )
 
 
 def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
@@ -299,7 +302,7 @@ def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
 
         def one(c):
             dynamics = network.descent(c / start.sharpness)
-            begun = lj.start(start.key, start.params, dynamics, watch)
+            begun = lj.start(jax.random.clone(start.key), start.params, dynamics, watch)
             _, record = lj.advance(
                 begun, dynamics, watch, num_steps=config.regimes_steps, every=EVERY, ceiling=config.ceiling
             )

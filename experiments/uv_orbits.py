@@ -48,7 +48,8 @@ def descent(u: Array, v: Array, rate: Array, num_steps: int, target: float = 0.0
 def critical(a: Array, ks: Array) -> dict[str, Array]:
     """The k where the loss, the trace and the top eigenvalue first rise above their start within 10 steps, and where it first
     diverges within 300, on the grid ks [k], for each a: leaves shaped like a; NaN where it never does."""
-    start = ks**2 * a[..., None], jnp.broadcast_to(ks, (*a.shape, ks.size))  # X₀ and κ₀, [..., k]
+    kappa = jnp.broadcast_to(ks, (*a.shape, ks.size))
+    start = kappa**2 * a[..., None], kappa  # X₀ and κ₀, [..., k]
 
     def seen(x: Array, kappa: Array) -> tuple[Array, ...]:
         return x, kappa, kappa + jnp.sqrt(kappa**2 + 12 * x)
@@ -82,7 +83,7 @@ def thresholds(widths: tuple[int, ...], key: Key) -> dict[str, np.ndarray]:
             for target in (0.0, TARGET):
                 orbit = jax.jit(descent, static_argnums=(3, 4))(u[0], v[0], 1.5 / uv.trace(u[0], v[0]), 50, target)
                 truth = jnp.stack([orbit["output"], orbit["trace"]], axis=1)
-                found["error"].append(jnp.max(jnp.abs(orbit["mapped"] - truth) / jnp.abs(truth).max(axis=0)))
+                found["error"].append(jnp.max(jnp.abs(orbit["mapped"] - truth) / jnp.abs(truth).max(axis=0, keepdims=True)))
             found["top_error"].append(_top_error(u[0], v[0]))
         random = jax.jit(critical)(jnp.stack(found["random_a"]), jnp.asarray(KS[::5]))
         out = {f"grid_{name}": x for name, x in grid.items()} | {f"random_{name}": x for name, x in random.items()}

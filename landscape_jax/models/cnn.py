@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from landscape_jax.models.module import float_of, gaussian, glorot_uniform, he, model
@@ -18,7 +18,7 @@ def max_pool(x: Array) -> Array:
 
 def avg_pool(x: Array) -> Array:
     """2 × 2, stride 2."""
-    return 0.25 * jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return 0.25 * jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 class _CNN(nn.Module):

@@ -47,10 +47,11 @@ def test_first_steps_are_gradient_descent_with_its_sharpness(small):
     first = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS))(start, jnp.array(2.5), jnp.array(True))
     assert float(start.sharpness) == pytest.approx(dense_sharpness(task, start.params), rel=2e-3)
     params, rate = start.params, 2.5 / start.sharpness
+    grad = jax.jit(jax.grad(task.loss))
     for t in range(5):
         np.testing.assert_allclose(first["loss"][t], task.loss(params, task.train), rtol=1e-4)
         np.testing.assert_allclose(first["sharpness"][t], dense_sharpness(task, params), rtol=0.02)
-        last, params = params, lj.tree.axpy(-rate, jax.grad(task.loss)(params, task.train), params)
+        last, params = params, lj.tree.axpy(-rate, grad(params, task.train), params)
     way = [lj.tree.axpy(x, lj.tree.sub(last, start.params), start.params) for x in np.linspace(0, 1, 5)]
     np.testing.assert_allclose(first["barrier"], max(task.loss(at, task.train) for at in way), rtol=1e-4)
     assert not first["diverged"]
@@ -187,7 +188,9 @@ def test_undefined_initialisations_are_counted_and_not_dropped():
 
 
 def plateau(ratio, at=((2, 256), (8, 64))):
-    config = dataclasses.replace(kalra.SMALL, saturation_at=at, regimes_c=(), uv_widths=(), widths=(256,), depths=(2,))
+    config = dataclasses.replace(
+        kalra.SMALL, saturation_at=at, regimes_c=(), uv_widths=(), widths=(256,), depths=(2,), zero_depths=()
+    )
     record = {"phases": {"boundaries": np.full((1, 1, 12, 4), 3.0)}, "saturation": {"ratio": np.stack(ratio)[:, None]}}
     return {claim.id: claim for claim in kalra.claims(record, config)}
 
@@ -218,7 +221,7 @@ def test_means_leave_out_what_is_undefined_and_count_it():
     assert missing.tolist() == [1, 3, 2]
 
 
-def regimes(late, dip=0.4):
+def regimes(late, dip=0.31):
     sharp = np.full(200, 0.3)
     sharp[0], sharp[60:] = 1.0, late
     sharp[1] = dip
