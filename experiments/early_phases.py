@@ -36,8 +36,8 @@ class Task(NamedTuple):
     num_measured: int | None = None  # how many examples the Hessian is taken over; None: all
 
     def descent(self, rate: Array) -> Dynamics:
-        some = self.batch_size is not None and self.batch_size < lj.tree.num_examples(self.train)
-        batches = lj.data.epochs(self.train, self.batch_size) if some else lj.data.full_batch(self.train)
+        size = self.batch_size
+        batches = lj.data.full_batch(self.train) if size is None else lj.data.epochs(self.train, size)
         return lj.dynamics.gradient(self.loss, optax.sgd(rate), batches)
 
     @property
@@ -124,8 +124,8 @@ def events(first: Mapping[str, np.ndarray], slack: float = 0.0) -> np.ndarray:
       slack: by how much, relative to λ₀, sharpness must rise to count.
     """
     loss, sharp, diverged = (np.asarray(first[name]) for name in ("loss", "sharpness", "diverged"))
-    rises = (loss[..., 1:] > loss[..., :1]).any(axis=-1)  # False for NaN
-    sharpens = (sharp[..., 1:] > (1 + slack) * sharp[..., :1]).any(axis=-1)
+    rises = np.any(loss[..., 1:] > loss[..., :1], axis=-1)  # False for NaN
+    sharpens = np.any(sharp[..., 1:] > (1 + slack) * sharp[..., :1], axis=-1)
     crosses = np.asarray(first["barrier"]) > loss[..., 0]
     return np.stack([rises | diverged, sharpens | diverged, crosses | diverged, diverged], axis=-1)
 
@@ -135,7 +135,7 @@ def brackets(seen: np.ndarray, cs: np.ndarray) -> np.ndarray:
     was seen there, and NaN if it never was."""
     first = seen.argmax(axis=-2)  # [..., 4]
     both = np.stack([cs[np.maximum(first - 1, 0)], cs[first]], axis=-1)
-    return np.where(seen.any(axis=-2)[..., None], both, np.nan)
+    return np.where(np.expand_dims(seen.any(axis=-2), -1), both, np.nan)
 
 
 def phases(

@@ -4,6 +4,7 @@ import itertools
 
 import matplotlib
 import numpy as np
+from matplotlib import patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -35,8 +36,8 @@ def phase_diagram(record, depths, widths, cs, num_sharp: int) -> Figure:
             axes.set_xlabel("1/width")
         panels[0].set_ylabel("c = η λ₀")
         marks = panels[0].get_legend_handles_labels()
-        patches = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.4", lw=0.4) for colour in PHASES.values()]
-        figure.legend(patches + marks[0], [*PHASES, *marks[1]], loc="outside lower center", ncols=3, fontsize=7.5)
+        areas = [patches.Patch(facecolor=colour, edgecolor="0.4", lw=0.4) for colour in PHASES.values()]
+        figure.legend(areas + marks[0], [*PHASES, *marks[1]], loc="outside lower center", ncols=3, fontsize=7.5)
         total = boundaries.shape[2]
         figure.suptitle(
             f"small figures: how many of {total} initialisations had no c_loss · c_sharp (of {num_sharp}) · c_barrier · c_max",
@@ -74,7 +75,7 @@ def _phases(axes: Axes, boundaries: list[np.ndarray], widths: np.ndarray, cs: np
     axes.set_xticks(inverse, ticks, fontsize=7.5)
     for place, counts, level in zip(inverse, np.transpose(missing), 1.1 * 1.25 ** (np.arange(len(widths)) % 2), strict=True):
         axes.annotate("·".join(map(str, counts)), (place, level), fontsize=6.5, ha="center", va="center")
-    axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.grid(False)
 
 
@@ -140,7 +141,7 @@ def saturation(record, networks, cs, time: float) -> Figure:
             axes.set_title(name, fontsize=8.5)
             axes.set_xlabel("c")
             axes.axvline(2, color="0.4", lw=0.7, ls=(0, (4, 3)))
-            axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+            axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 

@@ -243,7 +243,7 @@ def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
     networks = [(depth, width) for depth in config.depths for width in config.widths]
     twice = [2 if depth in config.zero_depths else 1 for depth, _ in networks]  # half of them from a zero last layer
 
-    def prepared(network, times):
+    def prepared(network: tuple[int, int], times: int):
         return compiled(config, *network, train, times * config.num_inits)
 
     found: dict[str, list] = {"phases": [], "zero": []}

@@ -21,7 +21,7 @@ def float64() -> contextlib.AbstractContextManager:
     """Float64 within a `with`."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # before jax 0.8
+    from jax.experimental import enable_x64  # before jax 0.8  # pyright: ignore
 
     return enable_x64()
 
@@ -35,7 +35,7 @@ def descent(u: Array, v: Array, rate: Array, num_steps: int, target: float = 0.0
     def loss(layers):
         return 0.5 * (uv.output(*layers) - target) ** 2
 
-    def step(carry, _):
+    def step(carry: tuple[tuple[Array, Array], tuple[Array, Array]], _):
         layers, state = carry
         seen = {"output": uv.output(*layers), "trace": uv.trace(*layers), "mapped": jnp.stack(state)}
         layers = jax.tree.map(lambda x, g: x - rate * g, layers, jax.grad(loss)(layers))
@@ -106,7 +106,7 @@ def bifurcation(num_steps: int = 6000, kept: int = 1000, drawn: int = 200) -> di
 
     @jax.jit
     def orbits(rates):  # [r]
-        def step(state, _):
+        def step(state: tuple[Array, Array], _):
             return uv.step(*state, rates, WIDTH, TARGET), state
 
         f = jnp.full_like(rates, TARGET - 0.98 * TARGET)

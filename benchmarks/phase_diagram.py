@@ -1,0 +1,70 @@
+"""How many short trainings a second: the mapped grid of the phase diagram, or the same code run one by one?
+
+    python benchmarks/phase_diagram.py [--write]
+
+Ten steps at each of 21 values of c from 10 initialisations of one network (depth 4, width 64, 128 digits), with and without
+sharpness at every step: as one `sweep.grid` over starts and rows of c, and as 210 calls of one jitted function. Compilation is
+left out of both. `--write` adds the numbers to results/<device>.json.
+"""
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from _results import keep
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments import early_phases
+from experiments import kalra2023_phase_diagram as kalra
+
+DEPTH, WIDTH, INITS = 4, 64, 10
+
+
+def seconds(fn) -> float:
+    """Of the second call: the first compiles."""
+    jax.block_until_ready(fn())
+    begun = time.perf_counter()
+    jax.block_until_ready(fn())
+    return time.perf_counter() - begun
+
+
+def main(write: bool) -> None:
+    config = kalra.SMALL
+    train = kalra.training_set(config, config.n_train)
+    begin = jax.jit(functools.partial(kalra.begin, config, DEPTH, WIDTH))
+    starts = begin(train, jax.random.split(jax.random.key(0), INITS), jnp.ones(INITS))
+    cs = jnp.asarray(config.cs, jnp.float32)
+    together = jax.jit(functools.partial(kalra.train_all, config, DEPTH, WIDTH))
+    task = functools.partial(kalra.task, config, depth=DEPTH, width=WIDTH)
+    options = dict(num_steps=config.num_steps, ceiling=config.ceiling, num_between=config.num_between)
+
+    @jax.jit
+    def alone(train, start, c, sharp):
+        return early_phases.first_steps(task(train=train), start, c, sharp, **options)
+
+    def one_by_one(sharp):
+        each = [jax.tree.map(lambda x, i=i: x[i], starts) for i in range(INITS)]
+        return [alone(train, start, c, sharp) for start in each for c in cs]
+
+    count = INITS * len(cs)
+    told = {
+        "question": " ".join(__doc__.splitlines()[0].split()), "depth": DEPTH, "width": WIDTH, "examples": config.n_train,
+        "trainings": count, "steps": config.num_steps,
+    }  # fmt: skip
+    for name, sharp in (("with sharpness", True), ("without", False)):
+        grid, wanted = jnp.broadcast_to(cs, (INITS, len(cs))), jnp.full((INITS, len(cs)), sharp)
+        mapped = seconds(lambda grid=grid, wanted=wanted: together(train, starts, grid, wanted))
+        single = seconds(lambda sharp=sharp: one_by_one(jnp.asarray(sharp)))
+        told |= {f"trainings a second, mapped, {name}": round(count / mapped, 1)}
+        told |= {f"trainings a second, one by one, {name}": round(count / single, 1)}
+    print(json.dumps(told, indent=2))
+    if write:
+        keep(__file__, told)
+
+
+if __name__ == "__main__":
+    main("--write" in sys.argv[1:])
