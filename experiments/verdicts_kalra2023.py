@@ -1,0 +1,200 @@
+"""What a record of `kalra2023_phase_diagram` says of the papers' claims."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments import figures_kalra2023, uv_orbits
+from experiments.early_phases import BOUNDARIES
+from landscape_jax import Record
+from landscape_jax.record import Claim
+
+SOURCE = "Kalra and Barkeshli 2023, arXiv 2302.12250"
+TARGET = "Kalra, He and Barkeshli 2023, arXiv 2311.02076"
+EVERY = 10  # steps between the measurements of the long runs
+SATURATION_CS = 2.0 ** np.arange(-1, 3.01, 0.25)  # [c]
+# λ₀, c_loss, c_sharp, c_max of the authors' notebook by width: d = 8, CIFAR-10, square loss, one initialisation
+PRINTED = {256: (67.8, 3.25, 4.92, 13.9), 512: (101, 3.03, 4.29, 13.0), 1024: (202, 2.64, 4.00, 13.9),
+           2048: (348, 2.46, 3.25, 12.1)}  # fmt: skip
+
+
+def claims(record: Record, config: Any) -> list[Claim]:
+    """Every claim on what was run; those on parts left out are not tested."""
+    return [*_phase_claims(record, config), *_plateau_claims(record, config), *_uv_claims(record, config)]
+
+
+def _phase_claims(record: Record, config: Any) -> list[Claim]:
+    values = np.asarray(record["phases"]["boundaries"])  # [d, w, s, 4]
+    sharp = values[:, :, : config.num_sharp]
+    closs, errors, undefined = figures_kalra2023.means(values[..., 0])
+    csharp, _, unsharp = figures_kalra2023.means(sharp[..., 1])
+    _, _, whole = figures_kalra2023.means(values[..., 3])
+
+    def by_network(numbers, digits: int = 3) -> dict[str, list]:
+        return {f"d={d}": [float(f"{x:.{digits}g}") for x in row] for d, row in zip(config.depths, numbers, strict=True)}
+
+    def ordered(*names: str) -> tuple[int, int]:
+        """Of how many initialisations that have the first two, how many have all in order; what was never seen lies beyond."""
+        at = sharp[..., [BOUNDARIES.index(name) for name in names]].reshape(-1, len(names))
+        at = at[np.isfinite(at[:, :2]).all(axis=1)]
+        at = np.where(np.isnan(at), np.inf, at)
+        return int((at[:, 1:] >= at[:, :-1]).all(axis=1).sum()), len(at)
+
+    def most(good: int, cases: int) -> bool | None:
+        return None if cases == 0 else bool(good >= 0.95 * cases)
+
+    order, last = ordered("loss", "sharp", "max"), ordered("sharp", "barrier", "max")
+    networks = closs.size
+    missing = {
+        "inits without": {"c_loss": by_network(undefined), "c_sharp": by_network(unsharp), "c_max": by_network(whole)},
+        "of": config.num_inits, "with sharpness": config.num_sharp,
+    }  # fmt: skip
+    enough = config.num_inits >= 10 and min(len(config.depths), len(config.widths)) > 1
+    monotone = (np.diff(closs, axis=1) < 0).all() and (np.diff(closs, axis=0) > 0).all()
+    sharp_monotone = (np.diff(csharp, axis=1) < 0).all() and (np.diff(csharp, axis=0) > 0).all()
+    plain = (config.last_scale, config.output_scale, config.parametrisation) == (1.0, 1.0, "standard")
+    wide = plain and 2 in config.depths and 256 in config.widths and config.network == "fcn"
+    shallow = closs[config.depths.index(2), config.widths.index(256)] if wide else np.nan
+    found = [
+        Claim(
+            "phase-order", "Loss catapults come before sharpness catapults, and these before divergence.", SOURCE,
+            "c_loss ≤ c_sharp ≤ c_max in at least 95 % of the initialisations that have the first two",
+            {"in order": f"{order[0]} of {order[1]}"} | missing, most(*order),
+        ),
+        Claim(
+            "barrier-last", "A loss barrier to the initialisation appears only beyond c_sharp.", SOURCE,
+            "c_sharp ≤ c_barrier ≤ c_max in at least 95 % of the initialisations that have the first two",
+            {"in order": f"{last[0]} of {last[1]}"}, most(*last),
+        ),
+        Claim(
+            "closs-scales-depth-width", "c_loss falls with width and rises with depth.", SOURCE,
+            "its mean over at least 10 initialisations decreases strictly in w at each d and increases strictly in d at each w",
+            {"mean": by_network(closs), "standard error": by_network(errors, 2), "widths": list(config.widths)},
+            bool(monotone) if enough and np.isfinite(closs).all() else None,
+        ),
+        Claim(
+            "csharp-scales-depth-width", "c_sharp does so too.", SOURCE,
+            "its mean over the initialisations with sharpness (at least 8) decreases strictly in w and increases strictly in d",
+            {"mean": by_network(csharp)},
+            bool(sharp_monotone) if config.num_sharp >= 8 and networks > 3 and np.isfinite(csharp).all() else None,
+        ),
+        Claim(
+            "closs-shallow-wide", "c_loss comes near 2 for shallow wide networks.", SOURCE,
+            "mean c_loss at d = 2, w = 256 in [2, 2.6]", {"c_loss": float(shallow)},
+            bool(2 <= shallow <= 2.6) if np.isfinite(shallow) else None,
+        ),
+    ]
+    return [*found, _zero_claim(record, config), _table_claim(values, record, config)]
+
+
+def _zero_claim(record: Record, config: Any) -> Claim:
+    passed, measured = None, {}
+    if "zero" in record:
+        values = np.asarray(record["zero"]["boundaries"])[..., 0]  # [d, w, s]
+        mean, _, undefined = figures_kalra2023.means(values)
+        wide = np.array(config.widths) >= 64
+        passed = bool((np.abs(np.log2(mean[:, wide] / 2)) <= 0.2).all()) if wide.any() else None
+        measured = {f"d={d}": row.round(3).tolist() for d, row in zip(config.zero_depths, mean, strict=True)}
+        measured |= {"undefined": int(undefined.sum()), "all from": float(np.nanmin(values)), "to": float(np.nanmax(values))}
+    return Claim(
+        "zero-init-closs-two", "With a zero last layer c_loss is 2, whatever depth and width.", SOURCE,
+        "mean c_loss within a factor 2^0.2 of 2 at every depth and every width from 64", measured, passed,
+    )  # fmt: skip
+
+
+def _table_claim(values: np.ndarray, record: Record, config: Any) -> Claim:
+    """The authors' printed numbers; only at their own scale."""
+    there = [w for w in config.widths if w in PRINTED]
+    theirs = (config.data, config.network, config.criterion, config.n_train, config.batch_size) == (
+        "cifar10", "fcn", "square", 50_000, 512)  # fmt: skip
+    passed, measured = None, {}
+    if theirs and 8 in config.depths and there:
+        i = config.depths.index(8)
+        for width in there:
+            mean = np.nanmean(values[i, config.widths.index(width)][:, [0, 1, 3]], axis=0)
+            measured[f"w={width}"] = {"here": mean.tolist(), "printed": list(PRINTED[width][1:])}
+        off = [np.abs(np.log2(np.array(m["here"]) / m["printed"])) for m in measured.values()]
+        passed = bool(np.max(off) <= 0.2)
+    return Claim(
+        "cifar-table", "The authors' c_loss, c_sharp and c_max of an FCN of depth 8 on CIFAR-10.", f"{SOURCE}, code",
+        "all within two grid steps (2^0.2), at their own scale", measured, passed,
+    )  # fmt: skip
+
+
+def _plateau_claims(record: Record, config: Any) -> list[Claim]:
+    flat = smears = None
+    shown: dict[str, Any] = {}
+    sharpest = {}
+    if "saturation" in record:
+        ratio = np.asarray(record["saturation"]["ratio"]).mean(axis=1)  # [network, c]
+        _, slope = figures_kalra2023.derivatives(ratio, SATURATION_CS)
+        near = (SATURATION_CS >= 0.99) & (SATURATION_CS <= 4.01)
+        judged = []
+        for (depth, width), curve, slopes in zip(config.saturation_at, ratio, slope, strict=True):
+            crit = float(SATURATION_CS[np.nanargmax(slopes)]) if np.isfinite(slopes).any() else np.nan
+            drop = float(1 - curve[SATURATION_CS <= 1.7].min() / curve[0])
+            sharpest[depth, width] = float(np.nanmax(slopes[near]) / curve[0])
+            shown[f"d={depth}, w={width}"] = {"c_crit": crit, "drop to c = 1.7": drop, "max χ′": sharpest[depth, width]}
+            if depth <= 4 and width >= 256:
+                judged.append(1.7 <= crit <= 2.4 and drop <= 0.15)
+        flat = all(judged) if judged else None
+        least, most = min(sharpest, key=lambda at: at[0] / at[1]), max(sharpest, key=lambda at: at[0] / at[1])
+        smears = bool(sharpest[most] < 0.5 * sharpest[least]) if len(sharpest) > 1 else None
+    found = [
+        Claim(
+            "saturation-flat-then-falls", "After the transient sharpness is flat in c up to c_crit ≈ 2 and then falls.", SOURCE,
+            "for d ≤ 4, w ≥ 256, mean over initialisations: it drops by at most 15 % up to c = 1.7, and c_crit = argmax χ′ "
+            "lies in [1.7, 2.4]", shown, flat,
+        ),
+        Claim(
+            "saturation-smears", "The fall smears out as d/w grows.", SOURCE,
+            "the largest χ′ (relative to the plateau) of the network with most d/w is under half that of the one with least",
+            {f"d={d}, w={w}": value for (d, w), value in sharpest.items()}, smears,
+        ),
+    ]
+    return [*found, _regimes_claim(record, config)]
+
+
+def _regimes_claim(record: Record, config: Any) -> Claim:
+    measured, passed = {}, None
+    if "regimes" in record:
+        for c, sharp in zip(config.regimes_c, np.asarray(record["regimes"]["sharpness"]), strict=True):
+            time = EVERY * np.arange(len(sharp)) * c
+            plateau = sharp[(time >= 40) & (time <= 200)]
+            tenth = sharp[-max(len(sharp) // 10, 1) :]
+            if len(plateau) < 2:
+                continue
+            seen = {
+                "transient": bool(sharp[1] < 0.9), "plateau": bool(np.ptp(plateau) < 0.15 * plateau.mean()),
+                "sharpening": bool(np.median(tenth) > 1.2 * plateau.mean()),
+                "edge": bool(abs(np.median(tenth) * c / 2 - 1) <= 0.05),
+            }  # fmt: skip
+            late = float(np.median(tenth) * c / 2)
+            measured[f"c={c:g}"] = {"seen": [name for name, yes in seen.items() if yes], "late λ/(2/η)": late}
+        passed = any(len(m["seen"]) == 4 for m in measured.values()) if measured else None
+    return Claim(
+        "four-regimes", "One training has them all: transient, plateau, progressive sharpening, edge of stability.", SOURCE,
+        "at one c at least: down by 10 % in the first 10 steps; within 15 % for 40 ≤ c·step ≤ 200; over 1.2 times that in the "
+        "last tenth; median of the last tenth within 5 % of 2/η", measured, passed,
+    )  # fmt: skip
+
+
+def _uv_claims(record: Record, config: Any) -> list[Claim]:
+    if "uv" not in record:
+        record = {"uv": None, "uv_target": None}
+    return [
+        Claim(name, statement, source, criterion, *judge(record["uv"], record["uv_target"]))
+        for name, statement, source, criterion, judge in (
+            ("uv-exact-map", "Gradient descent on the uv model, with and without target, is a map of two numbers.", SOURCE,
+             "GD by autodiff within 1e-12 of the map over 50 steps, and the top Hessian eigenvalue of its formula (float64)",
+             uv_orbits.exactness),
+            ("uv-thresholds", "Its thresholds: k_loss = (1 − √(1 − 8a))/(2a), and 4 for the trace and for divergence.", SOURCE,
+             "each within 0.01 for a ≤ 0.12, on a grid of 0.002", uv_orbits.agreement),
+            ("uv-window", "The window 2 < k < k_loss, where the loss falls past 2/λ₀, opens with f₀²/w.", SOURCE,
+             "k_loss − 2 increases with a, from under 0.01 at a = 1e-3; and its mean over random starts falls with w",
+             uv_orbits.opening),
+            ("uv-target-period-doubling", "With a target, the edge of stability is a period-doubling route to chaos.", TARGET,
+             "period 1 for r < 2; 2 at r = 2.05 and 2.2; more, but under 100 values, at 2.6; over 100 at 2.8",
+             uv_orbits.doubling),
+        )
+    ]  # fmt: skip
