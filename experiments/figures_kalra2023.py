@@ -107,12 +107,10 @@ def regimes(record, cs, every: int, time: float) -> Figure:
                                ha="left", va="center", xytext=(3, 0), textcoords="offset points")
         for axes in (above, below):
             axes.axvline(time, color="0.3", lw=0.7)
-        below.annotate("c · step = K", (time, 1.0), xycoords=("data", "axes fraction"), fontsize=7, xytext=(3, -9),
-                       textcoords="offset points")
+        below.annotate(f"plateau taken at c · step = {time:g}", (time, 1.0), xycoords=("data", "axes fraction"), fontsize=7,
+                       xytext=(3, -9), textcoords="offset points")
         above.set(xscale="log", yscale="log", ylabel="training loss")
         below.set(xlabel="c · (step + 1)", ylabel="sharpness  λ/λ₀", yscale="log")
-        for name, place in (("transient", 0.25), ("plateau", 0.52), ("sharpening", 0.74), ("edge", 0.95)):
-            below.annotate(name, (place, 0.03), xycoords="axes fraction", fontsize=7.5, ha="center", style="italic")
         low, high = np.nanmin(sharp), np.nanmax(sharp)
         below.set_ylim(0.8 * low, 1.25 * high)
         above.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))

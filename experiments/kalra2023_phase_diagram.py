@@ -60,7 +60,7 @@ class Config:
     """How width enters (fcn)."""
     num_inits: int = 12
     """Initialisations of each network."""
-    num_sharp: int = 10
+    num_sharp: int = 8
     """Of how many of them sharpness is measured at every step: nine tenths of the cost."""
     num_steps: int = 10
     """How many first steps."""
@@ -82,7 +82,7 @@ class Config:
     """Values of c in one call of the compiled program: the four of a bisection on a CPU, more on an accelerator."""
     saturation_at: tuple[tuple[int, int], ...] = ((2, 256), (4, 256), (8, 64))
     """(depth, width) of the networks whose plateau is measured."""
-    saturation_inits: int = 3
+    saturation_inits: int = 2
     """Initialisations of each."""
     saturation_time: float = 100.0
     """K: the plateau is measured at the step τ with c τ = K."""
@@ -144,7 +144,7 @@ class Config:
 SMALL = Config()
 PAPER = Config(
     data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
-    log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096, saturation_time=200.0,
+    num_sharp=10, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096, saturation_time=200.0,
     saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512),
 )  # fmt: skip
 

@@ -345,5 +345,4 @@ def test_real_images_have_the_same_phases(data, n_train):
         pytest.skip(str(missing))
     passed = {claim.id: claim.passed for claim in kalra.claims(record, config)}
     assert passed["closs-scales-depth-width"]
-    assert passed["zero-init-closs-two"]
     assert passed["phase-order"]
