@@ -68,11 +68,14 @@ def test_without_sharpness_the_same_training(small):
 
 def test_divergence_is_seen_and_is_an_event_of_every_kind(small):
     task, start = small
-    train = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS | {"num_steps": 10}))
-    first = jax.device_get(train(start, jnp.array(1e4), jnp.array(True)))
-    assert first["diverged"]
-    assert early_phases.events(first).tolist() == [True] * 4
-    assert not early_phases.events(jax.device_get(train(start, jnp.array(0.1), jnp.array(True)))).any()
+    train = jax.jit(functools.partial(early_phases.first_steps, task, num_steps=4, num_between=5))
+
+    def events(c: float, ceiling: float):
+        first = train(start, jnp.array(c), jnp.array(True), ceiling=jnp.array(ceiling))
+        return early_phases.events(jax.device_get(first)).tolist()
+
+    assert events(0.1, 1e5) == [False] * 4
+    assert events(0.1, 1e-3) == [True] * 4  # a ceiling below the initial loss
 
 
 def test_the_loss_is_the_mean_over_outputs_too():
@@ -183,7 +186,7 @@ def test_undefined_initialisations_are_counted_and_not_dropped():
     told = made(never)["phase-order"].measured
     assert told["inits without"]["c_loss"]["d=8"] == [5, 0, 0]
     assert told["inits without"]["c_max"]["d=2"] == [12, 12, 12]
-    assert told["in order"] == "85 of 85"  # 90 with sharpness, 5 that never raise their loss
+    assert told["in order"] == "67 of 67"  # 72 with sharpness, 5 that never raise their loss
 
 
 def plateau(ratio, at=((2, 256), (8, 64))):
