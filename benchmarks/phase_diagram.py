@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from _results import keep
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import early_phases
+from experiments import _kalra2023_first_steps as early
 from experiments import kalra2023_phase_diagram as kalra
 
 DEPTH, WIDTH, INITS = 4, 64, 10
@@ -44,7 +44,7 @@ def main(write: bool) -> None:
 
     @jax.jit
     def alone(train, start, c, sharp):
-        return early_phases.first_steps(task(train=train), start, c, sharp, **options)
+        return early.first_steps(task(train=train), start, c, sharp, **options)
 
     def one_by_one(sharp):
         each = [jax.tree.map(lambda x, i=i: x[i], starts) for i in range(INITS)]

@@ -25,9 +25,12 @@ from jax import Array
 from matplotlib.figure import Figure
 
 import landscape_jax as lj
-from experiments import early_phases, figures_kalra2023, uv_orbits, verdicts_kalra2023
-from experiments.early_phases import BOUNDARIES, Task
-from experiments.verdicts_kalra2023 import EVERY, SATURATION_CS
+from experiments import _kalra2023_figures as figures
+from experiments import _kalra2023_first_steps as early
+from experiments import _kalra2023_uv as orbits
+from experiments import _kalra2023_verdicts as verdicts
+from experiments._kalra2023_first_steps import BOUNDARIES, Task
+from experiments._kalra2023_verdicts import EVERY, SATURATION_CS
 from landscape_jax import Record
 from landscape_jax.record import Claim
 
@@ -62,13 +65,15 @@ class Config:
     """Initialisations of each network."""
     num_sharp: int = 8
     """Of how many of them sharpness is measured at every step: nine tenths of the cost."""
+    sharp_every: int = 2
+    """And at each how manieth c of the grid."""
     num_steps: int = 10
     """How many first steps."""
     log_c: float = 5.0
     """The grid of c runs from 1 to 2 to this power …"""
     log_step: float = 0.25
     """… by factors of 2 to this power."""
-    halvings: int = 3
+    halvings: int = 4
     """Bisections of the grid's interval around each boundary."""
     num_between: int = 21
     """Places on the line from the first to the last of these steps."""
@@ -117,7 +122,7 @@ class Config:
             raise ValueError(f"num_inits={self.num_inits} must be at least 1, and num_sharp={self.num_sharp} at most that")
         if self.log_step <= 0 or self.log_c < self.log_step:
             raise ValueError(f"log_step={self.log_step} must be positive and at most log_c={self.log_c}")
-        for name in ("num_steps", "together", "saturation_inits", "regimes_steps"):
+        for name in ("num_steps", "sharp_every", "together", "saturation_inits", "regimes_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.halvings < 0 or self.num_between < 2:
@@ -144,7 +149,8 @@ class Config:
 SMALL = Config()
 PAPER = Config(
     data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
-    num_sharp=10, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096, saturation_time=200.0,
+    num_sharp=10, sharp_every=1, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096,
+    saturation_time=200.0,
     saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512),
 )  # fmt: skip
 
@@ -187,9 +193,15 @@ def begin(config: Config, depth: int, width: int, train, keys, factors):
 
     def one(entry):
         key, factor = entry
-        return early_phases.started(task(config, train, depth, width), key, lambda params: with_last(params, factor))
+        return early.started(task(config, train, depth, width), key, lambda params: with_last(params, factor))
 
-    return lj.sweep.grid(one)((keys, factors))
+    return split(one, len(factors))((keys, factors))
+
+
+def split(fn, runs: int) -> lj.sweep.Sweep:
+    """A sweep over so many runs, split over as many devices as divide them."""
+    mesh = lj.devices.dividing(runs)
+    return lj.sweep.zipped(fn) if mesh is None else lj.sweep.sharded(fn, mesh)
 
 
 def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) -> dict[str, Array]:
@@ -199,34 +211,32 @@ def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) 
     def row(entry):
         start, cs, sharp = entry
         network = task(config, train, depth, width)
-        return lj.sweep.grid(lambda at: early_phases.first_steps(network, start, *at, **options))((cs, sharp))
+        return lj.sweep.grid(lambda at: early.first_steps(network, start, *at, **options))((cs, sharp))
 
-    return lj.sweep.grid(row)((starts, cs, sharp))
+    return split(row, len(cs))((starts, cs, sharp))
 
 
-def compiled(config: Config, depth: int, width: int, train, s: int):
-    """Both programs of one network, for s initialisations."""
-    keys, factors = jax.eval_shape(lambda: (jax.random.split(jax.random.key(0), s), jnp.ones(s)))
-    begun = jax.jit(functools.partial(begin, config, depth, width)).lower(train, keys, factors).compile()
-    starts = jax.eval_shape(functools.partial(begin, config, depth, width), train, keys, factors)
-    size = (s, config.together)
+def prepared(config: Config, depth: int, width: int, train, keys, factors):
+    """The initialisations of one network, and the program of their first steps, compiled."""
+    starts = jax.jit(functools.partial(begin, config, depth, width))(train, keys, factors)
     trained = jax.jit(functools.partial(train_all, config, depth, width))
     if config.together == len(BOUNDARIES):  # else the grid and the bisections have a program each
+        size = (len(factors), config.together)
         trained = trained.lower(train, starts, jnp.zeros(size), jnp.zeros(size, bool)).compile()
-    return begun, trained
+    return starts, trained
 
 
 def run(config: Config, key: lj.types.Key) -> Record:
     """Parts "phases" and "zero" (leaves [depth, width, init, c, ...]), "saturation", "regimes", "uv" and "uv_target"."""
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("phases", "saturation", "regimes", "uv"))}
-    record: dict[str, Any] = diagram(config, keys["phases"])
+    record = Record(diagram(config, keys["phases"]))
     if config.saturation_at:
         record["saturation"] = {"ratio": saturation(config, keys["saturation"])}
     if config.regimes_c:
         record["regimes"] = regimes(config, keys["regimes"])
     if config.uv_widths:
-        record["uv"] = uv_orbits.thresholds(config.uv_widths, keys["uv"])
-        record["uv_target"] = uv_orbits.bifurcation()
+        record["uv"] = orbits.thresholds(config.uv_widths, keys["uv"])
+        record["uv_target"] = orbits.bifurcation()
     return record
 
 
@@ -237,21 +247,21 @@ def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
     networks = [(depth, width) for depth in config.depths for width in config.widths]
     twice = [2 if depth in config.zero_depths else 1 for depth, _ in networks]  # half of them from a zero last layer
 
-    def prepared(network: tuple[int, int], times: int):
-        return compiled(config, *network, train, times * config.num_inits)
+    def begun(i: int):
+        factors = jnp.repeat(jnp.array([1.0, 0.0])[: twice[i]], config.num_inits)
+        return prepared(config, *networks[i], train, jax.random.split(jax.random.fold_in(key, i), len(factors)), factors)
 
     found: dict[str, list] = {"phases": [], "zero": []}
     with ThreadPoolExecutor(1) as pool:
-        programs = zip(networks, twice, pool.map(prepared, networks, twice), strict=True)
-        for i, ((depth, _), times, (begun, trained)) in enumerate(programs):
-            factors = jnp.repeat(jnp.array([1.0, 0.0])[:times], config.num_inits)
-            starts = begun(train, jax.random.split(jax.random.fold_in(key, i), len(factors)), factors)
+        for (depth, _), (starts, trained) in zip(networks, pool.map(begun, range(len(networks))), strict=True):
 
             def at(cs: np.ndarray, wanted: np.ndarray, trained=trained, starts=starts):
                 return trained(train, starts, jnp.asarray(cs, jnp.float32), jnp.asarray(wanted))
 
-            measured = np.append(sharp, np.zeros(len(factors) - len(sharp), bool))
-            both = early_phases.phases(at, config.cs, measured, halvings=config.halvings, together=config.together)
+            measured = np.append(sharp, np.zeros(len(starts.sharpness) - len(sharp), bool))
+            both = early.phases(
+                at, config.cs, measured, halvings=config.halvings, together=config.together, sharp_every=config.sharp_every,
+            )  # fmt: skip
             found["phases"].append(jax.tree.map(lambda x: x[: config.num_inits], both))
             if depth in config.zero_depths:
                 found["zero"].append(jax.tree.map(lambda x: x[config.num_inits :], both))
@@ -270,11 +280,11 @@ def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
 
     def measured(network, train, keys, cs):
         def one(key):
-            start = early_phases.started(task(config, train, *network), key)
-            plateau = functools.partial(early_phases.saturated, task(config, train, *network), start)
+            start = early.started(task(config, train, *network), key)
+            plateau = functools.partial(early.saturated, task(config, train, *network), start)
             return lj.sweep.grid(lambda c: plateau(c, config.saturation_time, config.ceiling))(cs)
 
-        return lj.sweep.grid(one)(keys)
+        return split(one, len(keys))(keys)
 
     cs = jnp.asarray(SATURATION_CS, jnp.float32)
     keys = [jax.random.split(jax.random.fold_in(key, i), config.saturation_inits) for i in range(len(config.saturation_at))]
@@ -290,7 +300,7 @@ def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
     @jax.jit
     def trained(train, key, cs):
         network = task(config, train, *config.regimes_at)
-        start = early_phases.started(network, key)
+        start = early.started(network, key)
         tracker = lj.observe.sharpness(lj.curvature.hessian(network.loss), batch=network.measured)
         watch = {"loss": network.total(), "sharpness": tracker}
 
@@ -302,25 +312,23 @@ def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
             )
             return record | {"sharpness": record["sharpness"] / start.sharpness}
 
-        return lj.sweep.grid(one)(cs)
+        return split(one, len(cs))(cs)
 
     return trained(train, key, jnp.asarray(config.regimes_c, jnp.float32))
 
 
 def claims(record: Record, config: Config) -> list[Claim]:
     """Every claim on what was run; those on parts left out are not tested."""
-    return verdicts_kalra2023.claims(record, config)
+    return verdicts.claims(record, config)
 
 
 def plot(record: Record, config: Config) -> dict[str, Figure]:
     """The phase diagram, and where they were run the plateau, the four regimes and the uv models."""
-    figures = {"figure": figures_kalra2023.phase_diagram(record, config.depths, config.widths, config.cs, config.num_sharp)}
+    parts = {"figure": figures.phase_diagram(record, config.depths, config.widths, config.cs, config.num_sharp)}
     if "saturation" in record:
-        figures["saturation"] = figures_kalra2023.saturation(
-            record, config.saturation_at, SATURATION_CS, config.saturation_time
-        )
+        parts["saturation"] = figures.saturation(record, config.saturation_at, SATURATION_CS, config.saturation_time)
     if "regimes" in record:
-        figures["regimes"] = figures_kalra2023.regimes(record, config.regimes_c, EVERY, config.saturation_time)
+        parts["regimes"] = figures.regimes(record, config.regimes_c, EVERY, config.saturation_time)
     if "uv" in record:
-        figures["uv"] = figures_kalra2023.uv_models(record)
-    return figures
+        parts["uv"] = figures.uv_models(record)
+    return parts

@@ -10,7 +10,9 @@ import pytest
 
 import landscape_jax as lj
 from experiments import __main__ as cli
-from experiments import early_phases, figures_kalra2023, uv_orbits
+from experiments import _kalra2023_figures as figures
+from experiments import _kalra2023_first_steps as early
+from experiments import _kalra2023_uv as orbits
 from experiments import kalra2023_phase_diagram as kalra
 
 NAME = "kalra2023_phase_diagram"
@@ -26,7 +28,7 @@ OPTIONS = dict(num_steps=4, ceiling=1e5, num_between=5)
 def small():
     train, _ = lj.data.digits(40)
     task = kalra.task(TINY, train, 2, 6)
-    return task, early_phases.started(task, jax.random.key(3))
+    return task, early.started(task, jax.random.key(3))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def dense_sharpness(task, params):
 
 def test_first_steps_are_gradient_descent_with_its_sharpness(small):
     task, start = small
-    first = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS))(start, jnp.array(2.5), jnp.array(True))
+    first = jax.jit(functools.partial(early.first_steps, task, **OPTIONS))(start, jnp.array(2.5), jnp.array(True))
     assert float(start.sharpness) == pytest.approx(dense_sharpness(task, start.params), rel=2e-3)
     params, rate = start.params, 2.5 / start.sharpness
     grad = jax.jit(jax.grad(task.loss))
@@ -59,7 +61,7 @@ def test_first_steps_are_gradient_descent_with_its_sharpness(small):
 
 def test_without_sharpness_the_same_training(small):
     task, start = small
-    train = jax.jit(functools.partial(early_phases.first_steps, task, **OPTIONS))
+    train = jax.jit(functools.partial(early.first_steps, task, **OPTIONS))
     with_, without = (train(start, jnp.array(3.0), jnp.array(wanted)) for wanted in (True, False))
     np.testing.assert_array_equal(with_["loss"], without["loss"])
     assert np.isnan(without["sharpness"]).all()
@@ -68,11 +70,11 @@ def test_without_sharpness_the_same_training(small):
 
 def test_divergence_is_seen_and_is_an_event_of_every_kind(small):
     task, start = small
-    train = jax.jit(functools.partial(early_phases.first_steps, task, num_steps=4, num_between=5))
+    train = jax.jit(functools.partial(early.first_steps, task, num_steps=4, num_between=5))
 
     def events(c: float, ceiling: float):
         first = train(start, jnp.array(c), jnp.array(True), ceiling=jnp.array(ceiling))
-        return early_phases.events(jax.device_get(first)).tolist()
+        return early.events(jax.device_get(first)).tolist()
 
     assert events(0.1, 1e5) == [False] * 4
     assert events(0.1, 1e-3) == [True] * 4  # a ceiling below the initial loss
@@ -115,7 +117,7 @@ def pretended(shapes):
 def test_bisection_closes_in_on_every_boundary():
     shapes = []
     cs = 2.0 ** np.arange(0, 5.01, 0.5)
-    found = early_phases.phases(pretended(shapes), cs, np.array([True] * 4), halvings=6, together=4)
+    found = early.phases(pretended(shapes), cs, np.array([True] * 4), halvings=6, together=4)
     expected = TRUTH.copy()
     expected[1, 2] = 12.0  # no barrier below c_max: c_max itself
     expected[3, 0] = 1.0  # seen at the first c: there
@@ -131,7 +133,7 @@ def test_bisection_closes_in_on_every_boundary():
 
 def test_no_sharpness_no_boundary_of_it():
     wanted = np.array([True, False, True, False])
-    found = early_phases.phases(pretended([]), 2.0 ** np.arange(6), wanted, halvings=2, together=4)
+    found = early.phases(pretended([]), 2.0 ** np.arange(6), wanted, halvings=2, together=4)
     assert np.isnan(found["boundaries"][:, 1]).tolist() == [False, True, True, True]
     assert np.isfinite(found["boundaries"][:, 0]).all()
 
@@ -211,13 +213,13 @@ def test_the_plateau_is_judged_by_its_second_derivative():
 
 def test_derivatives_know_the_uneven_grid():
     cs = kalra.SATURATION_CS
-    chi, slope = figures_kalra2023.derivatives(-(cs**2), cs)
+    chi, slope = figures.derivatives(-(cs**2), cs)
     np.testing.assert_allclose(chi[1:-1], 2 * cs[1:-1])
     np.testing.assert_allclose(slope[2:-2], 2.0)
 
 
 def test_means_leave_out_what_is_undefined_and_count_it():
-    mean, error, missing = figures_kalra2023.means(np.array([[1.0, 3.0, np.nan], [np.nan] * 3, [2.0, np.nan, np.nan]]))
+    mean, error, missing = figures.means(np.array([[1.0, 3.0, np.nan], [np.nan] * 3, [2.0, np.nan, np.nan]]))
     np.testing.assert_allclose(mean, [2.0, np.nan, 2.0])
     np.testing.assert_allclose(error, [1.0, 0.0, 0.0])
     assert missing.tolist() == [1, 3, 2]
@@ -243,10 +245,10 @@ def test_four_regimes_need_all_four():
 
 @pytest.fixture(scope="module")
 def simulated():
-    return uv_orbits.thresholds((8, 64), jax.random.key(1)), uv_orbits.bifurcation()
+    return orbits.thresholds((8, 64), jax.random.key(1)), orbits.bifurcation()
 
 
-@pytest.mark.parametrize("judge", [uv_orbits.exactness, uv_orbits.agreement, uv_orbits.opening, uv_orbits.doubling])
+@pytest.mark.parametrize("judge", [orbits.exactness, orbits.agreement, orbits.opening, orbits.doubling])
 def test_simulations_agree_with_theory(judge, simulated):
     assert judge(*simulated)[1] is True
     assert judge(None, None) == ({}, None)
@@ -254,10 +256,10 @@ def test_simulations_agree_with_theory(judge, simulated):
 
 def test_simulations_that_do_not_agree_are_told_apart(simulated):
     found, target = simulated
-    assert uv_orbits.exactness(found | {"error": 1e-11}, target)[1] is False
-    assert uv_orbits.agreement(found | {"grid_trace": found["grid_trace"] + 0.02}, target)[1] is False
-    assert uv_orbits.opening(found | {"grid_loss": found["grid_loss"][::-1]}, target)[1] is False
-    assert uv_orbits.doubling(found, target | {"distinct": target["distinct"] + 1})[1] is False
+    assert orbits.exactness(found | {"error": 1e-11}, target)[1] is False
+    assert orbits.agreement(found | {"grid_trace": found["grid_trace"] + 0.02}, target)[1] is False
+    assert orbits.opening(found | {"grid_loss": found["grid_loss"][::-1]}, target)[1] is False
+    assert orbits.doubling(found, target | {"distinct": target["distinct"] + 1})[1] is False
 
 
 # ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,8 @@ from matplotlib import patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import early_phases, uv_orbits
+from experiments import _kalra2023_first_steps as early
+from experiments import _kalra2023_uv as orbits
 from landscape_jax.plots import DASHES, STYLE, colours
 from landscape_jax.theory import uv
 
@@ -30,7 +31,7 @@ def phase_diagram(record, depths, widths, cs, num_sharp: int) -> Figure:
         figure = Figure(figsize=(2.3 * max(len(depths), 2) + 0.6, 4.4), dpi=200)
         panels = np.atleast_1d(figure.subplots(1, len(depths), sharey=True))
         for axes, depth, values in zip(panels, depths, boundaries, strict=True):
-            each = [values[:, : num_sharp if name == "sharp" else None, j] for j, name in enumerate(early_phases.BOUNDARIES)]
+            each = [values[:, : num_sharp if name == "sharp" else None, j] for j, name in enumerate(early.BOUNDARIES)]
             _phases(axes, each, np.asarray(widths), cs)
             axes.set_title(f"depth {depth}", fontsize=9)
             axes.set_xlabel("1/width")
@@ -61,7 +62,7 @@ def _phases(axes: Axes, boundaries: list[np.ndarray], widths: np.ndarray, cs: np
     for below, above, colour in zip(edges, edges[1:], PHASES.values(), strict=False):
         axes.fill_between(x, below, above, color=colour, lw=0, zorder=0)
     missing = []
-    for values, name, mark in zip(boundaries, early_phases.BOUNDARIES, MARKS, strict=True):
+    for values, name, mark in zip(boundaries, early.BOUNDARIES, MARKS, strict=True):
         mean, error, undefined = means(values)
         missing.append(undefined)
         axes.errorbar(
@@ -178,5 +179,5 @@ def uv_models(record) -> Figure:
         right.axhline(2, color="0.4", lw=0.8, ls=(0, (4, 3)), label="η λ = 2")
         right.set(xlabel="r = η λ_min", ylabel="η λ along the orbit", xlim=(target["r"][0], target["r"][-1]))
         right.legend(loc="upper left", fontsize=6.5)
-        right.set_title(f"target y = {uv_orbits.TARGET:g}, w = {uv_orbits.WIDTH}", fontsize=9)
+        right.set_title(f"target y = {orbits.TARGET:g}, w = {orbits.WIDTH}", fontsize=9)
         return figure

@@ -140,7 +140,7 @@ def brackets(seen: np.ndarray, cs: np.ndarray) -> np.ndarray:
 
 def phases(
     train: Callable[[np.ndarray, np.ndarray], dict], cs: np.ndarray, sharp: np.ndarray, *, halvings: int, together: int,
-    slack: float = 0.0,
+    sharp_every: int = 1, slack: float = 0.0,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """The first steps of all initialisations at every c, and the four boundaries of each.
 
@@ -148,6 +148,7 @@ def phases(
       train: (c [s, m], whether to measure sharpness [s, m]) ↦ `first_steps`, leaves [s, m, ...]: one compiled program.
       cs: [c], ascending.
       sharp: [s], bool: of which initialisations sharpness is measured.
+      sharp_every: and at each how manieth c of the grid; c_sharp is then looked for between these.
       halvings: how many bisections of the grid's interval, in log c.
       together: m, how many values of c go into one call on the grid; a bisection takes 4, so that with 4 one shape is compiled.
     Returns: leaves [s, c, ...] as of `first_steps`, and "boundaries" [s, 4]: NaN where nothing was seen up to the last c, and
@@ -155,14 +156,17 @@ def phases(
     """
     s, c = len(sharp), len(cs)
     padded = np.append(cs, np.repeat(cs[-1:], -c % together)).reshape(-1, together)
-    real = np.arange(padded.size).reshape(-1, together) < c
+    place = np.arange(padded.size).reshape(-1, together)
+    measured = (place < c) & (place % sharp_every == 0)
     parts = [
-        jax.device_get(train(np.broadcast_to(row, (s, together)), sharp[:, None] & there[None]))
-        for row, there in zip(padded, real, strict=True)
+        jax.device_get(train(np.broadcast_to(row, (s, together)), sharp[:, None] & here[None]))
+        for row, here in zip(padded, measured, strict=True)
     ]
     first = jax.tree.map(lambda *rows: np.concatenate(rows, axis=1)[:, :c], *parts)
-    found = brackets(events(first, slack), cs)  # [s, 4, 2]
+    seen = events(first, slack)  # [s, c, 4]
     which = np.arange(len(BOUNDARIES))
+    sharpest = which[:, None] == BOUNDARIES.index("sharp")  # [4, 1]
+    found = np.where(sharpest, brackets(seen[:, ::sharp_every], cs[::sharp_every]), brackets(seen, cs))  # [s, 4, 2]
     for _ in range(halvings):
         middle = np.sqrt(found[..., 0] * found[..., 1])  # [s, 4]
         tried = jax.device_get(train(middle, sharp[:, None] & (which == BOUNDARIES.index("sharp"))[None]))

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import figures_kalra2023, uv_orbits
-from experiments.early_phases import BOUNDARIES
+from experiments import _kalra2023_figures as figures
+from experiments import _kalra2023_uv as orbits
+from experiments._kalra2023_first_steps import BOUNDARIES
 from landscape_jax import Record
 from landscape_jax.record import Claim
 
@@ -26,9 +27,9 @@ def claims(record: Record, config: Any) -> list[Claim]:
 def _phase_claims(record: Record, config: Any) -> list[Claim]:
     values = np.asarray(record["phases"]["boundaries"])  # [d, w, s, 4]
     sharp = values[:, :, : config.num_sharp]
-    closs, errors, undefined = figures_kalra2023.means(values[..., 0])
-    csharp, _, unsharp = figures_kalra2023.means(sharp[..., 1])
-    _, _, whole = figures_kalra2023.means(values[..., 3])
+    closs, errors, undefined = figures.means(values[..., 0])
+    csharp, _, unsharp = figures.means(sharp[..., 1])
+    _, _, whole = figures.means(values[..., 3])
 
     def by_network(numbers, digits: int = 3) -> dict[str, list]:
         return {f"d={d}": [float(f"{x:.{digits}g}") for x in row] for d, row in zip(config.depths, numbers, strict=True)}
@@ -91,7 +92,7 @@ def _zero_claim(record: Record, config: Any) -> Claim:
     passed, measured = None, {}
     if "zero" in record:
         values = np.asarray(record["zero"]["boundaries"])[..., 0]  # [d, w, s]
-        mean, _, undefined = figures_kalra2023.means(values)
+        mean, _, undefined = figures.means(values)
         wide = np.array(config.widths) >= 64
         passed = bool((np.abs(np.log2(mean[:, wide] / 2)) <= 0.2).all()) if wide.any() else None
         measured = {f"d={d}": row.round(3).tolist() for d, row in zip(config.zero_depths, mean, strict=True)}
@@ -127,7 +128,7 @@ def _plateau_claims(record: Record, config: Any) -> list[Claim]:
     sharpest = {}
     if "saturation" in record:
         ratio = np.asarray(record["saturation"]["ratio"]).mean(axis=1)  # [network, c]
-        _, slope = figures_kalra2023.derivatives(ratio, SATURATION_CS)
+        _, slope = figures.derivatives(ratio, SATURATION_CS)
         near = (SATURATION_CS >= 0.99) & (SATURATION_CS <= 4.01)
         judged = []
         for (depth, width), curve, slopes in zip(config.saturation_at, ratio, slope, strict=True):
@@ -187,14 +188,14 @@ def _uv_claims(record: Record, config: Any) -> list[Claim]:
         for name, statement, source, criterion, judge in (
             ("uv-exact-map", "Gradient descent on the uv model, with and without target, is a map of two numbers.", SOURCE,
              "GD by autodiff within 1e-12 of the map over 50 steps, and the top Hessian eigenvalue of its formula (float64)",
-             uv_orbits.exactness),
+             orbits.exactness),
             ("uv-thresholds", "Its thresholds: k_loss = (1 − √(1 − 8a))/(2a), and 4 for the trace and for divergence.", SOURCE,
-             "each within 0.01 for a ≤ 0.12, on a grid of 0.002", uv_orbits.agreement),
+             "each within 0.01 for a ≤ 0.12, on a grid of 0.002", orbits.agreement),
             ("uv-window", "The window 2 < k < k_loss, where the loss falls past 2/λ₀, opens with f₀²/w.", SOURCE,
              "k_loss − 2 increases with a, from under 0.01 at a = 1e-3; and its mean over random starts falls with w",
-             uv_orbits.opening),
+             orbits.opening),
             ("uv-target-period-doubling", "With a target, the edge of stability is a period-doubling route to chaos.", TARGET,
              "period 1 for r < 2; 2 at r = 2.05 and 2.2; more, but under 100 values, at 2.6; over 100 at 2.8",
-             uv_orbits.doubling),
+             orbits.doubling),
         )
     ]  # fmt: skip
