@@ -63,13 +63,15 @@ def main(write: bool) -> None:
             jax.block_until_ready(way(keys, rates))
             seconds[name] = min(seconds.get(name, np.inf), time.perf_counter() - begun)
     first = np.stack([record["loss"] for record, _ in results["loop"]]).reshape(SEEDS, RATES, -1)
+    trains = np.nanmax(first, axis=-1) <= first[..., 0]  # a run that diverges amplifies the last bit
     for name in ways:
         if name != "loop":
-            np.testing.assert_allclose(results[name][0]["loss"], first, rtol=1e-3, err_msg=name)
+            np.testing.assert_allclose(results[name][0]["loss"][trains], first[trains], rtol=1e-3, err_msg=name)
     told = {
         "question": " ".join(__doc__.splitlines()[0].split()),
         "seeds": SEEDS, "rates": RATES, "steps": STEPS, "every": EVERY, "examples": EXAMPLES, "devices": jax.device_count(),
         "parameters": lj.tree.size(model.init(jax.random.key(0), train[0])),
+        "runs compared": int(trains.sum()),
         "seconds": {name: round(s, 2) for name, s in seconds.items()},
         "times as fast as the loop": {name: round(seconds["loop"] / s, 2) for name, s in seconds.items() if name != "loop"},
     }  # fmt: skip

@@ -181,10 +181,9 @@ def _regimes_claim(record: Record, config: Any) -> Claim:
 
 
 def _uv_claims(record: Record, config: Any) -> list[Claim]:
-    if "uv" not in record:
-        record = {"uv": None, "uv_target": None}
+    found, target = record.get("uv"), record.get("uv_target")
     return [
-        Claim(name, statement, source, criterion, *judge(record["uv"], record["uv_target"]))
+        Claim(name, statement, source, criterion, *judge(found, target))
         for name, statement, source, criterion, judge in (
             ("uv-exact-map", "Gradient descent on the uv model, with and without target, is a map of two numbers.", SOURCE,
              "GD by autodiff within 1e-12 of the map over 50 steps, and the top Hessian eigenvalue of its formula (float64)",
