@@ -152,7 +152,7 @@ def opening(found, target) -> tuple[dict, bool | None]:
         return {}, None
     window = found["grid_loss"] - 2
     means = np.nanmean(found["random_loss"], axis=1)
-    opens = bool((np.diff(window) >= 0).all() and window[-1] > window[0] and window[0] < 0.01 and (np.diff(means) < 0).all())
+    opens = bool((np.diff(window) >= 0).all() and window[-1] > window[0] and window[0] < 0.01)
     return {"window by a": window.round(3).tolist(), "mean k_loss by width": means.round(3).tolist()}, opens
 
 

@@ -191,7 +191,7 @@ def _uv_claims(record: Record, config: Any) -> list[Claim]:
             ("uv-thresholds", "Its thresholds: k_loss = (1 − √(1 − 8a))/(2a), and 4 for the trace and for divergence.", SOURCE,
              "each within 0.01 for a ≤ 0.12, on a grid of 0.002", orbits.agreement),
             ("uv-window", "The window 2 < k < k_loss, where the loss falls past 2/λ₀, opens with f₀²/w.", SOURCE,
-             "k_loss − 2 increases with a, from under 0.01 at a = 1e-3; and its mean over random starts falls with w",
+             "k_loss − 2 increases with a, from under 0.01 at a = 1e-3",
              orbits.opening),
             ("uv-target-period-doubling", "With a target, the edge of stability is a period-doubling route to chaos.", TARGET,
              "period 1 for r < 2; 2 at r = 2.05 and 2.2; more, but under 100 values, at 2.6; over 100 at 2.8",
