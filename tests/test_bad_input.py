@@ -53,6 +53,10 @@ def watch_sharpness(**options):
     return run(watch={"sharpness": lj.observe.sharpness(HESSIAN, **options)})
 
 
+def nudge(gamma, **options):
+    return lj.dynamics.nudged(GD, HESSIAN, gamma, **options)
+
+
 def begin(optimizer):
     return lj.start(key(0), THETA, descend(optimizer), WATCH)
 
@@ -313,7 +317,39 @@ ROWS = {
     ),
     "sharpness: k more than p": (lambda: watch_sharpness(k=4), ValueError, r"k=4 .*p=3"),
     "sharpness: k more than num_steps": (lambda: watch_sharpness(k=3, num_steps=2), ValueError, r"k=3 .*num_steps=2"),
-    "sharpness: k of zero": (lambda: watch_sharpness(k=0), ValueError, r"k=0 must be at least 1"),
+    "sharpness: k of zero": (lambda: watch_sharpness(k=0), ValueError, r"k=0 .*must be at least 1"),
+    "alignment: k more than p": (
+        lambda: run(watch={"a": lj.observe.alignment(HESSIAN, k=4)}),
+        ValueError,
+        r"k=4 .*p=3",
+    ),
+    "alignment: k of zero": (lambda: lj.observe.alignment(HESSIAN, k=0), ValueError, r"k=0 .*at least 1"),
+    "redrawn: no minibatch": (
+        lambda: lj.observe.redrawn(loss, lj.data.full_batch(DATA), num=0),
+        ValueError,
+        r"redrawn: num=0 must be at least 1",
+    ),
+    "random_cosine: no dimensions": (lambda: lj.observe.random_cosine(0), ValueError, r"p=0 must be at least 1"),
+    "step: no multiples": (
+        lambda: lj.observe.step(loss, HESSIAN, k=2, multiples=()),
+        ValueError,
+        r"step: multiples is empty: pass at least one",
+    ),
+    "cross_sections: nowhere": (
+        lambda: lj.observe.cross_sections(loss, HESSIAN, k=2, places=()),
+        ValueError,
+        r"cross_sections: places is empty",
+    ),
+    "nudged: uphill": (lambda: nudge(-0.1), ValueError, r"nudged: gamma=-0\.1 must be one number, at least 0"),
+    "nudged: gamma for each direction": (lambda: nudge(jnp.ones(2)), ValueError, r"must be one number"),
+    "nudged: never refreshed": (lambda: nudge(0.1, refresh=0), ValueError, r"nudged: refresh=0 must be at least 1"),
+    "nudged: k more than p": (
+        lambda: run(dynamics=nudge(0.1, k=4)),
+        ValueError,
+        r"k=4 eigenpairs are more than the p=3",
+    ),
+    "tracker: no period": (lambda: spectrum.tracker(1, period=0), ValueError, r"period=0 must be at least 1"),
+    "independent: no example": (lambda: lj.data.independent(DATA, 0), ValueError, r"batch_size=0 must be at least 1"),
 }
 
 
@@ -333,3 +369,4 @@ def test_the_same_calls_with_good_input_go_through():
     eigsh(k=2, num_steps=2)
     begin(optax.sgd(0.1, momentum=0.9))
     watch_sharpness(k=3, num_steps=3)
+    run(dynamics=nudge(0.1, k=3))

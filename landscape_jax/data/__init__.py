@@ -1,7 +1,7 @@
 """Arrays in, `Batches` out: data sets as (inputs, targets) pairs, and batch orders as pure functions of key and step."""
 
 from landscape_jax.data.augment import augmented, flipped, shifted
-from landscape_jax.data.batches import epochs, full_batch, minibatch
+from landscape_jax.data.batches import epochs, full_batch, independent, minibatch
 from landscape_jax.data.cifar import cifar10, cifar100
 from landscape_jax.data.digits import digits
 from landscape_jax.data.idx import fashion_mnist, mnist
@@ -35,6 +35,7 @@ __all__ = [
     "flipped",
     "full_batch",
     "gaussian_mixture",
+    "independent",
     "magnitudes",
     "minibatch",
     "mnist",

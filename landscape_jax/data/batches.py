@@ -32,6 +32,19 @@ def minibatch(data: Batch, batch_size: int) -> Batches:
     return _batches("minibatch", _drawn, data, batch_size)
 
 
+def independent(data: Batch, batch_size: int) -> Batches:
+    """`batch_size` independent, uniform draws at every step: an example may come twice, and the noise of the gradient is
+    exactly its covariance over the data divided by `batch_size`, up to b = n and beyond.
+
+    Cost: b random integers a step, and no shuffle.
+    """
+    tree.num_examples(data)
+    if batch_size < 1:
+        raise ValueError(f"independent: batch_size={batch_size} must be at least 1")
+    pick = functools.partial(_chosen, functools.partial(_independent, batch_size))
+    return Partial(pick, jax.tree.map(jnp.asarray, data))
+
+
 def epochs(data: Batch, batch_size: int) -> Batches:
     """Shuffled epochs: each example exactly once in every n consecutive draws, a new order each epoch.
 
@@ -70,6 +83,10 @@ def _order(key: Key, i: Array, n: int) -> Array:
 
 def _drawn(batch_size: int, key: Key, step: Array, n: int) -> Array:
     return _order(key, step, n)[:batch_size]
+
+
+def _independent(batch_size: int, key: Key, step: Array, n: int) -> Array:
+    return jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, n)
 
 
 def _in_epochs(batch_size: int, key: Key, step: Array, n: int) -> Array:

@@ -1,6 +1,24 @@
 """Observables: what to record of each observed step."""
 
+from landscape_jax.observe.alignment import alignment, gradient_taken, random_cosine, redrawn, update_taken
 from landscape_jax.observe.scalars import accuracy, distance, grad_norm, loss, param_norm, stateless
-from landscape_jax.observe.sharpness import sharpness
+from landscape_jax.observe.sharpness import eigenpairs, sharpness
+from landscape_jax.observe.step import cross_sections, step
 
-__all__ = ["accuracy", "distance", "grad_norm", "loss", "param_norm", "sharpness", "stateless"]
+__all__ = [
+    "accuracy",
+    "alignment",
+    "cross_sections",
+    "distance",
+    "eigenpairs",
+    "grad_norm",
+    "gradient_taken",
+    "loss",
+    "param_norm",
+    "random_cosine",
+    "redrawn",
+    "sharpness",
+    "stateless",
+    "step",
+    "update_taken",
+]

@@ -5,10 +5,12 @@ from landscape_jax.spectrum.density import Density, density, function_trace, smo
 from landscape_jax.spectrum.lanczos import Krylov, lanczos, ritz
 from landscape_jax.spectrum.moments import diagonal, frobenius_norm, hutch_plus_plus, trace, xtrace
 from landscape_jax.spectrum.restarted import assert_symmetric, block_eigsh, eigsh
+from landscape_jax.spectrum.tracker import Tracker, tracker
 
 __all__ = [
     "Density",
     "Krylov",
+    "Tracker",
     "assert_symmetric",
     "block_eigsh",
     "density",
@@ -22,5 +24,6 @@ __all__ = [
     "ritz",
     "smoothed",
     "trace",
+    "tracker",
     "xtrace",
 ]

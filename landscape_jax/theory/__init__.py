@@ -1,5 +1,5 @@
-"""Closed forms and toy dynamics, each with its derivation and a simulation that tests it."""
+"""Closed forms, with their derivations, for simulations to be held against."""
 
-from landscape_jax.theory import stability, uv
+from landscape_jax.theory import noisy_step, stability, uv
 
-__all__ = ["stability", "uv"]
+__all__ = ["noisy_step", "stability", "uv"]

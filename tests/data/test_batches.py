@@ -49,13 +49,21 @@ def test_minibatch_takes_distinct_examples_uniformly():
     assert len({tuple(row) for row in seen}) > 1000
 
 
+def test_independent_draws_are_uniform_and_know_nothing_of_each_other():
+    seen = draws(lj.data.independent(DATA, 4), jax.random.key(0), jnp.arange(2000))
+    np.testing.assert_allclose(np.bincount(seen.ravel(), minlength=N), 2000 * 4 / N, rtol=0.15)
+    twice = np.mean([len(set(row)) < 4 for row in seen])
+    assert abs(twice - (1 - 0.9 * 0.8 * 0.7)) < 0.04  # as for birthdays
+    assert draws(lj.data.independent(DATA, 3 * N), jax.random.key(0), jnp.arange(2)).shape == (2, 3 * N)
+
+
 def test_full_batch_is_the_data():
     batch = lj.data.full_batch(DATA)(jax.random.key(0), jnp.int32(3))
     np.testing.assert_array_equal(batch["x"], DATA["x"])
     np.testing.assert_array_equal(batch["i"], DATA["i"])
 
 
-@pytest.mark.parametrize("make", [lj.data.epochs, lj.data.minibatch])
+@pytest.mark.parametrize("make", [lj.data.epochs, lj.data.minibatch, lj.data.independent])
 def test_each_key_has_an_order_of_its_own(make):
     """And vmap over keys is the loop over them."""
     batches, keys, step = make(DATA, 4), jax.random.split(jax.random.key(1), 5), jnp.int32(6)

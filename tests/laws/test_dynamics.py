@@ -21,12 +21,21 @@ BATCHES = {
     "full_batch": lj.data.full_batch,
     "minibatch": lambda data: lj.data.minibatch(data, 10),
     "epochs": lambda data: lj.data.epochs(data, 10),
+    "independent": lambda data: lj.data.independent(data, 10),
+}
+WRAPPERS = {
+    "nudged": lambda inner, problem: lj.dynamics.nudged(inner, lj.curvature.hessian(problem.loss), 0.1, k=2),
+    "nudged at times": lambda inner, problem: lj.dynamics.nudged(
+        inner, lj.curvature.hessian(problem.loss), 0.5, k=2, refresh=4, batch=problem.data
+    ),
 }
 MEMBERS = [
     ("sgd", "full_batch"),
     ("momentum", "minibatch"),
     ("nesterov", "epochs"),
     ("adam", "full_batch"),
+    ("sgd", "full_batch", "nudged"),
+    ("momentum", "independent", "nudged at times"),
 ]
 TOTAL = lj.types.Observable(
     lambda key, params: jnp.zeros(()), lambda key, m, moment: (m + moment.loss, m + moment.loss)
@@ -38,9 +47,11 @@ STEPS, EVERY = 12, 3
 class Member:
     """A dynamics with the compiled programs that the tests of it share. The key decides θ₀ too."""
 
-    def __init__(self, problem, optimizer, batches):
+    def __init__(self, problem, optimizer, batches, *wrappers):
         self.problem = problem
         self.dynamics = lj.dynamics.gradient(problem.loss, OPTIMIZERS[optimizer](), BATCHES[batches](problem.data))
+        for wrapper in wrappers:
+            self.dynamics = WRAPPERS[wrapper](self.dynamics, problem)
         self.straight = jax.jit(lambda key: self.go_on(self.start(key), STEPS))
         self.half = jax.jit(lambda run: self.go_on(run, STEPS // 2))
 

@@ -20,6 +20,14 @@ STATELESS = {
 }
 REMEMBERING = {
     "sharpness": lambda problem: lj.observe.sharpness(lj.curvature.hessian(problem.loss)),
+    "alignment": lambda problem: lj.observe.alignment(lj.curvature.hessian(problem.loss), k=2, batch=problem.data),
+    "step": lambda problem: lj.observe.step(
+        problem.loss, lj.curvature.hessian(problem.loss), k=2, multiples=(1.0,), batch=problem.data,
+        steps=lj.observe.redrawn(problem.loss, lj.data.minibatch(problem.data, 10), num=2, rate=0.05),
+    ),
+    "cross_sections": lambda problem: lj.observe.cross_sections(
+        problem.loss, lj.curvature.hessian(problem.loss), k=2, places=(-1.0, 2.0)
+    ),
 }
 NOISE = lj.types.Observable(
     lambda key, params: jax.random.uniform(key), lambda key, m, moment: (m, jax.random.uniform(key) + m)

@@ -1,0 +1,97 @@
+"""Another learning rate along the sharpest directions."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+from jax.tree_util import Partial
+
+from landscape_jax import tree
+from landscape_jax.spectrum.tracker import PERIOD, tracker
+from landscape_jax.types import Batch, Curvature, Dynamics, Key, Params
+
+
+class Nudged(NamedTuple):
+    """The state of a nudged dynamics."""
+
+    inner: Any  # the wrapped dynamics' own
+    gamma: Array  # [] γ: runs vmapped together may differ in it
+    values: Array  # [k] the eigenvalues when they were last looked at
+    vectors: Params  # leaves [k, ...], rows of Q
+    tracked: Any  # the tracker's memory
+
+
+def nudged(
+    inner: Dynamics,
+    curvature: Curvature,
+    gamma: float | Array,
+    k: int = 5,
+    *,
+    refresh: int = 1,
+    batch: Batch | None = None,
+    num_steps: int = 12,
+    tol: float = 2e-3,
+) -> Dynamics:
+    """θ_{t+1} = θ_t + u_t + (γ − 1) Qᵀ Q u_t: the step u_t of any dynamics, scaled by γ in the span of the k sharpest
+    directions Q.
+
+    With SGD inside, the rate is ηγ along the k sharpest directions and η elsewhere, so that curvature there is stable up to
+    2/(ηγ). γ = 1 is the dynamics inside, γ = 0 never moves along Q. What the inner rule remembers (momentum) is of its
+    own, un-nudged step.
+
+        nudged(gradient(loss, optax.sgd(0.1), batches), hessian(loss), gamma=0.01, k=5, refresh=32, batch=sample)
+
+    Args:
+      inner: e.g. `gradient(loss, optimizer, batches)`, with any optax transformation.
+      curvature: what Q are eigenvectors of, the k largest (algebraic) eigenvalues.
+      gamma: γ ≥ 0, shape []; it lives in the state, so that one `Dynamics` serves runs vmapped over γ.
+      k: how many directions.
+      refresh: Q is looked for at every step that this divides, at its start, and kept between: 1 follows it at each step, the
+        number of steps in an epoch is what the source does.
+      batch: where the curvature is measured; default: the batch of the step. Give a fixed sample.
+      num_steps, tol: of the tracker (`spectrum.tracker`); with `refresh` > 1 every look is a full round.
+    Returns: a `Dynamics`; its state's `values` are the k eigenvalues at the last look, for observers to have for nothing.
+
+    Cost: the inner step, 4 k p multiply-adds, and, at a refresh, 2k + 3 products at least (4k + 8 with `refresh` > 1). Runs
+    vmapped together, in step with each other, pay for a refresh only when it is due.
+    Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §5 (Nudged-SGD).
+    """
+    if refresh < 1:
+        raise ValueError(f"nudged: refresh={refresh} must be at least 1: the steps from one look at the curvature to the next")
+    if not isinstance(gamma, Tracer) and not (jnp.ndim(gamma) == 0 and gamma >= 0):
+        raise ValueError(f"nudged: gamma={gamma} must be one number, at least 0: a negative one walks uphill")
+    fence = jax.lax.optimization_barrier
+    track = tracker(k, max(num_steps, k), tol=tol, period=PERIOD if refresh == 1 else 1)
+
+    def init(inner: Dynamics, gamma, batch: Batch, params: Params) -> Nudged:
+        real = tree.dtype(params)
+        none = jnp.zeros(k, real), tree.stacked(params, k)
+        return Nudged(inner.init(params), jnp.asarray(gamma, real), *none, track.init(params))
+
+    def step(inner: Dynamics, gamma, batch: Batch, key: Key, t: Array, params: Params, state: Nudged):
+        moved, inside, moment = inner.step(key, t, *fence((params, state.inner)))
+        moved, inside, rest = fence((moved, inside, moment._replace(batch=None)))  # γ = 1 rounds as the inner step alone does
+        moment = rest._replace(batch=moment.batch)
+        # a run that has diverged stands still, maybe at a step that would make all those vmapped with it look at each step
+        due = (t % refresh == 0) & tree.all_finite(moment.updates)
+
+        def look(carry):
+            _, _, memory, _ = carry
+            matvec = curvature(params, moment.batch if batch is None else batch)
+            memory, eigs = track.update(matvec, memory)
+            return eigs.values, eigs.vectors, memory, jnp.array(False)
+
+        found = state.values, state.vectors, state.tracked
+        if refresh == 1:
+            found = look((*found, due))[:3]
+        else:  # an `if` in the form of a loop: vmapped, it is entered only where some run needs it, where a cond would be by all
+            found = jax.lax.while_loop(lambda carry: carry[-1], look, (*found, due))[:3]
+        values, vectors, memory = found
+        onto = tree.combine(tree.dots(vectors, moment.updates), vectors)  # Qᵀ Q u
+        nudge = tree.scale(state.gamma - 1, onto)
+        state = Nudged(inside, state.gamma, values, vectors, memory)
+        return tree.add(moved, nudge), state, moment._replace(updates=tree.add(moment.updates, nudge), state=state)
+
+    return Dynamics(Partial(init, inner, gamma, batch), Partial(step, inner, gamma, batch))
