@@ -330,10 +330,10 @@ ROWS = {
         r"redrawn: num=0 must be at least 1",
     ),
     "random_cosine: no dimensions": (lambda: lj.observe.random_cosine(0), ValueError, r"p=0 must be at least 1"),
-    "step: no multiples": (
-        lambda: lj.observe.step(loss, HESSIAN, k=2, multiples=()),
+    "step_effect: no multiples": (
+        lambda: lj.observe.step_effect(loss, HESSIAN, k=2, multiples=()),
         ValueError,
-        r"step: multiples is empty: pass at least one",
+        r"step_effect: multiples is empty: pass at least one",
     ),
     "cross_sections: nowhere": (
         lambda: lj.observe.cross_sections(loss, HESSIAN, k=2, places=()),

@@ -86,7 +86,7 @@ def nudged(
         found = state.values, state.vectors, state.tracked
         if refresh == 1:
             found = look((*found, due))[:3]
-        else:  # an `if` in the form of a loop: vmapped, it is entered only where some run needs it, where a cond would be by all
+        else:  # an `if` in the form of a loop: vmapped, it is entered only when some run needs it; a cond would be always
             found = jax.lax.while_loop(lambda carry: carry[-1], look, (*found, due))[:3]
         values, vectors, memory = found
         onto = tree.combine(tree.dots(vectors, moment.updates), vectors)  # Qᵀ Q u

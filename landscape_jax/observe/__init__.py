@@ -3,7 +3,7 @@
 from landscape_jax.observe.alignment import alignment, gradient_taken, random_cosine, redrawn, update_taken
 from landscape_jax.observe.scalars import accuracy, distance, grad_norm, loss, param_norm, stateless
 from landscape_jax.observe.sharpness import eigenpairs, sharpness
-from landscape_jax.observe.step import cross_sections, step
+from landscape_jax.observe.step import cross_sections, step_effect
 
 __all__ = [
     "accuracy",
@@ -19,6 +19,6 @@ __all__ = [
     "redrawn",
     "sharpness",
     "stateless",
-    "step",
+    "step_effect",
     "update_taken",
 ]

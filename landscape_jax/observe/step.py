@@ -16,7 +16,7 @@ MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 PLACES = (-16.0, -8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-def step(
+def step_effect(
     loss: Loss,
     curvature: Curvature,
     k: int = 5,
@@ -54,7 +54,7 @@ def step(
     """
     alphas = tuple(float(a) for a in multiples)
     if not alphas:
-        raise ValueError("step: multiples is empty: pass at least one multiple of the step, e.g. (1.0, 2.0)")
+        raise ValueError("step_effect: multiples is empty: pass at least one multiple of the step, e.g. (1.0, 2.0)")
 
     def measure(batch: Batch, steps: Vectors, key: Key, eigs: Eigs, moment: Moment):
         theta, sample = moment.params, moment.batch if batch is None else batch
@@ -112,7 +112,7 @@ def cross_sections(
 
     Args:
       places: a, in steps.
-      others: as for `step`.
+      others: as for `step_effect`.
     Returns: an observable with values {"unit" s_i [k], "loss" [k, len(places)]}.
 
     Cost: k · len(places) losses, one at a time; the tracker's products and what `steps` takes.

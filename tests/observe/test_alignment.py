@@ -63,7 +63,10 @@ def test_redrawn_steps_are_those_of_sgd_on_other_minibatches(problem):
     batches = lj.data.independent(problem.data, 16)
     gd = lj.dynamics.gradient(problem.loss, optimizer, batches)
     steps = lj.observe.redrawn(problem.loss, batches, 600, rate=lambda s: s.hyperparams["learning_rate"])
-    watch = {"drawn": lj.observe.stateless(lambda m: steps(jax.random.key(5), m)), "u": lj.observe.stateless(lambda m: m.updates)}
+    watch = {
+        "drawn": lj.observe.stateless(lambda m: steps(jax.random.key(5), m)),
+        "u": lj.observe.stateless(lambda m: m.updates),
+    }
     record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=1)[1]
     drawn = jax.tree.map(lambda x: x[0], record["drawn"])
     whole = tree.scale(-0.05, jax.grad(problem.loss)(problem.params, problem.data))
@@ -89,7 +92,7 @@ def test_works_on_a_network_of_nnx_through_vmap_over_seeds(kind):
     drawn = lj.observe.redrawn(loss, batches, 2, rate=0.1)
     watch = {
         "alignment": lambda: lj.observe.alignment(hessian, 2, vectors=drawn, batch=train),
-        "step": lambda: lj.observe.step(loss, hessian, 2, multiples=(1.0, 2.0), steps=drawn, batch=train),
+        "step": lambda: lj.observe.step_effect(loss, hessian, 2, multiples=(1.0, 2.0), steps=drawn, batch=train),
         "cross_sections": lambda: lj.observe.cross_sections(loss, hessian, 2, places=(0.0, 1.0), steps=drawn, batch=train),
     }[kind]()
     shapes = {

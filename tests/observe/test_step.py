@@ -36,7 +36,7 @@ def change(parts, alpha):
 
 
 def test_changes_of_the_loss_along_every_part_of_the_step():
-    value = measured(lj.observe.step(bowl, HESSIAN, k=3, multiples=ALPHAS, steps=lambda key, m: DRAWN, tol=1e-6))
+    value = measured(lj.observe.step_effect(bowl, HESSIAN, k=3, multiples=ALPHAS, steps=lambda key, m: DRAWN, tol=1e-6))
     np.testing.assert_allclose(value["eigenvalues"], SCALES[:3], rtol=1e-4)
     for j, alpha in enumerate(ALPHAS):
         for i in range(3):
@@ -50,7 +50,8 @@ def test_changes_of_the_loss_along_every_part_of_the_step():
 
 def test_the_recorded_terms_give_the_change_and_where_it_turns():
     """e_i have a sign of their own: slope and first change it together."""
-    value = jax.tree.map(np.float64, measured(lj.observe.step(bowl, HESSIAN, 3, multiples=ALPHAS, steps=lambda k, m: DRAWN)))
+    watch = lj.observe.step_effect(bowl, HESSIAN, 3, multiples=ALPHAS, steps=lambda key, m: DRAWN)
+    value = jax.tree.map(np.float64, measured(watch))
     terms = [value[name][:, None] for name in ("slope", "first", "second", "eigenvalues")]
     np.testing.assert_allclose(value["sharpest"], noisy_step.expected_change(np.array(ALPHAS), *terms), rtol=2e-3, atol=1e-4)
     turn = noisy_step.critical_multiple(*(value[name] for name in ("slope", "first", "second", "eigenvalues")))
@@ -65,7 +66,7 @@ def test_the_recorded_terms_give_the_change_and_where_it_turns():
 def test_a_random_direction_takes_the_steps_component_along_it():
     """So small a part of the step that ΔL is linear in α, with mean slope ḡ·u/p over directions; drawn anew at each key."""
     many = {"x": jnp.tile(DRAWN["x"][:1], (20_000, 1, 1)) * 1e-2}
-    value = measured(lj.observe.step(bowl, HESSIAN, k=1, multiples=(1.0,), steps=lambda key, m: many))
+    value = measured(lj.observe.step_effect(bowl, HESSIAN, k=1, multiples=(1.0,), steps=lambda key, m: many))
     expected = np.sum(SCALES * THETA * STEPS[0]) * 1e-2 / 6
     np.testing.assert_allclose(value["random"][0], expected, rtol=0.05)
 
@@ -103,5 +104,6 @@ def test_critical_multiple_against_a_simulation_of_noisy_sgd(noise):
 
 
 def test_critical_multiple_where_it_is_not_a_number():
-    found = noisy_step.critical_multiple([1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, -1.0, 0.0], [1.0, 1.0, 1.0, 0.0], [-2.0, 2.0, 2.0, 2.0])
+    first, second, curvature = [-1.0, 1.0, -1.0, 0.0], [1.0, 1.0, 1.0, 0.0], [-2.0, 2.0, 2.0, 2.0]
+    found = noisy_step.critical_multiple(1.0, first, second, curvature)
     np.testing.assert_array_equal(found, [np.inf, 0.0, 1.0, np.nan])

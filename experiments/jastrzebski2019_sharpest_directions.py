@@ -1,0 +1,546 @@
+"""SGD steers to where its step is too long for the sharpest directions, and a shorter step along these ends sharper.
+
+Jastrzębski, Kenton, Ballas, Fischer, Bengio and Storkey 2019, "On the relation between the sharpest directions of DNN loss
+and the SGD step length" (ICLR; arXiv 1807.05031). Along SGD the top eigenvalues of the Hessian rise, peak, and fall; a
+larger learning rate η or a smaller batch S lowers the peak. Minibatch gradients are aligned with the sharpest directions,
+and past the peak the step along them overshoots: twice of it raises the loss. Nudged-SGD multiplies the step along the K
+sharpest directions by γ: γ < 1 trains into sharper, γ > 1 into flatter regions.
+
+Three parts, each its own batch of runs: a grid of (η, S), the step taken apart, and Nudged-SGD over γ and K.
+Small preset: digits with 30 % of the labels drawn anew in place of CIFAR-10, whose labels are learnt too easily to show the
+transient; a 64-64 ReLU network; under two minutes on two CPU cores. Presets `cifar`: a narrow SimpleCNN on real CIFAR-10
+images, a quarter of an hour on two cores; `paper`, `paper_resnet`: the source's networks and settings, for an accelerator.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from matplotlib.figure import Figure
+
+import landscape_jax as lj
+from experiments import _jastrzebski2019_figures as figures
+from landscape_jax import Record
+from landscape_jax.engine import held_interrupts
+from landscape_jax.record import Claim
+from landscape_jax.theory import noisy_step
+
+SOURCE = "Jastrzębski et al. 2019, arXiv 1807.05031"
+LATE = 11  # checks in a late mean: single ones change sign
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to run. Cadences and lengths are explicit: every cell of the grid has its own."""
+
+    parts: tuple[Literal["grid", "step", "nudged"], ...] = ("grid", "step", "nudged")
+    """Which parts to run; claims about the others are "not tested"."""
+    data: Literal["digits", "cifar10"] = "digits"
+    """Digits are standardised pixel by pixel (std at least 0.1), CIFAR-10 is centred."""
+    n_train: int = 1024
+    """Training examples."""
+    n_validation: int = 0
+    """Examples after these that choose the best epoch of Nudged-SGD; with 0 the test set does, and so is no clean test."""
+    n_test: int = 360
+    """Test examples, with their true labels."""
+    n_curvature: int = 512
+    """Curvature and the loss along directions are those of the first so many training examples, the same for all runs."""
+    label_noise: float = 0.3
+    """Each training label is drawn anew from all classes with this probability."""
+    augment: bool = False
+    """Shifts by up to 4 pixels and mirror images; the curvature's sample is augmented once."""
+    model: Literal["mlp", "simple_cnn", "resnet32"] = "mlp"
+    """ReLU networks without normalisation; Glorot weights, for resnet32 He's over the number of blocks."""
+    widths: tuple[int, ...] = (64, 64)
+    """mlp: hidden widths. simple_cnn: filters, filters, dense units. resnet32: filters of the first stage."""
+    kernel: int = 3
+    """simple_cnn: the side of its filters."""
+    num_seeds: int = 1
+    """Initialisations of the grid and of the step's part."""
+    k: int = 5
+    """K, how many sharpest directions are looked at, and nudged."""
+    grid: tuple[tuple[float, int, int, int], ...] = (
+        (0.3, 32, 10, 97), (0.1, 32, 120, 25), (0.03, 32, 400, 25),
+        (0.1, 8, 30, 97), (0.1, 128, 120, 25), (0.1, 512, 120, 25),
+    )  # fmt: skip
+    """Runs: (η, S, steps between checks, checks)."""
+    step_runs: tuple[tuple[float, int, int], ...] = ((0.1, 80, 21), (0.01, 800, 21))
+    """Runs whose step is taken apart: (η, steps between checks, checks)."""
+    step_batch: int = 32
+    """S of these."""
+    num_draws: int = 10
+    """Minibatch gradients drawn at each check."""
+    multiples: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """α, multiples of the step; 1 and 2 must be among them."""
+    gammas: tuple[float, ...] = (0.01, 0.1, 1.0, 5.0)
+    """γ of Nudged-SGD, ascending; 1 is plain SGD."""
+    nudged_rate: float = 0.1
+    """η of Nudged-SGD."""
+    nudged_batch: int = 32
+    """S of Nudged-SGD."""
+    nudged_epochs: int = 50
+    """Its length, with a check at the start of each epoch and one at the end."""
+    num_pairs: int = 4
+    """Initialisations of Nudged-SGD; each starts, and draws its minibatches, alike for all γ."""
+    refresh: int | None = None
+    """Steps between looks at the sharpest directions; None: an epoch, as in the source; 1: tracked at every step."""
+    ablation: tuple[int, ...] = (1, 20)
+    """Further K, at the smallest γ."""
+    early: tuple[int, int] = (3, 25)
+    """Epochs whose loss tells how fast training is."""
+    num_probes: int = 30
+    """Random vectors for the Frobenius norm of the Hessian."""
+
+    def __post_init__(self):
+        counts = ("n_train", "n_test", "n_curvature", "num_seeds", "k", "step_batch", "num_draws", "nudged_batch", "num_pairs")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.n_curvature > self.n_train:
+            raise ValueError(f"n_curvature={self.n_curvature} must be at most n_train={self.n_train}: it is a part of them")
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f"label_noise={self.label_noise} must lie in [0, 1]: it is a probability")
+        if self.n_validation < 0:
+            raise ValueError(f"n_validation={self.n_validation} must be at least 0, which is none")
+        sizes = {"mlp": None, "simple_cnn": 3, "resnet32": 1}[self.model]
+        if sizes is not None and len(self.widths) != sizes:
+            raise ValueError(f"widths={self.widths} has {len(self.widths)} numbers, but {self.model} takes {sizes}")
+        if (self.data == "digits") != (self.model == "mlp"):
+            raise ValueError(f"model={self.model} does not fit data={self.data}: digits take mlp, cifar10 the others")
+        if self.augment and self.data == "digits":
+            raise ValueError("augment=True needs images: digits are vectors of pixels here")
+        cells = [*((r, b, e, c) for r, b, e, c in self.grid), *((r, 1, e, c) for r, e, c in self.step_runs)]
+        if any(rate <= 0 or batch < 1 or every < 1 or checks < 3 for rate, batch, every, checks in cells):
+            raise ValueError("grid and step_runs: rates must be positive, batches and cadences at least 1, checks at least 3")
+        names = [(rate, batch) for rate, batch, *_ in self.grid], [rate for rate, *_ in self.step_runs]
+        if any(len(set(each)) < len(each) for each in names):
+            raise ValueError("grid and step_runs: each (rate, batch), and each rate, may stand there once")
+        if not {1.0, 2.0} <= set(self.multiples):
+            raise ValueError(f"multiples={self.multiples} must hold 1 and 2, with which the step is judged")
+        if self.gammas != tuple(sorted(set(self.gammas))) or 1.0 not in self.gammas or self.gammas[0] < 0:
+            raise ValueError(f"gammas={self.gammas} must be ascending, at least 0, and hold 1: the others are compared with it")
+        if self.nudged_rate <= 0 or self.nudged_epochs < 2:
+            raise ValueError(f"nudged_rate={self.nudged_rate} must be positive, nudged_epochs={self.nudged_epochs} at least 2")
+        if not all(0 < epoch <= self.nudged_epochs for epoch in self.early):
+            raise ValueError(f"early={self.early} must lie between 1 and nudged_epochs={self.nudged_epochs}")
+        if self.num_probes < 2 or any(k < 1 for k in self.ablation) or (self.refresh is not None and self.refresh < 1):
+            raise ValueError("num_probes must be at least 2, every K of ablation and refresh at least 1")
+
+    @property
+    def epoch(self) -> int:
+        """Steps in an epoch of Nudged-SGD."""
+        return -(-self.n_train // self.nudged_batch)
+
+
+SMALL = Config()
+CIFAR = Config(
+    parts=("nudged",), data="cifar10", n_train=2000, n_test=1000, n_curvature=64, label_noise=0.0,
+    model="simple_cnn", widths=(8, 16, 32), nudged_rate=0.1, nudged_batch=32, nudged_epochs=12, gammas=(0.01, 1.0),
+    num_pairs=5, ablation=(), early=(3, 8), num_probes=5,
+)  # fmt: skip
+PAPER = Config(
+    data="cifar10", n_train=45_000, n_validation=5_000, n_test=10_000, n_curvature=2560, label_noise=0.0, augment=True,
+    model="simple_cnn", widths=(32, 64, 128), num_seeds=2,
+    grid=((0.1, 128, 44, 400), (0.01, 128, 44, 400), (0.001, 128, 44, 400),
+          (0.05, 1024, 11, 200), (0.05, 128, 44, 400), (0.05, 32, 176, 400)),
+    step_runs=((0.05, 352, 60), (0.01, 352, 300)), step_batch=128, multiples=(0.25, 0.33, 0.5, 1.0, 2.0, 3.0, 4.0),
+    nudged_rate=0.01, nudged_batch=128, nudged_epochs=300, num_pairs=2, ablation=(1, 3, 10, 20, 50), early=(5, 50),
+)  # fmt: skip
+PAPER_RESNET = dataclasses.replace(PAPER, model="resnet32", widths=(16,), ablation=(1, 3, 7, 10, 20))
+
+
+# ── the runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Problem(NamedTuple):
+    train: lj.types.Batch
+    held: dict[str, lj.types.Batch]  # "validation", where there is one, and "test"
+    sample: lj.types.Batch  # where curvature is measured
+    model: lj.types.Model
+    loss: lj.types.Loss
+    hessian: lj.types.Curvature
+    batches: Callable  # (train, S) ↦ Batches
+
+
+def problem(config: Config, key: lj.types.Key) -> Problem:
+    """Data, network and loss; the key draws the wrong labels."""
+    noise_key, sample_key = jax.random.split(key)
+    floor = functools.partial(lj.data.per_pixel, floor=0.1)
+    load, scale = (lj.data.digits, floor) if config.data == "digits" else (lj.data.cifar10, lj.data.centred)
+    whole, test = load(config.n_train + config.n_validation, config.n_test, scale=scale)
+    x, y = (part[: config.n_train] for part in whole)
+    train = x, lj.data.with_label_noise(noise_key, y, config.label_noise * (1 - 1 / y.shape[1]))  # one in ten stays right
+    held = {"test": test} | ({"validation": tuple(p[config.n_train :] for p in whole)} if config.n_validation else {})
+    changes = (lj.data.shifted, lj.data.flipped) if config.augment else ()
+    sample = tuple(part[: config.n_curvature] for part in train)
+    if changes:
+        sample = lj.data.augmented(lj.data.full_batch(sample), *changes)(sample_key, jnp.int32(0))
+    model = network(config)
+    loss = lj.losses.mean(model.apply, lj.losses.cross_entropy)
+
+    def batches(train: lj.types.Batch, size: int) -> lj.types.Batches:
+        drawn = lj.data.independent(train, size)
+        return lj.data.augmented(drawn, *changes) if changes else drawn
+
+    return Problem(train, held, sample, model, loss, lj.curvature.hessian(loss), batches)
+
+
+def network(config: Config) -> lj.types.Model:
+    if config.model == "resnet32":
+        return lj.models.resnet(32, width=config.widths[0], init_scale=1 / 15)
+    if config.model == "simple_cnn":
+        return lj.models.simple_cnn(kernel=config.kernel, filters=config.widths[:2], dense=config.widths[2])
+    sizes = (64, *config.widths, 10)
+    glorot = tuple(2 * a / (a + b) for a, b in zip(sizes, sizes[1:], strict=False))  # variances times fan-in
+    return lj.models.mlp(config.widths, 10, activation=jax.nn.relu, init_scale=glorot)
+
+
+def run(config: Config, key: lj.types.Key) -> Record:
+    """{"p", "grid": {cell: leaves [seed, check, ...]}, "step": {rate: alike}, "nudged": {K: leaves [γ, pair, check, ...]}}."""
+    data_key, *keys = jax.random.split(key, 4)
+    given = problem(config, data_key)
+    part = {"grid": _grid, "step": _step, "nudged": _nudged}
+    shapes = jax.eval_shape(given.model.init, key, given.train[0][:1])
+    record: Record = {"p": np.asarray(lj.tree.size(shapes))}
+    cells = {(name, at): cell for name, own in zip(part, keys, strict=True) if name in config.parts
+             for at, cell in part[name](config, given, own).items()}  # fmt: skip
+    with held_interrupts() as interrupted, ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as pool:
+        done = pool.map(lambda cell: None if interrupted() else cell(), cells.values())  # one compiles while another runs
+        for (name, at), found in zip(cells, done, strict=True):
+            if found is not None:
+                record.setdefault(name, {})[at] = found
+        if interrupted():
+            raise lj.Interrupted(f"stopped by Ctrl-C with some of {len(cells)} programs done", cast(Any, None), record)
+    return record
+
+
+def _trained(
+    given: Problem, dynamics: Callable, watch: Callable, every: int, checks: int, num: int, key, *settings: jax.Array
+) -> Callable[[], Record]:
+    """One program, to be called: leaves [*settings, num, check, ...], each setting with each of `num` seeds, from θ₀ on.
+
+    Data go in as arguments: `dynamics` and `watch` make theirs of the problem that they are given, and of the settings.
+    """
+    arrays, fixed = (given.train, given.held, given.sample), given
+
+    @jax.jit
+    def all_runs(arrays, key, *axes):
+        given = fixed._replace(train=arrays[0], held=arrays[1], sample=arrays[2])
+
+        def one(*at):
+            *setting, seed = at
+            init_key, run_key = jax.random.split(jax.random.fold_in(key, seed))
+            params = given.model.init(init_key, given.train[0])
+            rule, seen = dynamics(given, *setting), watch(given)
+            return lj.run(run_key, params, rule, seen, num_steps=every * checks, every=every)[1]
+
+        return lj.sweep.grid(one)(*axes)
+
+    return lambda: jax.device_get(all_runs(arrays, key, *settings, jnp.arange(num)))
+
+
+def on(given: Problem, data: lj.types.Batch) -> lj.types.Observable:
+    """The loss on some data, whatever batch is trained on."""
+    return lj.observe.stateless(Partial(lambda data, m: given.loss(m.params, data), data))
+
+
+def _sgd(given: Problem, rate: float, size: int) -> lj.types.Dynamics:
+    return lj.dynamics.gradient(given.loss, optax.sgd(rate), given.batches(given.train, size))
+
+
+def _grid(config: Config, given: Problem, key) -> dict[str, Callable]:
+    def watch(given):
+        values = lj.observe.sharpness(given.hessian, config.k, batch=given.sample)
+        return {"loss": on(given, given.sample), "eigenvalues": values}
+
+    n = config.num_seeds
+    return {
+        cell(rate, size): _trained(given, lambda g, rate=rate, size=size: _sgd(g, rate, size), watch, every, checks, n, key)
+        for rate, size, every, checks in config.grid
+    }
+
+
+def _step(config: Config, given: Problem, key) -> dict[str, Callable]:
+    cells = {}
+    for rate, every, checks in config.step_runs:
+
+        def watch(given, rate=rate):
+            batches = given.batches(given.train, config.step_batch)
+            drawn = lj.observe.redrawn(given.loss, batches, config.num_draws, rate)
+            seen = dict(k=config.k, batch=given.sample, steps=drawn)
+            return {
+                "accuracy": lj.observe.accuracy(given.model.apply, given.sample),
+                "alignment": lj.observe.alignment(given.hessian, config.k, vectors=drawn, batch=given.sample),
+                "change": lj.observe.step_effect(given.loss, given.hessian, multiples=config.multiples, **seen),
+                "sections": lj.observe.cross_sections(given.loss, given.hessian, **seen),
+            }
+
+        sgd = functools.partial(_sgd, rate=rate, size=config.step_batch)
+        cells[f"rate{rate:g}"] = _trained(given, sgd, watch, every, checks, config.num_seeds, key)
+    return cells
+
+
+def _nudged(config: Config, given: Problem, key) -> dict[str, Callable]:
+    cells = {}
+
+    def frobenius(hessian, sample, key, memory, moment):
+        norm = lj.spectrum.frobenius_norm(hessian(moment.params, sample), key, moment.params, num_probes=config.num_probes)
+        return memory, norm.value
+
+    def watch(given):
+        norm = lj.types.Observable(Partial(lambda key, params: ()), Partial(frobenius, given.hessian, given.sample))
+        return {
+            "loss": on(given, given.train if config.n_train <= 2000 else given.sample),
+            "eigenvalues": lj.observe.stateless(lambda m: m.state.values),
+            "frobenius": norm,
+            "distance": lj.observe.distance,
+            **{name: lj.observe.accuracy(given.model.apply, data) for name, data in given.held.items()},
+        }
+
+    for k, gammas in ((config.k, config.gammas), *((k, config.gammas[:1]) for k in config.ablation)):
+
+        def dynamics(given, gamma, k=k):
+            sgd = _sgd(given, config.nudged_rate, config.nudged_batch)
+            refresh = config.refresh or config.epoch
+            return lj.dynamics.nudged(sgd, given.hessian, gamma, k, refresh=refresh, batch=given.sample)
+
+        checks, num = config.nudged_epochs + 1, config.num_pairs
+        cells[f"k{k}"] = _trained(given, dynamics, watch, config.epoch, checks, num, key, jnp.array(gammas))
+    return cells
+
+
+def cell(rate: float, size: int) -> str:
+    return f"rate{rate:g}-batch{size}"
+
+
+# ── the claims ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def claims(record: Record, config: Config) -> list[Claim]:
+    """Each claim, judged on every seed of the record by itself; the two about Nudged-SGD's merits by paired differences."""
+    return [*_of_the_grid(record, config), *_of_the_step(record, config), *_of_nudging(record, config)]
+
+
+def _passed(value) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def _peaks(record: Record, config: Config) -> dict[tuple[float, int], np.ndarray]:
+    top = {at: np.asarray(part["eigenvalues"])[..., 0] for at, part in record["grid"].items()}  # [seed, check]
+    return {(rate, size): top[cell(rate, size)].max(axis=-1) for rate, size, *_ in config.grid}
+
+
+def sweeps(config: Config) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
+    """The cells of the grid that differ in η alone and those that differ in S alone, ascending: the longest such rows."""
+    cells = [(rate, size) for rate, size, *_ in config.grid]
+
+    def row(shared: int) -> list[tuple[float, int]]:
+        return sorted(max(([c for c in cells if c[shared] == d[shared]] for d in cells), key=len, default=[]))
+
+    return row(1), row(0)
+
+
+def _of_the_grid(record: Record, config: Config) -> list[Claim]:
+    rise = fall = lr = small = None
+    told: list[dict] = [{}, {}, {}]
+    if "grid" in record and config.grid:
+        top = {name: np.asarray(part["eigenvalues"])[..., 0] for name, part in record["grid"].items()}  # [seed, check]
+        peak = _peaks(record, config)
+        rise = {name: x.max(-1) / x[:, 0] for name, x in top.items()}
+        fall = {name: x[:, -1] / x.max(-1) for name, x in top.items()}
+        told[0] = {"peak / start": rise, "end / peak": fall}
+        rates, sizes = sweeps(config)
+        if len(rates) > 1:
+            lr = peak[rates[-1]] / peak[rates[0]]  # [seed]
+            told[1] = {f"peak at η = {r:g}": peak[r, s] for r, s in rates} | {"largest / smallest η": lr}
+        if len(sizes) > 1:
+            small = peak[sizes[0]] / peak[sizes[-1]]
+            told[2] = {f"peak at S = {s}": peak[r, s] for r, s in sizes} | {"smallest / largest S": small}
+    transient = rise and fall and all(
+        (rise[name] >= 1.3).all() and (fall[name] <= 0.85).all() and np.isfinite(fall[name]).all() for name in rise
+    )
+    return [
+        Claim(
+            "lambda1-rise-and-fall", "The largest eigenvalue rises, peaks, and falls along SGD.", SOURCE,
+            "in every run: peak at least 1.3 times the start, end at most 0.85 of the peak", told[0], _passed(transient),
+        ),
+        Claim(
+            "peak-falls-with-lr", "The larger the learning rate, the lower the peak.", SOURCE,
+            "peak at the largest η at most 0.7 of that at the smallest, for every seed", told[1],
+            _passed(None if lr is None else np.all(lr <= 0.7)),
+        ),
+        Claim(
+            "peak-falls-with-small-batch", "The smaller the batch, the lower the peak.", SOURCE,
+            "peak at the smallest S at most 0.6 of that at the largest, for every seed", told[2],
+            _passed(None if small is None else np.all(small <= 0.6)),
+        ),
+    ]  # fmt: skip
+
+
+def agreement(change: Record, rate: float, multiples: np.ndarray) -> dict[str, float]:
+    """How often α* tells the sign of ΔL, over all checks, directions and α: from E[(g·e)²] and ḡ, and from the same draws."""
+    names = "slope", "first", "second", "eigenvalues"
+    slope, first, second, values = (np.asarray(change[name], float)[..., None] for name in names)
+    risen = np.asarray(change["sharpest"]) > 0  # [seed, check, k, A]
+    sgd = noisy_step.sgd_critical_multiple(rate, slope, second / rate**2, values)
+    own = noisy_step.critical_multiple(slope, first, second, values)
+    return {"2(ḡ·e)²/(ηλE(g·e)²)": np.mean((multiples > sgd) == risen), "from the draws": np.mean((multiples > own) == risen)}
+
+
+def _of_the_step(record: Record, config: Config) -> list[Claim]:
+    overshoots = agrees = aligned = None
+    told: list[dict] = [{}, {}, {}]
+    if "step" in record and config.step_runs:
+        alphas = np.array(config.multiples)
+        one, two = list(config.multiples).index(1.0), list(config.multiples).index(2.0)
+        rates = sorted((rate for rate, *_ in config.step_runs), reverse=True)
+        part = record["step"][f"rate{rates[0]:g}"]["change"]
+        names = "sharpest", "subspace", "random", "whole"
+        percent = {name: 100 * np.asarray(part[name]) / _up(part["loss"], np.ndim(part[name])) for name in names}
+        late = {n: x[:, -LATE:].mean(axis=1) for n, x in percent.items()}  # [seed, ..., A]
+        start = percent["sharpest"][:, 0, 0, two]
+        told[0] = {f"late ΔL % along e₁ at α = {a:g}": late["sharpest"][:, 0, i] for i, a in enumerate(alphas)} | {
+            "late ΔL % along e₁ … e_K at α = 2": late["subspace"][:, two],
+            "late ΔL % of the whole step at α = 1": late["whole"][:, one],
+            "first ΔL % along e₁ at α = 2": start,
+            "largest |ΔL| % along a random direction at α = 1": np.abs(percent["random"][..., one]).max(axis=1),
+        }
+        raised = (late["sharpest"][:, 0, two] > 0) & (late["subspace"][:, two] > 0)
+        still = np.abs(percent["random"][..., one]).max(axis=1) <= 0.01
+        overshoots = np.all(raised & (start < 0) & still)
+        told[1] = {f"η = {r:g}": agreement(record["step"][f"rate{r:g}"]["change"], r, alphas) for r in rates}
+        agrees = next(iter(told[1][f"η = {rates[0]:g}"].values())) >= 0.8
+        chance = lj.observe.random_cosine(int(record["p"]))
+        times = {r: np.asarray(record["step"][f"rate{r:g}"]["alignment"]["cosines"]).mean(axis=-1) / chance for r in rates}
+        aligned = all((x.mean(axis=1) >= 10).all() for x in times.values())
+        energy = {r: np.asarray(record["step"][f"rate{r:g}"]["alignment"]["energy"]).mean(axis=1) for r in rates}
+        told[2] = {"|cos| of chance": chance, "energy of chance": config.k / int(record["p"])}
+        for r in rates:
+            told[2] |= {f"|cos| / chance at η = {r:g}, mean": times[r].mean(axis=1), "least check": times[r].min(axis=1),
+                        f"energy along e₁ … e_K at η = {r:g}": energy[r]}  # fmt: skip
+    return [
+        Claim(
+            "step-overshoots-e1", "Late in training the step is at or past the minimum along the sharpest direction; early it "
+            "is not.", SOURCE,
+            f"at the larger η, mean over the last {LATE} checks at α = 2: ΔL > 0 along e₁ and in the span; at the first check "
+            "ΔL < 0 along e₁; along a random direction |ΔL| at α = 1 within 0.01 % at every check; for every seed",
+            told[0], _passed(overshoots),
+        ),
+        Claim(
+            "step-criterion-sign", "α* = 2(ḡ·e)²/(ηλE(g·e)²) tells whether the loss rises along e.", f"derived; {SOURCE}, §4",
+            "the sign of ΔL is that of α − α* in at least 80 % of all checks, directions and α at the larger η", told[1],
+            _passed(agrees),
+        ),
+        Claim(
+            "gradient-aligned-with-sharp", "Minibatch gradients are aligned with the sharpest directions.", SOURCE,
+            "mean |cos| with e₁ … e_K at least 10 times that of a random direction, √(2/πp), at each η and seed", told[2],
+            _passed(aligned),
+        ),
+    ]  # fmt: skip
+
+
+def _up(x, ndim: int) -> np.ndarray:
+    """x with axes at the end, up to so many."""
+    x = np.asarray(x)
+    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
+
+
+def best(part: Record) -> np.ndarray:
+    """Test accuracy at the epoch that is best in validation, or, where there is none, in the test itself: [γ, pair]."""
+    chooser = np.nan_to_num(np.asarray(part.get("validation", part["test"])), nan=-1)
+    return np.take_along_axis(np.asarray(part["test"]), chooser.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+
+
+def paired(difference: np.ndarray) -> dict[str, Any]:
+    """Mean of paired differences and its 95 % interval by Student's t (Cornish–Fisher: exact to 1 % from four pairs)."""
+    n = len(difference)
+    if n < 3 or not np.isfinite(difference).all():
+        return {"mean": float(np.mean(difference)), "95 % interval": None, "pairs": n}
+    z, v = 1.959964, n - 1
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    half = t * np.std(difference, ddof=1) / n**0.5
+    mean = float(np.mean(difference))
+    return {"mean": mean, "95 % interval": [float(mean - half), float(mean + half)], "pairs": n}
+
+
+def _of_nudging(record: Record, config: Config) -> list[Claim]:
+    controls = better = faster = None
+    told: list[dict] = [{}, {}, {}]
+    below = [i for i, gamma in enumerate(config.gammas) if gamma < 1]
+    if "nudged" in record:
+        part = record["nudged"][f"k{config.k}"]  # leaves [γ, pair, check]
+        plain = config.gammas.index(1.0)
+        top, frobenius = np.asarray(part["eigenvalues"])[..., -1, 0], np.asarray(part["frobenius"])[..., -1]
+        loss, best_test = np.asarray(part["loss"]), best(part)
+        early = loss[..., list(config.early)]  # [γ, pair, 2]
+
+        def table(values):
+            return {f"γ = {gamma:g}": values[i] for i, gamma in enumerate(config.gammas)}
+
+        factor = top[0] / top[-1]
+        told[0] = {
+            "λ₁ at the end": table(top), "λ₁ at its peak": table(np.asarray(part["eigenvalues"])[..., 0].max(-1)),
+            "‖H‖_F at the end": table(frobenius), "λ₁ ratio of the least to the largest γ": factor,
+            "best test accuracy": table(best_test), "final test accuracy": table(np.asarray(part["test"])[..., -1]),
+            **{f"loss at epoch {e}": table(early[..., i]) for i, e in enumerate(config.early)},
+            "loss at the end": table(loss[..., -1]), "distance from the start": table(np.asarray(part["distance"])[..., -1]),
+        }  # fmt: skip
+        if below and len(config.gammas) > plain + 1:
+            inits = (np.diff(top, axis=0) < 0).all(axis=0), (np.diff(frobenius, axis=0) < 0).all(axis=0)  # [pair]
+            told[0] |= {f"initialisations with {name} in order": f"{each.sum()} of {len(each)}"
+                        for name, each in zip(("λ₁", "‖H‖_F"), inits, strict=True)}  # fmt: skip
+            means = [x.mean(axis=1) for x in (top, frobenius, early[..., 0], best_test)]  # [γ]
+            ordered = (np.diff(means[0]) < 0).all() and (np.diff(means[1]) < 0).all()
+            controls = ordered and (factor >= 2.5).all() and means[2][-1] > means[2][plain]
+            controls = controls and np.ptp(means[3][: plain + 1]) <= 0.015
+        gains = {config.gammas[i]: paired(best_test[i] - best_test[plain]) for i in below}
+        speed = {config.gammas[i]: paired(early[i, :, 0] / early[plain, :, 0] - 1) for i in below}
+        later = {config.gammas[i]: paired(early[i, :, 1] / early[plain, :, 1] - 1) for i in below}
+        told[1] = {f"best test accuracy, γ = {gamma:g} less γ = 1": found for gamma, found in gains.items()}
+        told[2] = {f"loss at epoch {e}, γ = {g:g} against γ = 1, relative": found
+                   for e, each in zip(config.early, (speed, later), strict=True) for g, found in each.items()}  # fmt: skip
+        better, faster = _above(gains), _above({g: _negative(found) for g, found in speed.items()}, least=0.02)
+    return [
+        Claim(
+            "nsgd-controls-sharpness", "Nudged-SGD with γ < 1 ends sharper, with γ > 1 flatter.", SOURCE,
+            "averaged over the initialisations, λ₁ and ‖H‖_F at the end fall with γ; λ₁ by a factor of 2.5 at least from the "
+            f"least to the largest γ for each; the largest has a higher loss than γ = 1 at epoch {config.early[0]}; best test "
+            "accuracies for γ ≤ 1 within 1.5 points", told[0], _passed(controls),
+        ),
+        Claim(
+            "nsgd-generalises-better", "Nudged-SGD with γ < 1 generalises better.", SOURCE,
+            "paired difference of best test accuracies to γ = 1: 95 % interval above 0 for some γ < 1, below 0 for none",
+            told[1], _passed(better),
+        ),
+        Claim(
+            "nsgd-trains-faster", "Nudged-SGD with γ < 1 trains clearly faster.", SOURCE,
+            f"training loss at epoch {config.early[0]} lower than with γ = 1 by 2 % on average for some γ < 1, the 95 % "
+            "interval of the paired relative difference below 0; above 0 for none", told[2], _passed(faster),
+        ),
+    ]  # fmt: skip
+
+
+def _negative(found: dict) -> dict:
+    interval = found["95 % interval"]
+    return {"mean": -found["mean"], "95 % interval": None if interval is None else [-interval[1], -interval[0]]}
+
+
+def _above(found: dict[float, dict], least: float = 0.0) -> bool | None:
+    """Whether some interval lies above 0, its mean at least at `least`, and none below; None where there is none."""
+    intervals = [(f["mean"], f["95 % interval"]) for f in found.values() if f["95 % interval"] is not None]
+    if not intervals:
+        return None
+    return any(low > 0 and mean >= least for mean, (low, _) in intervals) and not any(high < 0 for _, (_, high) in intervals)
+
+
+def plot(record: Record, config: Config) -> Figure:
+    """One row a part: λ₁ over the grid; the step against the curvature, in two; Nudged-SGD."""
+    return figures.whole(record, config, sweeps(config), best)
