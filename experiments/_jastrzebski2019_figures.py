@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,8 @@ def whole(record: Record, config, sweeps: tuple, best: Callable) -> Figure:
         *([_step, _bowls] if "step" in record and config.step_runs else []),
         *([_nudged, _merits] if "nudged" in record else []),
     ]
-    with matplotlib.rc_context(plots.STYLE | {"font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "axes.titlesize": 8}):
+    style: Any = plots.STYLE | {"font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "axes.titlesize": 8}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(8.4, 2.45 * max(1, len(rows))), dpi=170)
         axes = figure.subplots(max(1, len(rows)), 3, squeeze=False)
         for draw, row in zip(rows, axes, strict=False):
@@ -42,6 +44,29 @@ def _lines(axes: Axes, x, values: Sequence[np.ndarray], labels: Sequence[str], m
         axes.plot(at, np.median(v, axis=0), color=colour, ls=dash, label=label, marker=mark if marks else None, ms=3)
 
 
+def _from_zero(axes: Axes, end: float) -> None:
+    """An axis of epochs that is logarithmic from 1 on and has a 0."""
+    decades = [10.0**i for i in range(1 + int(np.log10(max(end, 1))))]
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    axes.set_xticks([0, *decades], [f"{x:g}" for x in (0, *decades)])
+    axes.minorticks_off()
+    axes.set_xlim(0, end)
+
+
+def _signed(axes: Axes, values: np.ndarray) -> None:
+    """Per cents of either sign: linear within ±1, with a tick a decade as far as the values reach."""
+    values = values[np.isfinite(values)]
+    ticks = [t for t in (-1000, -100, -10, -1, 0, 1, 10, 100, 1000, 10_000)
+             if min(values.min(), -1) * 1.5 <= t <= max(values.max(), 1) * 1.5]  # fmt: skip
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
+    axes.minorticks_off()
+
+
+def _directions(k: int) -> str:
+    return "e₁" if k == 1 else f"e₁ … $e_{{{k}}}$"
+
+
 def _grid(row, record: Record, config, sweeps: tuple) -> None:
     cells = {(rate, size): record["grid"][f"rate{rate:g}-batch{size}"] for rate, size, *_ in config.grid}
 
@@ -54,9 +79,8 @@ def _grid(row, record: Record, config, sweeps: tuple) -> None:
         for key, colour in zip(keys, plots.colours(len(keys)), strict=True):  # λ₂ faint and dotted
             second = np.median(np.asarray(cells[key]["eigenvalues"])[..., min(1, config.k - 1)], axis=0)
             axes.plot(epochs(key), second, color=colour, lw=0.6, ls=":")
-        first = min(epochs(key)[1] for key in keys)
-        axes.set_xscale("symlog", linthresh=first, linscale=0.4)
-        axes.set(xlabel="epoch", ylabel="λ₁ (λ₂ dotted)", ylim=(0, None), xlim=(0, None))
+        axes.set(xlabel="epoch (linear up to 1)", ylabel="λ₁ (λ₂ dotted)", ylim=(0, None))
+        _from_zero(axes, max(epochs(key)[-1] for key in keys))
         fixed = f"S = {keys[0][1]}" if axes is row[0] else f"η = {keys[0][0]:g}"
         axes.legend(title=fixed, title_fontsize=7)
     axes = row[2]
@@ -78,8 +102,8 @@ def _step(row, record: Record, config) -> None:
     _lines(axes, epochs, cosines, [f"η = {rate:g}" for rate in parts], marks=True)
     axes.axhline(chance, color="black", ls=":", lw=1, label="random direction")
     axes.axhline(10 * chance, color="black", ls=(0, (4, 3)), lw=0.8, label="ten times that")
-    axes.set_xscale("symlog", linthresh=min(e[1] for e in epochs), linscale=0.4)
-    axes.set(yscale="log", xlabel="epoch", ylabel=f"|cos(g, e)|, mean over e₁ … e{config.k}", xlim=(0, None))
+    _from_zero(axes, max(e[-1] for e in epochs))
+    axes.set(yscale="log", xlabel="epoch (linear up to 1)", ylabel=f"|cos(g, e)|, mean over {_directions(config.k)}")
     axes.legend()
 
     rate = max(parts)
@@ -90,11 +114,11 @@ def _step(row, record: Record, config) -> None:
     named = [percent["sharpest"][:, :, 0], percent["subspace"], percent["whole"], percent["random"]]
     axes = row[1]
     late = [x[:, -11:].mean(axis=1) for x in named]
-    labels = ["along e₁", f"along e₁ … e{config.k}", "whole step", "random direction"]
+    labels = ["along e₁", f"along {_directions(config.k)}", "whole step", "random direction"]
     _lines(axes, np.array(config.multiples), late, labels, marks=True)
     axes.axhline(0, color="black", lw=0.6)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("symlog", linthresh=0.5)
+    _signed(axes, np.concatenate([x.ravel() for x in late]))
     axes.set_xticks(config.multiples, [f"{a:g}" for a in config.multiples])
     axes.minorticks_off()
     axes.set(xlabel=f"α, multiple of the step (η = {rate:g})", ylabel="late mean of ΔL / L [%]")
@@ -118,21 +142,23 @@ def _bowls(row, record: Record, config) -> None:
     here = int(np.argmin(np.abs(places)))
     chosen = [0, last // 4, last // 2, last]
     for axes, i in zip(row, sorted({0, min(2, config.k - 1), config.k - 1}), strict=False):
-        bowl = sections[:, :, i] / sections[:, :, i, here][..., None]  # [seed, check, place]
+        bowl = 100 * (sections[:, :, i] / sections[:, :, i, here][..., None] - 1)  # [seed, check, place]
         _lines(axes, places, [bowl[:, c] for c in chosen], [f"epoch {epoch[c]:.3g}" for c in chosen])
         axes.axvline(1, color="black", ls=":", lw=0.8)
         axes.set_xscale("symlog", linthresh=1, linscale=0.8)
         axes.set_xticks([-16, -4, -1, 0, 1, 4, 16], ["−16", "−4", "−1", "0", "1", "4", "16"])
         axes.minorticks_off()
-        axes.set(yscale="log", xlabel=f"steps along e{i + 1} (η = {rate:g})", ylabel="L / L(θ)")
-        axes.legend()
+        axes.axhline(0, color="black", lw=0.6)
+        _signed(axes, bowl[:, chosen])
+        axes.set(xlabel=f"steps along $e_{{{i + 1}}}$ (η = {rate:g})", ylabel="ΔL / L [%]")
+        axes.legend(loc="upper center")
 
 
 def _nudged(row, record: Record, config) -> None:
     part = record["nudged"][f"k{config.k}"]
     epoch = plots.steps(part) / config.epoch
     labels = [f"γ = {gamma:g}" + (" (SGD)" if gamma == 1 else "") for gamma in config.gammas]
-    shown = ((np.asarray(part["eigenvalues"])[..., 0], "λ₁"), (np.asarray(part["frobenius"]), "‖H‖_F"),
+    shown = ((np.asarray(part["eigenvalues"])[..., 0], "λ₁"), (np.asarray(part["frobenius"]), r"$\|H\|_F$"),
              (np.asarray(part["loss"]), "training loss"))  # fmt: skip
     for axes, (values, name) in zip(row, shown, strict=True):
         _lines(axes, epoch, list(values), labels)
@@ -149,7 +175,7 @@ def _merits(row, record: Record, config, best: Callable) -> None:
     row[0].set(
         xlabel="epoch", ylabel="test accuracy", xlim=(0, None), ylim=(np.nanmin(chance) - 0.02, np.nanmax(chance) + 0.01)
     )
-    row[0].legend(loc="lower right")
+    row[0].legend(loc="lower left")
 
     plain, accuracy = config.gammas.index(1.0), best(part)
     loss = np.asarray(part["loss"])[..., config.early[0]]
@@ -170,7 +196,7 @@ def _merits(row, record: Record, config, best: Callable) -> None:
     points = {0: (part, plain)} | {k: (record["nudged"][f"k{k}"], 0) for k in (config.k, *config.ablation)}
     ks = sorted(points)
     for values, mark, label in (
-        ([np.asarray(points[k][0]["frobenius"])[points[k][1], :, -1] for k in ks], "o-", "‖H‖_F at the end"),
+        ([np.asarray(points[k][0]["frobenius"])[points[k][1], :, -1] for k in ks], "o-", r"$\|H\|_F$ at the end"),
         ([np.asarray(points[k][0]["eigenvalues"])[points[k][1], :, -1, 0] for k in ks], "s--", "λ₁ at the end"),
     ):
         colour = plots.colours(2)[mark == "s--"]

@@ -196,7 +196,8 @@ def network(config: Config) -> lj.types.Model:
     if config.model == "resnet32":
         return lj.models.resnet(32, width=config.widths[0], init_scale=1 / 15)
     if config.model == "simple_cnn":
-        return lj.models.simple_cnn(kernel=config.kernel, filters=config.widths[:2], dense=config.widths[2])
+        one, two, dense = config.widths
+        return lj.models.simple_cnn(kernel=config.kernel, filters=(one, two), dense=dense)
     sizes = (64, *config.widths, 10)
     glorot = tuple(2 * a / (a + b) for a, b in zip(sizes, sizes[1:], strict=False))  # variances times fan-in
     return lj.models.mlp(config.widths, 10, activation=jax.nn.relu, init_scale=glorot)
@@ -274,7 +275,7 @@ def _step(config: Config, given: Problem, key) -> dict[str, Callable]:
         def watch(given, rate=rate):
             batches = given.batches(given.train, config.step_batch)
             drawn = lj.observe.redrawn(given.loss, batches, config.num_draws, rate)
-            seen = dict(k=config.k, batch=given.sample, steps=drawn)
+            seen: dict[str, Any] = dict(k=config.k, batch=given.sample, steps=drawn)
             return {
                 "accuracy": lj.observe.accuracy(given.model.apply, given.sample),
                 "alignment": lj.observe.alignment(given.hessian, config.k, vectors=drawn, batch=given.sample),
@@ -494,9 +495,9 @@ def _of_nudging(record: Record, config: Config) -> list[Claim]:
             "loss at the end": table(loss[..., -1]), "distance from the start": table(np.asarray(part["distance"])[..., -1]),
         }  # fmt: skip
         if below and len(config.gammas) > plain + 1:
-            inits = (np.diff(top, axis=0) < 0).all(axis=0), (np.diff(frobenius, axis=0) < 0).all(axis=0)  # [pair]
-            told[0] |= {f"initialisations with {name} in order": f"{each.sum()} of {len(each)}"
-                        for name, each in zip(("λ₁", "‖H‖_F"), inits, strict=True)}  # fmt: skip
+            for name, values in (("λ₁", top), ("‖H‖_F", frobenius)):
+                each = np.asarray((np.diff(values, axis=0) < 0).all(axis=0))  # [pair]
+                told[0][f"initialisations with {name} in order"] = f"{each.sum()} of {each.size}"
             means = [x.mean(axis=1) for x in (top, frobenius, early[..., 0], best_test)]  # [γ]
             ordered = (np.diff(means[0]) < 0).all() and (np.diff(means[1]) < 0).all()
             controls = ordered and (factor >= 2.5).all() and means[2][-1] > means[2][plain]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import pi
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def redrawn(loss: Loss, batches: Batches, num: int = 10, rate: float | Callable 
         raise ValueError(f"redrawn: num={num} must be at least 1: how many minibatches to draw")
 
     def stack(batches: Batches, rate, key: Key, moment: Moment) -> Params:
-        eta = rate(moment.state) if callable(rate) else rate
+        eta = cast(float, rate(moment.state) if callable(rate) else rate)
 
         def one(j: Array) -> Params:
             batch = batches(jax.random.fold_in(key, j), moment.step)
