@@ -77,7 +77,9 @@ def test_redrawn_steps_are_those_of_sgd_on_other_minibatches(problem):
     assert tree.norm(tree.sub(tree.row(drawn, 0), tree.row(record["u"], 0))) > 0.1 * tree.norm(whole)
 
 
-@pytest.mark.parametrize("kind", ["alignment", "step", "cross_sections"])
+@pytest.mark.parametrize(
+    "kind", ["step", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("alignment", "cross_sections"))]
+)
 def test_works_on_a_network_of_nnx_through_vmap_over_seeds(kind):
     """And leaves its trajectory alone."""
     train, _ = lj.data.digits(40)
