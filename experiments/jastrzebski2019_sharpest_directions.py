@@ -26,14 +26,11 @@ from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
 import landscape_jax as lj
+from experiments import _jastrzebski2019_claims as judged
 from experiments import _jastrzebski2019_figures as figures
 from landscape_jax import Record
 from landscape_jax.engine import held_interrupts
 from landscape_jax.record import Claim
-from landscape_jax.theory import noisy_step
-
-SOURCE = "Jastrzębski et al. 2019, arXiv 1807.05031"
-LATE = 11  # checks in a late mean: single ones change sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +215,8 @@ def run(config: Config, key: lj.types.Key) -> Record:
             if found is not None:
                 record.setdefault(name, {})[at] = found
         if interrupted():
-            raise lj.Interrupted(f"stopped by Ctrl-C with some of {len(cells)} programs done", cast(Any, None), record)
+            made = sum(len(record.get(name, {})) for name in part)
+            raise lj.Interrupted(f"stopped by Ctrl-C with {made} of {len(cells)} programs done", cast(Any, None), record)
     return record
 
 
@@ -261,11 +259,10 @@ def _grid(config: Config, given: Problem, key) -> dict[str, Callable]:
         values = lj.observe.sharpness(given.hessian, config.k, batch=given.sample)
         return {"loss": on(given, given.sample), "eigenvalues": values}
 
-    n = config.num_seeds
-    return {
-        cell(rate, size): _trained(given, lambda g, rate=rate, size=size: _sgd(g, rate, size), watch, every, checks, n, key)
-        for rate, size, every, checks in config.grid
-    }
+    def cell(rate: float, size: int, every: int, checks: int) -> Callable:
+        return _trained(given, functools.partial(_sgd, rate=rate, size=size), watch, every, checks, config.num_seeds, key)
+
+    return {judged.cell(*at[:2]): cell(*at) for at in config.grid}
 
 
 def _step(config: Config, given: Problem, key) -> dict[str, Callable]:
@@ -317,231 +314,15 @@ def _nudged(config: Config, given: Problem, key) -> dict[str, Callable]:
     return cells
 
 
-def cell(rate: float, size: int) -> str:
-    return f"rate{rate:g}-batch{size}"
-
-
-# ── the claims ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is made of them ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def claims(record: Record, config: Config) -> list[Claim]:
     """Each claim, judged on every seed of the record by itself; the two about Nudged-SGD's merits by paired differences."""
-    return [*_of_the_grid(record, config), *_of_the_step(record, config), *_of_nudging(record, config)]
-
-
-def _passed(value) -> bool | None:
-    return None if value is None else bool(value)
-
-
-def _peaks(record: Record, config: Config) -> dict[tuple[float, int], np.ndarray]:
-    top = {at: np.asarray(part["eigenvalues"])[..., 0] for at, part in record["grid"].items()}  # [seed, check]
-    return {(rate, size): top[cell(rate, size)].max(axis=-1) for rate, size, *_ in config.grid}
-
-
-def sweeps(config: Config) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
-    """The cells of the grid that differ in η alone and those that differ in S alone, ascending: the longest such rows."""
-    cells = [(rate, size) for rate, size, *_ in config.grid]
-
-    def row(shared: int) -> list[tuple[float, int]]:
-        return sorted(max(([c for c in cells if c[shared] == d[shared]] for d in cells), key=len, default=[]))
-
-    return row(1), row(0)
-
-
-def _of_the_grid(record: Record, config: Config) -> list[Claim]:
-    rise = fall = lr = small = None
-    told: list[dict] = [{}, {}, {}]
-    if "grid" in record and config.grid:
-        top = {name: np.asarray(part["eigenvalues"])[..., 0] for name, part in record["grid"].items()}  # [seed, check]
-        peak = _peaks(record, config)
-        rise = {name: x.max(-1) / x[:, 0] for name, x in top.items()}
-        fall = {name: x[:, -1] / x.max(-1) for name, x in top.items()}
-        told[0] = {"peak / start": rise, "end / peak": fall}
-        rates, sizes = sweeps(config)
-        if len(rates) > 1:
-            lr = peak[rates[-1]] / peak[rates[0]]  # [seed]
-            told[1] = {f"peak at η = {r:g}": peak[r, s] for r, s in rates} | {"largest / smallest η": lr}
-        if len(sizes) > 1:
-            small = peak[sizes[0]] / peak[sizes[-1]]
-            told[2] = {f"peak at S = {s}": peak[r, s] for r, s in sizes} | {"smallest / largest S": small}
-    transient = rise and fall and all(
-        (rise[name] >= 1.3).all() and (fall[name] <= 0.85).all() and np.isfinite(fall[name]).all() for name in rise
-    )
-    return [
-        Claim(
-            "lambda1-rise-and-fall", "The largest eigenvalue rises, peaks, and falls along SGD.", SOURCE,
-            "in every run: peak at least 1.3 times the start, end at most 0.85 of the peak", told[0], _passed(transient),
-        ),
-        Claim(
-            "peak-falls-with-lr", "The larger the learning rate, the lower the peak.", SOURCE,
-            "peak at the largest η at most 0.7 of that at the smallest, for every seed", told[1],
-            _passed(None if lr is None else np.all(lr <= 0.7)),
-        ),
-        Claim(
-            "peak-falls-with-small-batch", "The smaller the batch, the lower the peak.", SOURCE,
-            "peak at the smallest S at most 0.6 of that at the largest, for every seed", told[2],
-            _passed(None if small is None else np.all(small <= 0.6)),
-        ),
-    ]  # fmt: skip
-
-
-def agreement(change: Record, rate: float, multiples: np.ndarray) -> dict[str, float]:
-    """How often α* tells the sign of ΔL, over all checks, directions and α: from E[(g·e)²] and ḡ, and from the same draws."""
-    names = "slope", "first", "second", "eigenvalues"
-    slope, first, second, values = (np.asarray(change[name], float)[..., None] for name in names)
-    risen = np.asarray(change["sharpest"]) > 0  # [seed, check, k, A]
-    sgd = noisy_step.sgd_critical_multiple(rate, slope, second / rate**2, values)
-    own = noisy_step.critical_multiple(slope, first, second, values)
-    return {"2(ḡ·e)²/(ηλE(g·e)²)": np.mean((multiples > sgd) == risen), "from the draws": np.mean((multiples > own) == risen)}
-
-
-def _of_the_step(record: Record, config: Config) -> list[Claim]:
-    overshoots = agrees = aligned = None
-    told: list[dict] = [{}, {}, {}]
-    if "step" in record and config.step_runs:
-        alphas = np.array(config.multiples)
-        one, two = list(config.multiples).index(1.0), list(config.multiples).index(2.0)
-        rates = sorted((rate for rate, *_ in config.step_runs), reverse=True)
-        part = record["step"][f"rate{rates[0]:g}"]["change"]
-        names = "sharpest", "subspace", "random", "whole"
-        percent = {name: 100 * np.asarray(part[name]) / _up(part["loss"], np.ndim(part[name])) for name in names}
-        late = {n: x[:, -LATE:].mean(axis=1) for n, x in percent.items()}  # [seed, ..., A]
-        start = percent["sharpest"][:, 0, 0, two]
-        told[0] = {f"late ΔL % along e₁ at α = {a:g}": late["sharpest"][:, 0, i] for i, a in enumerate(alphas)} | {
-            "late ΔL % along e₁ … e_K at α = 2": late["subspace"][:, two],
-            "late ΔL % of the whole step at α = 1": late["whole"][:, one],
-            "first ΔL % along e₁ at α = 2": start,
-            "largest |ΔL| % along a random direction at α = 1": np.abs(percent["random"][..., one]).max(axis=1),
-        }
-        raised = (late["sharpest"][:, 0, two] > 0) & (late["subspace"][:, two] > 0)
-        still = np.abs(percent["random"][..., one]).max(axis=1) <= 0.01
-        overshoots = np.all(raised & (start < 0) & still)
-        told[1] = {f"η = {r:g}": agreement(record["step"][f"rate{r:g}"]["change"], r, alphas) for r in rates}
-        agrees = next(iter(told[1][f"η = {rates[0]:g}"].values())) >= 0.8
-        chance = lj.observe.random_cosine(int(record["p"]))
-        times = {r: np.asarray(record["step"][f"rate{r:g}"]["alignment"]["cosines"]).mean(axis=-1) / chance for r in rates}
-        aligned = all((x.mean(axis=1) >= 10).all() for x in times.values())
-        energy = {r: np.asarray(record["step"][f"rate{r:g}"]["alignment"]["energy"]).mean(axis=1) for r in rates}
-        told[2] = {"|cos| of chance": chance, "energy of chance": config.k / int(record["p"])}
-        for r in rates:
-            told[2] |= {f"|cos| / chance at η = {r:g}, mean": times[r].mean(axis=1), "least check": times[r].min(axis=1),
-                        f"energy along e₁ … e_K at η = {r:g}": energy[r]}  # fmt: skip
-    return [
-        Claim(
-            "step-overshoots-e1", "Late in training the step is at or past the minimum along the sharpest direction; early it "
-            "is not.", SOURCE,
-            f"at the larger η, mean over the last {LATE} checks at α = 2: ΔL > 0 along e₁ and in the span; at the first check "
-            "ΔL < 0 along e₁; along a random direction |ΔL| at α = 1 within 0.01 % at every check; for every seed",
-            told[0], _passed(overshoots),
-        ),
-        Claim(
-            "step-criterion-sign", "α* = 2(ḡ·e)²/(ηλE(g·e)²) tells whether the loss rises along e.", f"derived; {SOURCE}, §4",
-            "the sign of ΔL is that of α − α* in at least 80 % of all checks, directions and α at the larger η", told[1],
-            _passed(agrees),
-        ),
-        Claim(
-            "gradient-aligned-with-sharp", "Minibatch gradients are aligned with the sharpest directions.", SOURCE,
-            "mean |cos| with e₁ … e_K at least 10 times that of a random direction, √(2/πp), at each η and seed", told[2],
-            _passed(aligned),
-        ),
-    ]  # fmt: skip
-
-
-def _up(x, ndim: int) -> np.ndarray:
-    """x with axes at the end, up to so many."""
-    x = np.asarray(x)
-    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
-
-
-def best(part: Record) -> np.ndarray:
-    """Test accuracy at the epoch that is best in validation, or, where there is none, in the test itself: [γ, pair]."""
-    chooser = np.nan_to_num(np.asarray(part.get("validation", part["test"])), nan=-1)
-    return np.take_along_axis(np.asarray(part["test"]), chooser.argmax(axis=-1)[..., None], axis=-1)[..., 0]
-
-
-def paired(difference: np.ndarray) -> dict[str, Any]:
-    """Mean of paired differences and its 95 % interval by Student's t (Cornish–Fisher: exact to 1 % from four pairs)."""
-    n = len(difference)
-    if n < 3 or not np.isfinite(difference).all():
-        return {"mean": float(np.mean(difference)), "95 % interval": None, "pairs": n}
-    z, v = 1.959964, n - 1
-    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    half = t * np.std(difference, ddof=1) / n**0.5
-    mean = float(np.mean(difference))
-    return {"mean": mean, "95 % interval": [float(mean - half), float(mean + half)], "pairs": n}
-
-
-def _of_nudging(record: Record, config: Config) -> list[Claim]:
-    controls = better = faster = None
-    told: list[dict] = [{}, {}, {}]
-    below = [i for i, gamma in enumerate(config.gammas) if gamma < 1]
-    if "nudged" in record:
-        part = record["nudged"][f"k{config.k}"]  # leaves [γ, pair, check]
-        plain = config.gammas.index(1.0)
-        top, frobenius = np.asarray(part["eigenvalues"])[..., -1, 0], np.asarray(part["frobenius"])[..., -1]
-        loss, best_test = np.asarray(part["loss"]), best(part)
-        early = loss[..., list(config.early)]  # [γ, pair, 2]
-
-        def table(values):
-            return {f"γ = {gamma:g}": values[i] for i, gamma in enumerate(config.gammas)}
-
-        factor = top[0] / top[-1]
-        told[0] = {
-            "λ₁ at the end": table(top), "λ₁ at its peak": table(np.asarray(part["eigenvalues"])[..., 0].max(-1)),
-            "‖H‖_F at the end": table(frobenius), "λ₁ ratio of the least to the largest γ": factor,
-            "best test accuracy": table(best_test), "final test accuracy": table(np.asarray(part["test"])[..., -1]),
-            **{f"loss at epoch {e}": table(early[..., i]) for i, e in enumerate(config.early)},
-            "loss at the end": table(loss[..., -1]), "distance from the start": table(np.asarray(part["distance"])[..., -1]),
-        }  # fmt: skip
-        if below and len(config.gammas) > plain + 1:
-            for name, values in (("λ₁", top), ("‖H‖_F", frobenius)):
-                each = np.asarray((np.diff(values, axis=0) < 0).all(axis=0))  # [pair]
-                told[0][f"initialisations with {name} in order"] = f"{each.sum()} of {each.size}"
-            means = [x.mean(axis=1) for x in (top, frobenius, early[..., 0], best_test)]  # [γ]
-            ordered = (np.diff(means[0]) < 0).all() and (np.diff(means[1]) < 0).all()
-            controls = ordered and (factor >= 2.5).all() and means[2][-1] > means[2][plain]
-            controls = controls and np.ptp(means[3][: plain + 1]) <= 0.015
-        gains = {config.gammas[i]: paired(best_test[i] - best_test[plain]) for i in below}
-        speed = {config.gammas[i]: paired(early[i, :, 0] / early[plain, :, 0] - 1) for i in below}
-        later = {config.gammas[i]: paired(early[i, :, 1] / early[plain, :, 1] - 1) for i in below}
-        told[1] = {f"best test accuracy, γ = {gamma:g} less γ = 1": found for gamma, found in gains.items()}
-        told[2] = {f"loss at epoch {e}, γ = {g:g} against γ = 1, relative": found
-                   for e, each in zip(config.early, (speed, later), strict=True) for g, found in each.items()}  # fmt: skip
-        better, faster = _above(gains), _above({g: _negative(found) for g, found in speed.items()}, least=0.02)
-    return [
-        Claim(
-            "nsgd-controls-sharpness", "Nudged-SGD with γ < 1 ends sharper, with γ > 1 flatter.", SOURCE,
-            "averaged over the initialisations, λ₁ and ‖H‖_F at the end fall with γ; λ₁ by a factor of 2.5 at least from the "
-            f"least to the largest γ for each; the largest has a higher loss than γ = 1 at epoch {config.early[0]}; best test "
-            "accuracies for γ ≤ 1 within 1.5 points", told[0], _passed(controls),
-        ),
-        Claim(
-            "nsgd-generalises-better", "Nudged-SGD with γ < 1 generalises better.", SOURCE,
-            "paired difference of best test accuracies to γ = 1: 95 % interval above 0 for some γ < 1, below 0 for none",
-            told[1], _passed(better),
-        ),
-        Claim(
-            "nsgd-trains-faster", "Nudged-SGD with γ < 1 trains clearly faster.", SOURCE,
-            f"training loss at epoch {config.early[0]} lower than with γ = 1 by 2 % on average for some γ < 1, the 95 % "
-            "interval of the paired relative difference below 0; above 0 for none", told[2], _passed(faster),
-        ),
-    ]  # fmt: skip
-
-
-def _negative(found: dict) -> dict:
-    interval = found["95 % interval"]
-    return {"mean": -found["mean"], "95 % interval": None if interval is None else [-interval[1], -interval[0]]}
-
-
-def _above(found: dict[float, dict], least: float = 0.0) -> bool | None:
-    """Whether some interval lies above 0, its mean at least at `least`, and none below; None where there is none."""
-    intervals = [(f["mean"], f["95 % interval"]) for f in found.values() if f["95 % interval"] is not None]
-    if not intervals:
-        return None
-    return any(low > 0 and mean >= least for mean, (low, _) in intervals) and not any(high < 0 for _, (_, high) in intervals)
+    parts = judged.of_the_grid, judged.of_the_step, judged.of_nudging
+    return [claim for part in parts for claim in part(record, config)]
 
 
 def plot(record: Record, config: Config) -> Figure:
     """One row a part: λ₁ over the grid; the step against the curvature, in two; Nudged-SGD."""
-    return figures.whole(record, config, sweeps(config), best)
+    return figures.whole(record, config, judged.sweeps(config), judged.best)

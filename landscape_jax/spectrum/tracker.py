@@ -59,9 +59,7 @@ def tracker(k: int = 1, num_steps: int = 12, *, tol: float = 2e-3, period: int =
         at_least = jnp.where(made % period == 0, depth, 0)
         eigs = refine(matvec, start, k, tol=tol, num_steps=depth, at_least=at_least)
         found = jax.tree.map(lambda x: x[: k + GUARDS], eigs.vectors)
-        best = eigs._replace(
-            values=eigs.values[:k], vectors=jax.tree.map(lambda x: x[:k], found), residuals=eigs.residuals[:k]
-        )
+        best = eigs._replace(values=eigs.values[:k], vectors=jax.tree.map(lambda x: x[:k], found), residuals=eigs.residuals[:k])
         return (found, last, made + 1), best
 
     return Tracker(init, update)

@@ -1,5 +1,6 @@
 """Claims from records made by hand, both verdicts; a tiny run end to end; the large presets at least have shapes."""
 
+import contextlib
 import copy
 import dataclasses
 
@@ -10,6 +11,7 @@ import pytest
 
 import landscape_jax as lj
 from experiments import __main__ as cli
+from experiments import _jastrzebski2019_claims as judged
 from experiments import jastrzebski2019_sharpest_directions as experiment
 from landscape_jax.theory import noisy_step
 
@@ -42,7 +44,7 @@ def changes(late):
 def record():
     """Everything the paper says holds."""
     grid = {
-        experiment.cell(rate, size): {
+        judged.cell(rate, size): {
             "step": np.tile(np.arange(25) * 40, (2, 1)),
             "eigenvalues": np.stack([rise_and_fall(peak * f) for f in (1.0, 1.05)])[..., None] * np.linspace(1, 0.5, 5),
         }
@@ -190,13 +192,13 @@ def test_interval_is_students():
     for n in (4, 5, 12, 40):
         x = np.random.default_rng(n).standard_normal(n)
         low, high = stats.t.interval(0.95, n - 1, loc=x.mean(), scale=stats.sem(x))
-        np.testing.assert_allclose(experiment.paired(x)["95 % interval"], (low, high), rtol=0, atol=0.01 * (high - low))
+        np.testing.assert_allclose(judged.paired(x)["95 % interval"], (low, high), rtol=0, atol=0.01 * (high - low))
 
 
 def test_best_epoch_is_chosen_by_validation_where_there_is_one():
     test, validation = np.array([[[0.5, 0.9, 0.7]]]), np.array([[[0.1, 0.2, np.nan]]])
-    assert experiment.best({"test": test}).tolist() == [[0.9]]
-    assert experiment.best({"test": test, "validation": validation[..., [1, 0, 2]]}).tolist() == [[0.5]]
+    assert judged.best({"test": test}).tolist() == [[0.9]]
+    assert judged.best({"test": test, "validation": validation[..., [1, 0, 2]]}).tolist() == [[0.5]]
 
 
 TINY = dataclasses.replace(
@@ -218,6 +220,25 @@ def test_a_tiny_run_from_end_to_end():
     assert np.all(nudged["loss"][0, :, -1] != nudged["loss"][1, :, -1])
     assert {claim.passed for claim in experiment.claims(made, TINY)} <= {True, False, None}
     assert len(experiment.plot(made, TINY).axes) == 15
+
+
+def test_ctrl_c_stops_before_the_next_program_and_keeps_what_is_done(monkeypatch):
+    """It comes once the second program has begun; two go side by side."""
+    begun = []
+
+    @contextlib.contextmanager
+    def noted():
+        yield lambda: len(begun) >= 2
+
+    def trained(*_):
+        return lambda: begun.append(0) or {"step": np.zeros(1)}
+
+    monkeypatch.setattr(experiment, "held_interrupts", noted)
+    monkeypatch.setattr(experiment, "_trained", trained)
+    config = dataclasses.replace(TINY, parts=("grid",), grid=tuple((0.1, size, 2, 4) for size in range(1, 9)))
+    with pytest.raises(lj.Interrupted, match="stopped by Ctrl-C with 2 of 8 programs done") as stop:
+        experiment.run(config, jax.random.key(0))
+    assert len(stop.value.record["grid"]) == len(begun) == 2
 
 
 @pytest.mark.parametrize("name", ["CIFAR", "PAPER", "PAPER_RESNET"])
