@@ -138,9 +138,9 @@ class Config:
 
 SMALL = Config()
 CIFAR = Config(
-    parts=("nudged",), data="cifar10", n_train=2000, n_test=1000, n_curvature=64, label_noise=0.0,
+    parts=("nudged",), data="cifar10", n_train=1000, n_test=1000, n_curvature=32, label_noise=0.0,
     model="simple_cnn", widths=(8, 16, 32), nudged_rate=0.1, nudged_batch=32, nudged_epochs=12, gammas=(0.01, 1.0),
-    num_pairs=5, ablation=(), early=(3, 8), num_probes=5,
+    num_pairs=4, ablation=(), early=(3, 8), num_probes=5,
 )  # fmt: skip
 PAPER = Config(
     data="cifar10", n_train=45_000, n_validation=5_000, n_test=10_000, n_curvature=2560, label_noise=0.0, augment=True,
