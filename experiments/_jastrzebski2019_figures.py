@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from landscape_jax import Record, observe, plots
 from landscape_jax.observe.step import PLACES
+from landscape_jax.record import clock
 
 MARKS = ("o", "s", "^", "D", "v", "P")
 
@@ -71,7 +72,7 @@ def _grid(row, record: Record, config, sweeps: tuple) -> None:
     cells = {(rate, size): record["grid"][f"rate{rate:g}-batch{size}"] for rate, size, *_ in config.grid}
 
     def epochs(key: tuple[float, int]) -> np.ndarray:
-        return plots.steps(cells[key]) * key[1] / config.n_train
+        return clock(cells[key]) * key[1] / config.n_train
 
     for axes, keys, name in zip(row, sweeps, ("η = {0:g}", "S = {1}"), strict=False):
         top = [np.asarray(cells[key]["eigenvalues"])[..., 0] for key in keys]
@@ -98,7 +99,7 @@ def _step(row, record: Record, config) -> None:
     parts = {rate: record["step"][f"rate{rate:g}"] for rate, *_ in config.step_runs}
     chance, axes = observe.random_cosine(int(record["p"])), row[0]
     cosines = [np.asarray(p["alignment"]["cosines"]).mean(axis=-1) for p in parts.values()]
-    epochs = [plots.steps(p) * config.step_batch / config.n_train for p in parts.values()]
+    epochs = [clock(p) * config.step_batch / config.n_train for p in parts.values()]
     _lines(axes, epochs, cosines, [f"η = {rate:g}" for rate in parts], marks=True)
     axes.axhline(chance, color="black", ls=":", lw=1, label="random direction")
     axes.axhline(10 * chance, color="black", ls=(0, (4, 3)), lw=0.8, label="ten times that")
@@ -107,7 +108,7 @@ def _step(row, record: Record, config) -> None:
     axes.legend()
 
     rate = max(parts)
-    change, epoch = parts[rate]["change"], plots.steps(parts[rate]) * config.step_batch / config.n_train
+    change, epoch = parts[rate]["change"], clock(parts[rate]) * config.step_batch / config.n_train
     loss = np.asarray(change["loss"])
     percent = {n: 100 * np.asarray(change[n]) / loss.reshape(*loss.shape, *[1] * (np.ndim(change[n]) - 2))
                for n in ("sharpest", "subspace", "random", "whole")}  # fmt: skip
@@ -137,7 +138,7 @@ def _step(row, record: Record, config) -> None:
 def _bowls(row, record: Record, config) -> None:
     rate = max(rate for rate, *_ in config.step_runs)
     part = record["step"][f"rate{rate:g}"]
-    epoch, sections = plots.steps(part) * config.step_batch / config.n_train, np.asarray(part["sections"]["loss"])
+    epoch, sections = clock(part) * config.step_batch / config.n_train, np.asarray(part["sections"]["loss"])
     places, last = np.array(PLACES), sections.shape[1] - 1
     here = int(np.argmin(np.abs(places)))
     chosen = [0, last // 4, last // 2, last]
@@ -156,7 +157,7 @@ def _bowls(row, record: Record, config) -> None:
 
 def _nudged(row, record: Record, config) -> None:
     part = record["nudged"][f"k{config.k}"]
-    epoch = plots.steps(part) / config.epoch
+    epoch = clock(part) / config.epoch
     labels = [f"γ = {gamma:g}" + (" (SGD)" if gamma == 1 else "") for gamma in config.gammas]
     shown = ((np.asarray(part["eigenvalues"])[..., 0], "λ₁"), (np.asarray(part["frobenius"]), r"$\|H\|_F$"),
              (np.asarray(part["loss"]), "training loss"))  # fmt: skip
@@ -169,7 +170,7 @@ def _nudged(row, record: Record, config) -> None:
 
 def _merits(row, record: Record, config, best: Callable) -> None:
     part = record["nudged"][f"k{config.k}"]
-    epoch = plots.steps(part) / config.epoch
+    epoch = clock(part) / config.epoch
     _lines(row[0], epoch, list(np.asarray(part["test"])), [f"γ = {gamma:g}" for gamma in config.gammas])
     chance = np.asarray(part["test"])[..., max(1, len(epoch) // 16) :]
     row[0].set(

@@ -29,7 +29,7 @@ import landscape_jax as lj
 from experiments import _jastrzebski2019_claims as judged
 from experiments import _jastrzebski2019_figures as figures
 from landscape_jax import Record
-from landscape_jax.engine import held_interrupts
+from landscape_jax.driver import held_interrupts
 from landscape_jax.record import Claim
 
 
@@ -206,7 +206,7 @@ def run(config: Config, key: lj.types.Key) -> Record:
     given = problem(config, data_key)
     part = {"grid": _grid, "step": _step, "nudged": _nudged}
     shapes = jax.eval_shape(given.model.init, key, given.train[0][:1])
-    record: Record = {"p": np.asarray(lj.tree.size(shapes))}
+    record = Record({"p": np.asarray(lj.tree.size(shapes))})
     cells = {(name, at): cell for name, own in zip(part, keys, strict=True) if name in config.parts
              for at, cell in part[name](config, given, own).items()}  # fmt: skip
     with held_interrupts() as interrupted, ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as pool:

@@ -1,4 +1,4 @@
-"""Closed forms, with their derivations, for simulations to be held against."""
+"""Closed forms and toy dynamics, each with its derivation and a simulation that tests it."""
 
 from landscape_jax.theory import noisy_step, stability, uv
 

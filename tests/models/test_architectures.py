@@ -135,6 +135,7 @@ def test_images_through_deep_networks_keep_a_sensible_scale():
         assert 0.02 < jnp.std(jax.jit(model.apply)(params, x)) < 5
 
 
+@pytest.mark.slow
 def test_mup_moves_less_with_width_than_standard():
     """λ₁ at init and the best learning rate over three widths, standard against μP."""
     train, _ = lj.data.digits(32)
