@@ -65,6 +65,7 @@ def test_asked_for_more_steps_it_goes_on(kept, tmp_path):
     same(drive(tmp_path / "run", False, STEPS), kept[1])
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_with_two_axes_and_names(tmp_path):
     axes = {"seed": None, "learning_rate": [0.02, 0.05, 1e6]}
     straight = drive(None, True, STEPS, axes=axes)
@@ -226,6 +227,7 @@ def test_a_full_disk_stops_with_an_error_and_the_earlier_checkpoint_intact(limit
         np.testing.assert_array_equal(record[name], kept[1][1][name][: 80 // EVERY])
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path):
     """Saved by one device, gone on with by eight, and the other way round."""
     run, sgd, watch = begun(False)

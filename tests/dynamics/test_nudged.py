@@ -85,6 +85,7 @@ def test_on_a_quadratic_the_curvature_it_tolerates_goes_as_one_over_gamma(gamma)
     assert jax.lax.map(diverged, tops).tolist() == [Status.RUNNING, Status.DIVERGED]
 
 
+@pytest.mark.slow
 def test_looks_at_the_curvature_only_when_due_also_under_vmap(problem):
     """Each product is counted; three runs side by side, with γ in their states, and one that has diverged."""
     count, hessian = [], lj.curvature.hessian(problem.loss)

@@ -1,6 +1,7 @@
 """`python -m experiments`, as its user meets it."""
 
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -110,7 +111,9 @@ def test_the_same_command_goes_on_where_a_stopped_one_was(done, tmp_path, monkey
 
     @contextlib.contextmanager
     def pressed():
-        yield lambda: True
+        """Once the first chunk is done."""
+        answers = itertools.chain([False], itertools.repeat(True))
+        yield lambda: next(answers)
 
     with monkeypatch.context() as patched:
         patched.setattr("landscape_jax.driver.held_interrupts", pressed)

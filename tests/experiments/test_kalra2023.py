@@ -17,7 +17,7 @@ from experiments import kalra2023_phase_diagram as kalra
 
 NAME = "kalra2023_phase_diagram"
 TINY = dataclasses.replace(
-    kalra.SMALL, n_train=40, depths=(2,), widths=(8, 16), zero_depths=(2,), num_inits=3, num_sharp=2, num_steps=4,
+    kalra.SMALL, n_train=40, depths=(2,), widths=(8, 16), zero_depths=(2,), num_inits=3, num_zero=3, num_sharp=2, num_steps=4,
     log_c=3.0, log_step=1.0, halvings=1, num_between=5, saturation_at=((2, 8),), saturation_inits=2,
     saturation_time=8.0, long_examples=40, regimes_at=(2, 8), regimes_c=(1.0,), regimes_steps=100, uv_widths=(),
 )  # fmt: skip

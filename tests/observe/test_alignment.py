@@ -77,6 +77,7 @@ def test_redrawn_steps_are_those_of_sgd_on_other_minibatches(problem):
     assert tree.norm(tree.sub(tree.row(drawn, 0), tree.row(record["u"], 0))) > 0.1 * tree.norm(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["step", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("alignment", "cross_sections"))]
 )
