@@ -9,11 +9,16 @@ left out of both. `--write` adds the numbers to results/<device>.json.
 
 import functools
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import jax
+
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
 import jax.numpy as jnp
 from _results import keep
 
@@ -53,7 +58,7 @@ def main(write: bool) -> None:
     count = INITS * len(cs)
     told = {
         "question": " ".join(__doc__.splitlines()[0].split()), "depth": DEPTH, "width": WIDTH, "examples": config.n_train,
-        "trainings": count, "steps": config.num_steps,
+        "trainings": count, "steps": config.num_steps, "devices": jax.device_count(),
     }  # fmt: skip
     for name, sharp in (("with sharpness", True), ("without", False)):
         grid, wanted = jnp.broadcast_to(cs, (INITS, len(cs))), jnp.full((INITS, len(cs)), sharp)
