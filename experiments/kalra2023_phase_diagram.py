@@ -88,6 +88,8 @@ class Config:
     """Examples that the Hessian is taken over, the first so many; None is all."""
     together: int = 4
     """Values of c in one call of the compiled program: the four of a bisection on a CPU, more on an accelerator."""
+    side_by_side: int | None = None
+    """How many initialisations side by side in memory; by default all on an accelerator, one after the other on a CPU."""
     saturation_at: tuple[tuple[int, int], ...] = ((2, 256), (4, 256), (8, 64))
     """(depth, width) of the networks whose plateau is measured."""
     saturation_inits: int = 2
@@ -125,9 +127,11 @@ class Config:
             raise ValueError(f"num_inits={self.num_inits} must be at least 1, and num_sharp={self.num_sharp} at most that")
         if self.log_step <= 0 or self.log_c < self.log_step:
             raise ValueError(f"log_step={self.log_step} must be positive and at most log_c={self.log_c}")
-        for name in ("num_zero", "num_steps", "sharp_every", "together", "saturation_inits", "regimes_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        counts = ("num_zero", "num_steps", "sharp_every", "together", "side_by_side", "saturation_inits", "regimes_steps")
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         if self.halvings < 0 or self.num_between < 2:
             raise ValueError(f"halvings={self.halvings} must be at least 0 and num_between={self.num_between} at least 2")
         for name in ("batch_size", "num_measured"):
@@ -153,7 +157,7 @@ SMALL = Config()
 PAPER = Config(
     data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
     num_sharp=10, sharp_every=1, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096,
-    saturation_time=200.0,
+    side_by_side=4, saturation_time=200.0,  # d = 16, w = 2048: 8 GiB an initialisation for λ₀, 5 a training (of which 4 each)
     saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512),
 )  # fmt: skip
 
@@ -198,13 +202,14 @@ def begin(config: Config, depth: int, width: int, train, keys, factors):
         key, factor = entry
         return early.started(task(config, train, depth, width), key, lambda params: with_last(params, factor))
 
-    return split(one, len(factors))((keys, factors))
+    return split(config, one, len(factors))((keys, factors))
 
 
-def split(fn, runs: int) -> lj.sweep.Sweep:
+def split(config: Config, fn, runs: int) -> lj.sweep.Sweep:
     """A sweep over so many runs, split over as many devices as divide them."""
     mesh = lj.devices.dividing(runs)
-    return lj.sweep.zipped(fn) if mesh is None else lj.sweep.sharded(fn, mesh)
+    sweep = lj.sweep.zipped(fn) if config.side_by_side is None else lj.sweep.chunked(fn, config.side_by_side)
+    return sweep if mesh is None else lj.sweep.sharded(sweep, mesh)
 
 
 def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) -> dict[str, Array]:
@@ -216,7 +221,7 @@ def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) 
         network = task(config, train, depth, width)
         return lj.sweep.grid(lambda at: early.first_steps(network, start, *at, **options))((cs, sharp))
 
-    return split(row, len(cs))((starts, cs, sharp))
+    return split(config, row, len(cs))((starts, cs, sharp))
 
 
 def prepared(config: Config, depth: int, width: int, train, keys, factors):
@@ -285,14 +290,13 @@ def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
     """λ_τ/λ₀ at c τ = K, [network, init, c]."""
     train = training_set(config, config.long_examples)
 
-
     def measured(network, train, keys, cs):
         def one(key):
             start = early.started(task(config, train, *network), key)
             plateau = functools.partial(early.saturated, task(config, train, *network), start)
             return lj.sweep.grid(lambda c: plateau(c, config.saturation_time, config.ceiling))(cs)
 
-        return split(one, len(keys))(keys)
+        return split(config, one, len(keys))(keys)
 
     cs = jnp.asarray(SATURATION_CS, jnp.float32)
     keys = [jax.random.split(jax.random.fold_in(key, i), config.saturation_inits) for i in range(len(config.saturation_at))]
@@ -320,7 +324,7 @@ def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
             )
             return record | {"sharpness": record["sharpness"] / start.sharpness}
 
-        return split(one, len(cs))(cs)
+        return split(config, one, len(cs))(cs)
 
     return trained(train, key, jnp.asarray(config.regimes_c, jnp.float32))
 
