@@ -2,7 +2,10 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# most of the time is compilation: machine code that is not polished saves a third of it, and the small runs lose nothing
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -24,6 +27,12 @@ def clean_environment(**more):
     """What a process of its own should see: this package, one CPU device, nothing of the settings above."""
     here = Path(__file__).parent
     return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])} | more
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first, so that no process is left with one of them at the end."""
+    long = ("test_readme.py", "test_killed.py", "test_devices.py")
+    items.sort(key=lambda item: item.path.name not in long)
 
 
 @pytest.fixture
