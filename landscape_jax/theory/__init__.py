@@ -1,5 +1,5 @@
 """Closed forms and toy dynamics, each with its derivation and a simulation that tests it."""
 
-from landscape_jax.theory import noisy_step, stability, uv
+from landscape_jax.theory import neuron, noisy_step, stability, uv
 
-__all__ = ["noisy_step", "stability", "uv"]
+__all__ = ["neuron", "noisy_step", "stability", "uv"]
