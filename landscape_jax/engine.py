@@ -80,12 +80,42 @@ def advance(
     """
     if every < 1 or num_steps < 0 or num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
+    observed = _observed(run, dynamics, observe, ceiling)
+    run, record = jax.lax.scan(lambda run, _: observed(run, every - 1), run, length=num_steps // every)
+    return run, Record(record)
+
+
+def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:
+    """As `advance`, at a pace of the run's own: from record i to the next it is gaps[i] steps, sum(gaps) in all.
+
+    The gaps may be traced, so that one compiled program serves runs of different lengths (a given time η · steps at many
+    rates) and records at any spacing. Where runs go one after the other (`sweep` on a CPU) each does its own steps and no
+    more; side by side under vmap, all wait at each record for the one with most steps to it. No reverse differentiation.
+
+    Args:
+      gaps: [records] int32, each at least 1; a gap below counts as 1. `pace` makes them even.
+    """
+    if jnp.ndim(gaps) != 1 or not jnp.issubdtype(jnp.result_type(gaps), jnp.integer):
+        raise ValueError(f"gaps must be one row of integers, [records], not {jnp.shape(gaps)} {jnp.result_type(gaps)}")
+    observed = _observed(run, dynamics, observe, ceiling)
+    run, record = jax.lax.scan(lambda run, gap: observed(run, gap - 1), run, jnp.asarray(gaps))
+    return run, Record(record)
+
+
+def pace(num_steps: Array, records: int) -> Array:
+    """`num_steps` ([], may be traced, at least `records`) in so many gaps, the same but for one step: [records] int32."""
+    whole, left = jnp.divmod(jnp.asarray(num_steps, jnp.int32), records)
+    return whole + (jnp.arange(records, dtype=jnp.int32) < left).astype(jnp.int32)
+
+
+def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):
+    """(run, rest) ↦ (run, record) after a step that is looked at and `rest` that are not."""
     if set(observe) != set(run.memory):
         raise ValueError(
             f"observe has {sorted(observe)}, but the run was started with {sorted(run.memory)}: give both the same names"
         )
 
-    def observed(run: Run, _):
+    def observed(run: Run, rest):
         after, moment, alive = _step(run, dynamics, ceiling)
         key = jax.random.fold_in(run.key, run.step)
         memory, record = {}, {"step": run.step}
@@ -94,12 +124,11 @@ def advance(
             memory[name] = tree.where(alive, remembered, run.memory[name])
             record[name] = jax.tree.map(lambda x: _nan_unless(alive, x), value)
         after = after._replace(memory=memory)
-        if every > 1:  # else not even an empty loop: its body would be compiled
-            after = jax.lax.fori_loop(0, every - 1, lambda _, r: _step(r, dynamics, ceiling)[0], after)
+        if not isinstance(rest, int) or rest > 0:  # else not even an empty loop: its body would be compiled
+            after = jax.lax.fori_loop(0, rest, lambda _, r: _step(r, dynamics, ceiling)[0], after)
         return after, record
 
-    run, record = jax.lax.scan(observed, run, length=num_steps // every)
-    return run, Record(record)
+    return observed
 
 
 def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Array]:

@@ -166,3 +166,40 @@ def test_a_batch_of_none_is_a_batch():
 def test_numpy_parameters_are_welcome(straight):
     run, record = lj.run(jax.random.key(0), jax.tree.map(np.asarray, THETA), GD, WATCH, num_steps=24, every=2)
     chex.assert_trees_all_equal(record, straight[1])
+
+
+# ── a pace of its own ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@jax.jit
+def at_pace(run, gaps):
+    return lj.engine.paced(run, GD, WATCH, gaps)
+
+
+def test_an_even_pace_is_a_cadence(straight):
+    run, record = at_pace(begin(), jnp.full(12, 2))
+    chex.assert_trees_all_equal(plain(run), plain(straight[0]))
+    chex.assert_trees_all_equal(record, straight[1])
+
+
+def test_runs_of_different_lengths_in_one_program():
+    lengths = jnp.array([7, 24, 12])
+    runs = jax.vmap(begin)(jnp.array([1.0, 2.0, 3.0]))
+
+    def one(run, length):
+        return lj.engine.paced(run, GD, WATCH, lj.engine.pace(length, 5))
+
+    side_by_side = jax.jit(jax.vmap(one))(runs, lengths)
+    in_turn = jax.jit(lambda r, n: jax.lax.map(lambda x: one(*x), (r, n)))(runs, lengths)
+    assert side_by_side[0].step.tolist() == lengths.tolist()
+    assert side_by_side[1]["step"].tolist() == [[0, 2, 4, 5, 6], [0, 5, 10, 15, 20], [0, 3, 6, 8, 10]]
+    for i, length in enumerate(lengths.tolist()):
+        alone = lj.advance(begin(float(i + 1)), GD, WATCH, num_steps=length)[0]
+        for batch in (side_by_side, in_turn):
+            chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], batch[0].params), alone.params, rtol=1e-5)
+
+
+def test_gaps_that_are_no_gaps():
+    for gaps in (jnp.ones(3), jnp.int32(3)):
+        with pytest.raises(ValueError, match="gaps must be one row of integers"):
+            lj.engine.paced(begin(), GD, WATCH, gaps)
