@@ -1,5 +1,5 @@
 """Closed forms and toy dynamics, each with its derivation and a simulation that tests it."""
 
-from landscape_jax.theory import neuron, noisy_step, stability, uv
+from landscape_jax.theory import hinges, neuron, noisy_step, sparse_coding, stability, uv
 
-__all__ = ["neuron", "noisy_step", "stability", "uv"]
+__all__ = ["hinges", "neuron", "noisy_step", "sparse_coding", "stability", "uv"]

@@ -1,0 +1,113 @@
+"""Sparse coding with a threshold: the ReLU network whose bias only large steps learn, and its mean model.
+
+    network       f(x) = a⁻ Σᵢ relu(−xᵢ + b) + a⁺ Σᵢ relu(xᵢ + b),   x = λ y e_j + N(0, I_d),   loss mean log(1 + exp(−y f))
+    mean model    A' = A − 2d²η ℓ'(A g(b)) g(b)        A = d (a⁻ + a⁺),   g(b) = E relu(z + b) = φ(b) + b Φ(b),   g' = Φ
+                  b' = b − η ℓ'(A g(b)) A g'(b)        ℓ(s) = ½ [log(1 + e⁻ˢ) + log(1 + eˢ)],   ℓ' = ½ tanh(s/2)
+
+The mean model is the network with its sums over coordinates replaced by their means, λ dropped and labels balanced. Its
+minima are A = 0 at any b; the sharpness there, in (a⁻, a⁺, b), is d² g(b)²/2. From b = 0, with g(0)² = 1/(2π), this is
+stable up to the **critical step η_c = 8π/d²**.
+
+Below η_c gradient flow conserves A²/2 − 2d² κ(b), κ(b) = ∫₀ᵇ g/g', and comes to rest at κ(b∞) = −A₀²/(4d²): no bias is
+learned, b∞ = O(1/d) for A₀² ~ d. Above it A flips sign at every step, and b falls until the sharpness allows A to rest, a
+little below 2/η. Little by how much follows as for the single neuron (`theory.neuron`): with d²η g²/4 = 1 + ε and u = (A g)²,
+ℓ' = (s/4)(1 − s²/12 + …) gives du/dt = 4u (ε − u/12) and dε/dt = −(η Φ²/(2g²)) u, so that on the attracting branch
+ε∞ = −3 · η Φ²/(2g²) = −6 Φ²/(d² g⁴) to leading order.
+
+Functions of a state are elementwise over arrays; use float64 for the mean model's orbits.
+
+Source: network, data and regimes: K. Ahn et al. 2023, arXiv 2212.07469. The form of both models is as we understand it from
+there; critical step and limits are derived from them.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.stats import norm
+
+from landscape_jax.types import Params
+
+
+def critical_rate(dim: int, scale: float = 1.0):
+    """η_c = 8π/(d² p²): above it A = 0, b = 0 is unstable; p is the standard deviation of the inputs' noise."""
+    return 8 * math.pi / (dim * scale) ** 2
+
+
+# ── the network ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def init(minus, plus, dtype=float) -> Params:
+    """θ₀ = (a⁻, a⁺, b = 0)."""
+    return {"minus": jnp.asarray(minus, dtype), "plus": jnp.asarray(plus, dtype), "bias": jnp.zeros((), dtype)}
+
+
+def combined(params: Params, sums: Array) -> Array:
+    """f [n] = a⁻ S⁻ + a⁺ S⁺, from the sums [2, n] of active hinges."""
+    return params["minus"] * sums[0] + params["plus"] * sums[1]
+
+
+def apply(params: Params, x: Array) -> Array:
+    """f(x) = a⁻ Σᵢ relu(−xᵢ + b) + a⁺ Σᵢ relu(xᵢ + b), [n] from x [n, d]."""
+    return combined(params, jax.nn.relu(jnp.stack([-x, x]) + params["bias"]).sum(axis=-1))
+
+
+# ── the mean model ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def firing(b):
+    """g(b) = E relu(z + b) = φ(b) + b Φ(b), z ~ N(0, 1); its slope is Φ(b)."""
+    return norm.pdf(b) + b * norm.cdf(b)
+
+
+def mean_step(a, b, rate, dim):
+    """(A, b) after one step of gradient descent with rate η on the mean model."""
+    g = firing(b)
+    slope = 0.5 * jnp.tanh(0.5 * a * g)  # ℓ'(A g)
+    return a - 2 * dim**2 * rate * slope * g, b - rate * slope * a * norm.cdf(b)
+
+
+def mean_sharpness(b, dim):
+    """d² g(b)²/2: the largest Hessian eigenvalue at the minimum A = 0, in (a⁻, a⁺, b)."""
+    return (dim * firing(b)) ** 2 / 2
+
+
+def flow_limit(a0, dim, num_steps: int = 64) -> Array:
+    """b∞ of gradient flow from A₀ and b = 0: κ(b∞) = −A₀²/(4d²), by Runge–Kutta steps of db/dκ = Φ/g."""
+    h = -jnp.asarray(a0, float) ** 2 / (4 * dim**2) / num_steps
+
+    def slope(b):
+        return norm.cdf(b) / firing(b)
+
+    def step(_, b):
+        k1 = slope(b)
+        k2 = slope(b + h / 2 * k1)
+        k3 = slope(b + h / 2 * k2)
+        k4 = slope(b + h * k3)
+        return b + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6
+
+    return jax.lax.fori_loop(0, num_steps, step, jnp.zeros_like(h))
+
+
+def inverse_firing(value, low: float = -12.0, high: float = 12.0) -> Array:
+    """b with g(b) = value, by bisection to the last bit; low or high where it lies beyond."""
+    value = jnp.asarray(value, float)
+
+    def halved(_, ends):
+        middle = (ends[0] + ends[1]) / 2
+        above = firing(middle) > value
+        return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
+
+    ends = jnp.full_like(value, low), jnp.full_like(value, high)
+    return sum(jax.lax.fori_loop(0, 64, halved, ends)) / 2
+
+
+def edge_limit(rate, dim) -> Array:
+    """b∞ above the critical step, to leading order: g(b∞) = 2/(d√η), where the sharpness is 2/η."""
+    return inverse_firing(2 / (dim * jnp.asarray(rate, float) ** 0.5))
+
+
+def edge_sharpness(b, dim):
+    """η λ/2 = d²η g²/4 at the end, to next order: 1 − 6 Φ(b)²/(d² g(b)⁴) for b = b∞."""
+    return 1 - 6 * norm.cdf(b) ** 2 / (dim**2 * firing(b) ** 4)
