@@ -1,6 +1,5 @@
 """Simulations of the uv model, to hold against its closed forms (`landscape_jax.theory.uv`). In float64 throughout."""
 
-import contextlib
 import functools
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments._float64 import float64
 from landscape_jax.theory import uv
 from landscape_jax.types import Key
 
@@ -16,15 +16,6 @@ KS = np.arange(1.9, 4.1001, 0.002)  # [k]: η λ₀
 TARGET, WIDTH = 2.0, 64  # of the model with a target
 RATES = np.arange(1.8, 3.0501, 0.0025).round(6)  # [r]: η λ_min
 NUM_INITS = 100
-
-
-def float64() -> contextlib.AbstractContextManager:
-    """Float64 within a `with`."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # before jax 0.8  # pyright: ignore
-
-    return enable_x64()
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

@@ -102,10 +102,20 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
     return run, Record(record)
 
 
-def pace(num_steps: Array, records: int) -> Array:
-    """`num_steps` ([], may be traced, at least `records`) in so many gaps, the same but for one step: [records] int32."""
-    whole, left = jnp.divmod(jnp.asarray(num_steps, jnp.int32), records)
-    return whole + (jnp.arange(records, dtype=jnp.int32) < left).astype(jnp.int32)
+def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
+    """`num_steps` ([], may be traced, at least `records`) in so many gaps: [records] int32, each at least 1.
+
+    Args:
+      growth: how many times as long as the first gap the last one is, all in geometric progression but for rounding to whole
+        steps; 1 makes them even.
+    """
+    if records < 1 or not growth > 0:
+        raise ValueError(f"records={records} must be at least 1, and growth={growth} positive")
+    part = np.linspace(0, 1, records + 1)
+    part = part if growth == 1 else (growth**part - 1) / (growth - 1)  # of the time, until the end of each gap
+    spare = jnp.asarray(num_steps, jnp.int32) - records  # beyond the one step that each must have
+    ends = jnp.floor(spare.astype(jnp.float32) * jnp.asarray(part, jnp.float32)).astype(jnp.int32)
+    return 1 + jnp.diff(ends.at[-1].set(spare))
 
 
 def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):

@@ -192,14 +192,28 @@ def test_runs_of_different_lengths_in_one_program():
     side_by_side = jax.jit(jax.vmap(one))(runs, lengths)
     in_turn = jax.jit(lambda r, n: jax.lax.map(lambda x: one(*x), (r, n)))(runs, lengths)
     assert side_by_side[0].step.tolist() == lengths.tolist()
-    assert side_by_side[1]["step"].tolist() == [[0, 2, 4, 5, 6], [0, 5, 10, 15, 20], [0, 3, 6, 8, 10]]
+    assert side_by_side[1]["step"].tolist() == [[0, 1, 2, 4, 5], [0, 4, 9, 14, 19], [0, 2, 4, 7, 9]]
     for i, length in enumerate(lengths.tolist()):
         alone = lj.advance(begin(float(i + 1)), GD, WATCH, num_steps=length)[0]
         for batch in (side_by_side, in_turn):
             chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], batch[0].params), alone.params, rtol=1e-5)
 
 
+@pytest.mark.parametrize("growth", [1.0, 30.0, 0.1])
+@pytest.mark.parametrize(("num_steps", "records"), [(7, 7), (8, 7), (1000, 7), (80_001, 100), (3, 1)])
+def test_a_pace_has_all_steps(num_steps, records, growth):
+    gaps = np.asarray(jax.jit(lambda n: lj.engine.pace(n, records, growth))(num_steps))
+    assert gaps.shape == (records,)
+    assert gaps.sum() == num_steps
+    assert gaps.min() >= 1
+    if num_steps > 50 * records:
+        np.testing.assert_allclose(gaps[1:] / gaps[:-1], growth ** (1 / records), rtol=0.1)
+
+
 def test_gaps_that_are_no_gaps():
+    for records, growth in ((0, 1.0), (3, 0.0)):
+        with pytest.raises(ValueError, match="must be at least 1, and growth="):
+            lj.engine.pace(7, records, growth)
     for gaps in (jnp.ones(3), jnp.int32(3)):
         with pytest.raises(ValueError, match="gaps must be one row of integers"):
             lj.engine.paced(begin(), GD, WATCH, gaps)

@@ -19,20 +19,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 
 class Pieces(NamedTuple):
-    """S_r(b) of r rows over g intervals, at most m thresholds of a row in one of them."""
+    """S_r(b) of r rows over g intervals, at most m thresholds of a row in one of them. Hand it to a compiled function as an
+    argument: closed over, it would be a constant of several MB."""
 
-    edges: Array  # [g − 1], ascending: where the next interval begins
-    corner: Array  # [g]: lower end e of each interval; 0 for the first, which has none
-    value: Array  # [g, r]: S_r(e)
-    slope: Array  # [g, r]: S_r'(e), how many hinges are open
-    inside: Array  # [g, m, r]: thresholds within, filled up with inf
+    edges: ArrayLike  # [g − 1], ascending: where the next interval begins
+    corner: ArrayLike  # [g]: lower end e of each interval; 0 for the first, which has none
+    value: ArrayLike  # [g, r]: S_r(e)
+    slope: ArrayLike  # [g, r]: S_r'(e), how many hinges are open
+    inside: ArrayLike  # [g, m, r]: thresholds within, filled up with inf
 
 
 def pieces(thresholds: np.ndarray, per_piece: float = 1.5) -> Pieces:
-    """The pieces of S_r(b) = Σ_k relu(b − t_rk), on the host, in float64, kept in JAX's default float dtype.
+    """The pieces of S_r(b) = Σ_k relu(b − t_rk), on the host, in float64; NumPy arrays in JAX's default float dtype.
 
     Args:
       thresholds: t, [r, d], finite.
@@ -56,7 +58,7 @@ def pieces(thresholds: np.ndarray, per_piece: float = 1.5) -> Pieces:
     at = below[:, None] + place  # [g, m, r]
     inside = np.where(place < within[:, None], t[np.arange(rows), np.minimum(at, d - 1)], np.inf)
     dtype = jax.dtypes.canonicalize_dtype(float)
-    return Pieces(*(jnp.asarray(x, dtype) for x in (edges, corner, value, below, inside)))
+    return Pieces(*(np.asarray(x, dtype) for x in (edges, corner, value, below, inside)))
 
 
 def stacked(several: Sequence[Pieces]) -> Pieces:
@@ -68,16 +70,16 @@ def stacked(several: Sequence[Pieces]) -> Pieces:
     def filled(p: Pieces) -> Pieces:
         more = (0, count - p.inside.shape[0])
         return Pieces(
-            jnp.pad(p.edges, more, constant_values=jnp.inf), jnp.pad(p.corner, more),  # no b gets there
-            jnp.pad(p.value, (more, (0, 0))), jnp.pad(p.slope, (more, (0, 0))),
-            jnp.pad(p.inside, (more, (0, most - p.inside.shape[1]), (0, 0)), constant_values=jnp.inf),
+            np.pad(p.edges, more, constant_values=np.inf), np.pad(p.corner, more),  # no b gets there
+            np.pad(p.value, (more, (0, 0))), np.pad(p.slope, (more, (0, 0))),
+            np.pad(p.inside, (more, (0, most - p.inside.shape[1]), (0, 0)), constant_values=np.inf),
         )  # fmt: skip
 
-    return jax.tree.map(lambda *x: jnp.stack(x), *map(filled, several))
+    return jax.tree.map(lambda *x: np.stack(x), *map(filled, several))
 
 
 def hinge_sums(table: Pieces, b: Array) -> Array:
     """S_r(b), [r], for one b []."""
     here = jnp.sum(table.edges < jax.lax.stop_gradient(b))  # []: the interval of b
-    corner, value, slope, inside = (jax.lax.dynamic_index_in_dim(x, here, keepdims=False) for x in table[1:])
+    corner, value, slope, inside = (jax.lax.dynamic_index_in_dim(jnp.asarray(x), here, keepdims=False) for x in table[1:])
     return value + slope * (b - corner) + jax.nn.relu(b - inside).sum(axis=0)

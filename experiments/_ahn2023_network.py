@@ -1,0 +1,144 @@
+"""Trainings of the sparse-coding network, and of a two-layer network with all its weights, for equal times η · steps.
+
+Three things make the sweep cheap, none of them an approximation. The three-parameter network depends on its data through
+sums of hinges in one shared bias, looked up in tables (`theory.hinges`): the same loss, to the last gradient, at a sixth of
+the cost. Each run does its own number of steps, T/η, within one compiled program (`engine.paced`). And runs are dealt to the
+devices so that each has about the same number of steps to do (`dealt`).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+import landscape_jax as lj
+from landscape_jax import engine
+from landscape_jax.theory import hinges, sparse_coding
+from landscape_jax.types import Batch, Coupled, Key, Loss, Observable, Params
+
+
+GROWTH = 100.0  # the last gap between looks over the first: the bouncing is over early
+
+
+class Runs(NamedTuple):
+    """What to train, one entry a run."""
+
+    table: np.ndarray  # [r] int32: which data
+    params: Params  # leaves [r]: θ₀
+    rate: np.ndarray  # [r]: η
+    num_steps: np.ndarray  # [r] int32
+
+
+def dealt(cost: np.ndarray, hands: int) -> np.ndarray:
+    """Run numbers in an order whose `hands` equal parts cost about the same: dealt from the dearest on, to and fro.
+
+    The cheapest is repeated until the hands divide them.
+    """
+    order = np.argsort(-np.asarray(cost), kind="stable")
+    rounds = np.append(order, np.full(-len(order) % hands, order[-1])).reshape(-1, hands)
+    rounds[1::2] = rounds[1::2, ::-1].copy()
+    return rounds.T.ravel()
+
+
+def steps_within(time: float, rates: np.ndarray) -> np.ndarray:
+    """How many steps of each rate make the time η · steps."""
+    return np.rint(time / np.asarray(rates)).astype(np.int32)
+
+
+# ── the network of three parameters ───────────────────────────────────────────────────────────────────────────────────
+
+
+def tabulated(x: Array) -> hinges.Pieces:
+    """The hinges of inputs [n, d] as functions of the bias: rows [2 · n], those of a⁻ first."""
+    return hinges.pieces(np.concatenate([x, -np.asarray(x)]))
+
+
+def network(params: Params, table: hinges.Pieces) -> Array:
+    """f [n], as `sparse_coding.apply` has it, from the inputs' table."""
+    return sparse_coding.combined(params, hinges.hinge_sums(table, params["bias"]).reshape(2, -1))
+
+
+def _loss(params: Params, batch: Batch) -> Array:
+    table, targets = batch
+    return jnp.mean(lj.losses.logistic(network(params, table), targets))
+
+
+loss: Loss = Coupled(_loss, "its inputs are tables with all examples in each piece")
+
+
+def trained(loss: Loss, batch: Batch, params: Params, rate: Array, num_steps: Array, records: int, more: dict) -> tuple:
+    """Gradient descent, looked at `records` times: (θ, "loss", "sharpness", "time" and `more`, each [records])."""
+    descent = lj.dynamics.gradient(loss, optax.sgd(rate), lambda key, step: batch)
+    watch: dict[str, Observable] = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(loss))}
+    run = lj.start(jax.random.key(0), params, descent, watch | more)
+    run, record = engine.paced(run, descent, watch | more, engine.pace(num_steps, records, GROWTH), ceiling=1e6)
+    return run.params, dict(record) | {"time": record.pop("step") * rate}
+
+
+BIAS = lj.observe.stateless(lambda m: m.params["bias"])
+
+
+@functools.partial(jax.jit, static_argnames=("records", "mesh"))
+def train(runs: Runs, tables: Batch, records: int, mesh: Mesh | None) -> tuple[Params, dict[str, Array]]:
+    """All runs, each on its own table: θ, leaves [r], and records, leaves [r, records]."""
+
+    def one(run: Runs, tables: Batch):
+        batch = jax.tree.map(lambda x: x[run.table], tables)
+        return trained(loss, batch, run.params, run.rate, run.num_steps, records, {"bias": BIAS})
+
+    return lj.sweep.over_runs(one, mesh)(runs, tables)
+
+
+def train_all(runs: Runs, tables: Batch, records: int) -> tuple[Params, dict[str, np.ndarray]]:
+    """`train` over all devices, each with its share of the steps, in the order of `runs`."""
+    count = min(jax.device_count(), len(runs.rate))
+    order = dealt(runs.num_steps, count)
+    mesh = Mesh(np.array(jax.devices()[:count]), ("runs",)) if count > 1 else None
+    found = jax.device_get(train(jax.tree.map(lambda x: jnp.asarray(x)[order], runs), tables, records, mesh))
+    first = np.unique(order, return_index=True)[1]
+    return jax.tree.map(lambda x: x[first], found)
+
+
+@functools.partial(jax.jit, static_argnames=("n", "dim"))
+def accuracy(params: Params, keys: Key, n: int, dim: int, signal: float) -> Array:
+    """Percent of n fresh examples, drawn from each key [s], on the right side for θ, leaves [s, r]: [s, r]."""
+
+    def of_key(entry):
+        params, key = entry
+        x, y = lj.data.sparse_coding(key, n, dim, signal)
+        return jax.lax.map(lambda p: 100 * jnp.mean(sparse_coding.apply(p, x) * y[:, 0] > 0), params)
+
+    return jax.lax.map(of_key, (params, keys))
+
+
+# ── all weights of a two-layer network ────────────────────────────────────────────────────────────────────────────────
+
+
+@functools.partial(jax.jit, static_argnames=("dim", "width", "n", "records", "mesh"))
+def train_whole(
+    keys: Key, rates: Array, num_steps: Array, signal: float, *, dim: int, width: int, n: int, records: int, mesh: Mesh | None
+) -> dict[str, Array]:
+    """relu networks d → width → 1 from standard initialisations on n examples: a run for each of keys, rates, num_steps [r].
+
+    Returns: "loss", "sharpness", "time" [r, records]; "mean_bias", "min_bias" of the hidden units and "accuracy" on 4000 fresh
+      examples at the end, [r].
+    """
+    model = lj.models.mlp((width,), 1, activation=jax.nn.relu)
+    loss = lj.losses.mean(model.apply, lj.losses.logistic)
+
+    def one(run, _):
+        bits, rate, num_steps = run
+        of_init, of_data, of_test = jax.random.split(jax.random.wrap_key_data(bits), 3)
+        batch = lj.data.sparse_coding(of_data, n, dim, signal)
+        params, record = trained(loss, batch, model.init(of_init, batch[0]), rate, num_steps, records, {})
+        x, y = lj.data.sparse_coding(of_test, 4000, dim, signal)
+        bias = params["layer0"]["bias"]
+        right = 100 * jnp.mean(model.apply(params, x) * y > 0)
+        return record | {"mean_bias": bias.mean(), "min_bias": bias.min(), "accuracy": right}
+
+    return lj.sweep.over_runs(one, mesh)((jax.random.key_data(keys), rates, num_steps), ())
