@@ -21,7 +21,6 @@ from landscape_jax import engine
 from landscape_jax.theory import hinges, sparse_coding
 from landscape_jax.types import Batch, Coupled, Key, Loss, Observable, Params
 
-
 GROWTH = 100.0  # the last gap between looks over the first: the bouncing is over early
 
 
@@ -35,14 +34,14 @@ class Runs(NamedTuple):
 
 
 def dealt(cost: np.ndarray, hands: int) -> np.ndarray:
-    """Run numbers in an order whose `hands` equal parts cost about the same: dealt from the dearest on, to and fro.
-
-    The cheapest is repeated until the hands divide them.
-    """
-    order = np.argsort(-np.asarray(cost), kind="stable")
-    rounds = np.append(order, np.full(-len(order) % hands, order[-1])).reshape(-1, hands)
-    rounds[1::2] = rounds[1::2, ::-1].copy()
-    return rounds.T.ravel()
+    """Run numbers in an order whose `hands` equally long parts cost about the same: the dearest first, each to the hand that
+    has least so far. The cheapest is repeated until the hands divide them."""
+    order = np.argsort(-cost, kind="stable")
+    order = np.append(order, np.full(-len(order) % hands, order[-1]))
+    parts: list[list[int]] = [[] for _ in range(hands)]
+    for i in order:
+        min((p for p in parts if len(p) < len(order) // hands), key=lambda p: cost[p].sum()).append(int(i))
+    return np.concatenate(parts)
 
 
 def steps_within(time: float, rates: np.ndarray) -> np.ndarray:
@@ -77,7 +76,7 @@ def trained(loss: Loss, batch: Batch, params: Params, rate: Array, num_steps: Ar
     watch: dict[str, Observable] = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(loss))}
     run = lj.start(jax.random.key(0), params, descent, watch | more)
     run, record = engine.paced(run, descent, watch | more, engine.pace(num_steps, records, GROWTH), ceiling=1e6)
-    return run.params, dict(record) | {"time": record.pop("step") * rate}
+    return run.params, dict(record) | {"time": record["step"].astype(rate.dtype) * rate}
 
 
 BIAS = lj.observe.stateless(lambda m: m.params["bias"])
@@ -94,14 +93,19 @@ def train(runs: Runs, tables: Batch, records: int, mesh: Mesh | None) -> tuple[P
     return lj.sweep.over_runs(one, mesh)(runs, tables)
 
 
+def shared_out(fn, runs, cost: np.ndarray):
+    """fn(runs, mesh) with runs [r] dealt to all devices by their cost; what it gives, [r, ...], in the order of `runs`."""
+    count = min(jax.device_count(), len(cost))
+    order = dealt(cost, count)
+    mesh = Mesh(np.array(jax.devices()[:count]), ("runs",)) if count > 1 else None
+    found = jax.device_get(fn(jax.tree.map(lambda x: jnp.asarray(x)[order], runs), mesh))
+    first = np.unique(order, return_index=True)[1]  # where each run is, in order of its number
+    return jax.tree.map(lambda x: x[first], found)
+
+
 def train_all(runs: Runs, tables: Batch, records: int) -> tuple[Params, dict[str, np.ndarray]]:
     """`train` over all devices, each with its share of the steps, in the order of `runs`."""
-    count = min(jax.device_count(), len(runs.rate))
-    order = dealt(runs.num_steps, count)
-    mesh = Mesh(np.array(jax.devices()[:count]), ("runs",)) if count > 1 else None
-    found = jax.device_get(train(jax.tree.map(lambda x: jnp.asarray(x)[order], runs), tables, records, mesh))
-    first = np.unique(order, return_index=True)[1]
-    return jax.tree.map(lambda x: x[first], found)
+    return shared_out(lambda runs, mesh: train(runs, tables, records, mesh), runs, runs.num_steps)
 
 
 @functools.partial(jax.jit, static_argnames=("n", "dim"))
@@ -119,26 +123,40 @@ def accuracy(params: Params, keys: Key, n: int, dim: int, signal: float) -> Arra
 # ── all weights of a two-layer network ────────────────────────────────────────────────────────────────────────────────
 
 
-@functools.partial(jax.jit, static_argnames=("dim", "width", "n", "records", "mesh"))
-def train_whole(
-    keys: Key, rates: Array, num_steps: Array, signal: float, *, dim: int, width: int, n: int, records: int, mesh: Mesh | None
-) -> dict[str, Array]:
-    """relu networks d → width → 1 from standard initialisations on n examples: a run for each of keys, rates, num_steps [r].
+class Whole(NamedTuple):
+    """The setting of the two-layer network."""
 
-    Returns: "loss", "sharpness", "time" [r, records]; "mean_bias", "min_bias" of the hidden units and "accuracy" on 4000 fresh
-      examples at the end, [r].
+    dim: int = 60
+    width: int = 120
+    n: int = 400
+    signal: float = 4.0
+    n_test: int = 4000
+
+
+@functools.partial(jax.jit, static_argnames=("records", "setting", "mesh"))
+def train_whole(runs, records: int, setting: Whole, mesh: Mesh | None) -> dict[str, Array]:
+    """relu networks d → width → 1 from standard initialisations: a run for each of (key data, rates, num_steps), [r].
+
+    Returns: "loss", "sharpness", "time" [r, records]; at the end "mean_bias" and "min_bias" of the hidden units, and
+      "accuracy" on fresh examples, [r].
     """
-    model = lj.models.mlp((width,), 1, activation=jax.nn.relu)
+    model = lj.models.mlp((setting.width,), 1, activation=jax.nn.relu)
     loss = lj.losses.mean(model.apply, lj.losses.logistic)
 
     def one(run, _):
         bits, rate, num_steps = run
         of_init, of_data, of_test = jax.random.split(jax.random.wrap_key_data(bits), 3)
-        batch = lj.data.sparse_coding(of_data, n, dim, signal)
+        batch = lj.data.sparse_coding(of_data, setting.n, setting.dim, setting.signal)
         params, record = trained(loss, batch, model.init(of_init, batch[0]), rate, num_steps, records, {})
-        x, y = lj.data.sparse_coding(of_test, 4000, dim, signal)
+        x, y = lj.data.sparse_coding(of_test, setting.n_test, setting.dim, setting.signal)
         bias = params["layer0"]["bias"]
         right = 100 * jnp.mean(model.apply(params, x) * y > 0)
         return record | {"mean_bias": bias.mean(), "min_bias": bias.min(), "accuracy": right}
 
-    return lj.sweep.over_runs(one, mesh)((jax.random.key_data(keys), rates, num_steps), ())
+    return lj.sweep.over_runs(one, mesh)(runs, ())
+
+
+def train_whole_all(keys: Key, seed: np.ndarray, rates: np.ndarray, num_steps: np.ndarray, records: int) -> dict:
+    """`train_whole` for runs of keys[seed], rates and num_steps, [r], over all devices."""
+    runs = jax.random.key_data(keys)[seed], rates, num_steps
+    return shared_out(lambda runs, mesh: train_whole(runs, records, Whole(), mesh), runs, num_steps)

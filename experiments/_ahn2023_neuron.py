@@ -76,7 +76,7 @@ def simulate(key) -> dict[str, dict]:
     """"smooth" and "family": [potential, rate, start] above the critical step; "below": [potential, rate] at half of it;
     "grid" (log cosh): [rate, start]; "plane": orbits in the (x, y) plane [start, step]; "law_error" []."""
     with float64():
-        rates, starts = jnp.asarray(RATES)[:, None], jnp.asarray(STARTS)
+        rates, starts = jnp.asarray(RATES)[:, None], jnp.asarray(STARTS)[None]
 
         def above(potentials):
             return _stacked([rests(starts * 2 / rates, rates, p) for p in potentials.values()])
@@ -88,7 +88,7 @@ def simulate(key) -> dict[str, dict]:
         plane = orbits(*begin, jnp.asarray(PLANE_RATE), neuron.LOG_COSH, 400)
         return jax.tree.map(np.asarray, {
             "smooth": above(SMOOTH), "family": above(FAMILY), "below": below,
-            "grid": rests(jnp.asarray(GRID_STARTS) * 2 / grid_rates, grid_rates, neuron.LOG_COSH),
+            "grid": rests(jnp.asarray(GRID_STARTS)[None] * 2 / grid_rates, grid_rates, neuron.LOG_COSH),
             "plane": dict(zip("xy", plane, strict=True)),
             "law_error": jnp.max(jnp.stack([autodiff_error(draws, name) for name in SMOOTH])),
         })  # fmt: skip
