@@ -4,6 +4,7 @@ import itertools
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from experiments import _ahn2023_mean as mean
@@ -15,6 +16,7 @@ from landscape_jax.theory import neuron, sparse_coding
 
 CRITICAL = dict(color="0.25", lw=0.9, ls=(0, (4, 3)), zorder=1)
 SHOWN = (0.5, 1.3, 3.0, 19.0)  # η/η_c of the trainings that are drawn over time
+ETA_C = r"$\eta_c$"
 MARKS = ("o", "^", "s", "D", "v")
 
 
@@ -34,19 +36,19 @@ def transition(record, config) -> Figure:
         fine = np.geomspace(critical, rates[-1], 200)
         with float64():
             limit = np.asarray(sparse_coding.edge_limit(fine, config.dim))
-        above.plot(fine, limit, color=colours(3)[1], ls=DASHES[1], label="mean model, sharpness = 2/η", zorder=3)
+        above.plot(fine, limit, color=colours(3)[1], ls=DASHES[1], label="mean model (without drift)", zorder=3)
         above.axvline(critical, **CRITICAL)
-        above.annotate("η_c = 8π/d²", (critical, 0.03), xycoords=("data", "axes fraction"), ha="right", va="bottom",
-                       rotation=90, fontsize=8, xytext=(-2, 0), textcoords="offset points")  # fmt: skip
+        above.annotate(f"{ETA_C} = 8π/d²", (critical, 0.04), xycoords=("data", "axes fraction"), va="bottom",
+                       fontsize=9, xytext=(4, 0), textcoords="offset points")  # fmt: skip
         above.set(xscale="log", xlabel="step η", ylabel="learned bias b", xlim=(0.9 * rates[0], 1.1 * rates[-1]))
         above.set_title(
             f"d = {config.dim}, n = {config.n_train}, λ = {config.signal:g}, the same time η · steps = {config.time:g} for all",
             fontsize=8.5,
         )
-        above.legend(loc="lower left", bbox_to_anchor=(0.0, 0.05))
+        above.legend(loc="lower left")
         for i, colour, dash in zip(shown, colours(len(shown)), itertools.cycle(DASHES), strict=False):
             time = np.asarray(found["time"])[0, i]
-            style = dict(color=colour, ls=dash, lw=1.1, label=f"{ratios[i]:g} η_c")
+            style = dict(color=colour, ls=dash, lw=1.1, label=f"{ratios[i]:g} {ETA_C}")
             start = time > 0  # step 0 has no place on a logarithmic axis
             left.plot(time[start], np.asarray(found["loss"])[0, i][start], **style)
             right.plot(time[start], (np.asarray(found["sharpness"])[0, i] * rates[i] / 2)[start], **style)
@@ -54,7 +56,7 @@ def transition(record, config) -> Figure:
         right.axhline(1, **CRITICAL)
         right.annotate("sharpness = 2/η", (0.98, 1.03), xycoords=("axes fraction", "data"), fontsize=7.5, ha="right",
                        va="bottom")  # fmt: skip
-        left.set(xscale="log", xlabel="time η · step", ylabel="training loss")
+        left.set(xscale="log", yscale="log", xlabel="time η · step", ylabel="training loss")
         right.set(xscale="log", xlabel="time η · step", ylabel="sharpness λ₁ · η/2")
         right.set_ylim(0, min(1.1 * np.nanmax(right.get_ylim()), 3))
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(shown),
@@ -84,17 +86,18 @@ def knee(record, config) -> Figure:
             left.axvspan(*middle_of[1:], color="0.85", lw=0, zorder=0)
             told = "knee {:.3f}\n95 %: {:.3f} to {:.3f}".format(*middle_of)
             left.annotate(told, (0.04, 0.05), xycoords="axes fraction", fontsize=7, va="bottom")
-        left.set(xlabel="η/η_c", ylabel="learned bias b", title="the knee")
+        left.set(xlabel=f"η/{ETA_C}", ylabel="learned bias b", title="the knee")
         middle.plot(ratios, accuracy.T, color="0.6", lw=0.6)
         middle.plot(ratios, np.median(accuracy, axis=0), color="black", marker="o", ms=3)
         middle.axvline(1, **CRITICAL)
-        middle.set(xscale="log", xlabel="η/η_c", ylabel="test accuracy (%)", title="accuracy")
+        middle.set(xscale="log", xlabel=f"η/{ETA_C}", ylabel="test accuracy (%)", title="accuracy")
         below = [i for i, x in enumerate(ratios) if x < 1.0 and (np.isclose(x, (0.25, 0.5, 0.8)).any() or len(ratios) < 4)]
         for i, dash in zip(below, itertools.cycle(DASHES), strict=False):
             for s, shade in enumerate(shades):
-                path = np.asarray(found["bias"])[s, i], np.asarray(found["time"])[s, i]
-                right.plot(path[1], path[0], color=shade, ls=dash, lw=0.9, label=f"{ratios[i]:g} η_c" if s == 0 else None)
-        right.set(xlabel="time η · step", ylabel="bias b", title="below η_c: flat in η,\nnot in time")
+                path = np.append(np.asarray(found["bias"])[s, i], bias[s, i])
+                clock = np.append(np.asarray(found["time"])[s, i], config.time)
+                right.plot(clock, path, color=shade, ls=dash, lw=0.9, label=f"{ratios[i]:g} {ETA_C}" if s == 0 else None)
+        right.set(xlabel="time η · step", ylabel="bias b", title=f"below {ETA_C}: flat in η,\nnot in time")
         if below:
             right.legend(fontsize=7)
         for axes in (left, middle, right):
@@ -125,7 +128,7 @@ def scaling(record, config) -> Figure:
         left.plot(fine, theory, color="black", lw=0.9, label="mean model")
         left.axvline(1, **CRITICAL)
         left.set(xlabel="η/(8π/d²)", ylabel="b − plateau")
-        left.legend(fontsize=7)
+        left.legend(fontsize=7, frameon=True, edgecolor="none", framealpha=1)
         dims = np.geomspace(0.85 * min(d for d, _ in config.scaling), 1.18 * max(d for d, _ in config.scaling), 50)
         right.plot(dims, sparse_coding.critical_rate(dims), color="black", lw=0.9, label="8π/d²")
         right.plot(dims, sparse_coding.critical_rate(config.dim) * config.dim / dims, **CRITICAL | {"label": "∝ 1/d"})
@@ -155,7 +158,7 @@ def single_neuron(found) -> Figure:
         for sign in (-1, 1):
             plane.plot(sign * along[0], along[1], color="black", lw=0.8, label="envelope" if sign > 0 else None)
         plane.axhline(edge**0.5, **CRITICAL | {"label": "y² = 2/η"})
-        plane.set(xlabel="x", ylabel="y", title=f"log cosh(xy), η = 2/{edge:g}", xlim=(-1.05, 1.05), ylim=(2, 7.3))
+        plane.set(xlabel="x", ylabel="y", title=f"log cosh(xy), η = 2/{edge:g}", xlim=(-0.7, 0.7), ylim=(2, 7.3))
         plane.legend(loc="lower left", fontsize=7)
 
         rates, starts = neurons.GRID_RATES, neurons.GRID_STARTS
@@ -214,15 +217,17 @@ def mean_model(found, dim: int) -> Figure:
         left.set(ylabel="final bias b")
         left.legend(fontsize=7, loc="lower left")
         middle.plot(ratios, found["edge"], **dot)
-        middle.plot(fine, np.ones_like(fine), **line)
-        middle.plot([ratios[0], 1], [ratios[0] * flow, flow], **line)
+        middle.plot(fine, 1 - below, **line)
+        slow = np.geomspace(ratios[0], 1, 50)
+        middle.plot(slow, slow * flow, **line)
         middle.set(ylabel="final sharpness · η/2")
         right.plot(ratios[above], 1 - found["edge"][above], **dot)
         right.plot(fine, below, **line, label="6Φ²/(d²g⁴)")
         right.set(yscale="log", ylabel="1 − sharpness · η/2")
+        right.yaxis.set_minor_formatter(ticker.NullFormatter())
         right.legend(fontsize=7)
         for axes in (left, middle, right):
-            axes.set(xscale="log", xlabel="η/η_c")
+            axes.set(xscale="log", xlabel=f"η/{ETA_C}")
             axes.axvline(1, **CRITICAL)
         return figure
 
@@ -246,5 +251,5 @@ def whole(found, config) -> Figure:
         panels[0].set_yscale("symlog", linthresh=0.1)
         panels[2].axhline(1, **CRITICAL)
         panels[2].set_yscale("log")
-        figure.suptitle("Exploratory, not in the paper: all weights of a two-layer network. Smooth, no knee.", fontsize=8.5)
+        figure.suptitle("Exploratory, not in the paper: the same data, all weights of a two-layer network", fontsize=8.5)
         return figure

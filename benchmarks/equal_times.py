@@ -1,0 +1,94 @@
+"""What do trainings of equal time η · steps, from 837 to 31,831 steps long, cost: one at a time, or as one program?
+
+    python benchmarks/equal_times.py [--write]
+
+The sparse-coding network (d = 200, n = 300) at seven steps η, each for time 10, with loss, sharpness and bias at 100 places.
+One at a time: one call of a compiled training for each, whatever its length, of the network as defined and of the same by
+look-up (`theory.hinges`). Side by side: all under vmap, where every run waits for the longest. The sweep: dealt to the devices,
+each training its own number of steps. Compilation is left out. `--write` adds the numbers to results/<device>.json.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+import jax.numpy as jnp
+import numpy as np
+from _results import keep
+
+import landscape_jax as lj
+from landscape_jax.theory import hinges, sparse_coding
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments import _ahn2023_network as networks
+
+DIM, N, SIGNAL, TIME, RECORDS, DRAWS = 200, 300, 3.0, 10.0, 100, 4
+RATIOS = np.array([0.5, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0])
+
+
+def seconds(fn) -> float:
+    """Of the second call: the first compiles."""
+    jax.block_until_ready(fn())
+    begun = time.perf_counter()
+    jax.block_until_ready(fn())
+    return time.perf_counter() - begun
+
+
+def main(write: bool) -> None:
+    draws = [lj.data.sparse_coding(jax.random.key(200 + i), N, DIM, SIGNAL) for i in range(DRAWS)]
+    tables = hinges.stacked([networks.tabulated(x) for x, _ in draws]), np.stack([y for _, y in draws])
+    tables = jax.tree.map(jnp.asarray, tables)
+    which, ratio = (x.ravel() for x in np.meshgrid(np.arange(DRAWS, dtype=np.int32), RATIOS, indexing="ij"))
+    rates = (ratio * sparse_coding.critical_rate(DIM)).astype(np.float32)
+    start = np.full(len(rates), (0.5 / DIM) ** 0.5, np.float32)
+    params = {"minus": start, "plus": start, "bias": 0 * start}
+    runs = networks.Runs(which, params, rates, networks.steps_within(TIME, rates))
+    each = [jax.tree.map(lambda x, i=i: x[i], tables) for i in range(DRAWS)]
+    few = len(RATIOS)  # one draw
+    plain = lj.losses.mean(sparse_coding.apply, lj.losses.logistic)
+
+    def one_by_one(loss, batches, count: int):
+        @jax.jit
+        def one(batch, params, rate, num_steps):
+            return networks.trained(loss, batch, params, rate, num_steps, RECORDS, {"bias": networks.BIAS})
+
+        own = [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), runs) for i in range(count)]
+        return lambda: [one(batches[int(r.table)], r.params, r.rate, r.num_steps) for r in own]
+
+    @jax.jit
+    def side_by_side(runs, tables):
+        def one(run, tables):
+            batch = jax.tree.map(lambda x: x[run.table], tables)
+            return networks.trained(
+                networks.loss, batch, run.params, run.rate, run.num_steps, RECORDS, {"bias": networks.BIAS}
+            )
+
+        return lj.sweep.over_runs(one, size=few)(runs, tables)
+
+    first = jax.tree.map(lambda x: jnp.asarray(x[:few]), runs)
+    took = {
+        "one at a time, as defined": seconds(one_by_one(plain, draws, few)),
+        "one at a time, by look-up": seconds(one_by_one(networks.loss, each, few)),
+        "side by side under vmap, by look-up": seconds(lambda: side_by_side(first, tables)),
+        "the sweep": seconds(lambda: networks.train_all(runs, tables, RECORDS)) / DRAWS,
+    }
+    told = {
+        "question": " ".join(__doc__.splitlines()[0].split()), "dim": DIM, "examples": N, "draws in the sweep": DRAWS,
+        "steps in a draw": int(runs.num_steps[:few].sum()), "devices": jax.device_count(),
+        "seconds a draw": {name: round(s, 2) for name, s in took.items()},
+        "times as fast as one at a time": {n: round(took["one at a time, as defined"] / s, 2) for n, s in took.items()},
+    }  # fmt: skip
+    print(json.dumps(told, indent=2, ensure_ascii=False))
+    if write:
+        keep(__file__, told)
+
+
+if __name__ == "__main__":
+    main("--write" in sys.argv[1:])
