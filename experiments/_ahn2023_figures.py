@@ -1,6 +1,7 @@
 """The figures of `ahn2023_threshold_neurons`: from its record alone."""
 
 import itertools
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +15,7 @@ from experiments._float64 import float64
 from landscape_jax.plots import DASHES, STYLE, colours
 from landscape_jax.theory import neuron, sparse_coding
 
-CRITICAL = dict(color="0.25", lw=0.9, ls=(0, (4, 3)), zorder=1)
+CRITICAL: dict[str, Any] = dict(color="0.25", lw=0.9, ls=(0, (4, 3)), zorder=1)
 SHOWN = (0.5, 1.3, 3.0, 19.0)  # η/η_c of the trainings that are drawn over time
 ETA_C = r"$\eta_c$"
 MARKS = ("o", "^", "s", "D", "v")
@@ -36,10 +37,10 @@ def transition(record, config) -> Figure:
         fine = np.geomspace(critical, rates[-1], 200)
         with float64():
             limit = np.asarray(sparse_coding.edge_limit(fine, config.dim))
-        above.plot(fine, limit, color=colours(3)[1], ls=DASHES[1], label="mean model (without drift)", zorder=3)
+        above.plot(fine, limit, color=colours(3)[1], ls=DASHES[1], label="mean model", zorder=3)
         above.axvline(critical, **CRITICAL)
         above.annotate(f"{ETA_C} = 8π/d²", (critical, 0.04), xycoords=("data", "axes fraction"), va="bottom",
-                       fontsize=9, xytext=(4, 0), textcoords="offset points")  # fmt: skip
+                       fontsize=9, xytext=(8, 0), textcoords="offset points")  # fmt: skip
         above.set(xscale="log", xlabel="step η", ylabel="learned bias b", xlim=(0.9 * rates[0], 1.1 * rates[-1]))
         above.set_title(
             f"d = {config.dim}, n = {config.n_train}, λ = {config.signal:g}, the same time η · steps = {config.time:g} for all",
@@ -48,7 +49,7 @@ def transition(record, config) -> Figure:
         above.legend(loc="lower left")
         for i, colour, dash in zip(shown, colours(len(shown)), itertools.cycle(DASHES), strict=False):
             time = np.asarray(found["time"])[0, i]
-            style = dict(color=colour, ls=dash, lw=1.1, label=f"{ratios[i]:g} {ETA_C}")
+            style: dict[str, Any] = dict(color=colour, ls=dash, lw=1.1, label=f"{ratios[i]:g} {ETA_C}")
             start = time > 0  # step 0 has no place on a logarithmic axis
             left.plot(time[start], np.asarray(found["loss"])[0, i][start], **style)
             right.plot(time[start], (np.asarray(found["sharpness"])[0, i] * rates[i] / 2)[start], **style)
@@ -130,7 +131,7 @@ def scaling(record, config) -> Figure:
         left.set(xlabel="η/(8π/d²)", ylabel="b − plateau")
         left.legend(fontsize=7, frameon=True, edgecolor="none", framealpha=1)
         dims = np.geomspace(0.85 * min(d for d, _ in config.scaling), 1.18 * max(d for d, _ in config.scaling), 50)
-        right.plot(dims, sparse_coding.critical_rate(dims), color="black", lw=0.9, label="8π/d²")
+        right.plot(dims, [sparse_coding.critical_rate(d) for d in dims], color="black", lw=0.9, label="8π/d²")
         right.plot(dims, sparse_coding.critical_rate(config.dim) * config.dim / dims, **CRITICAL | {"label": "∝ 1/d"})
         right.set(xscale="log", yscale="log", xlabel="d", ylabel="knee (step η)")
         ticks = sorted({d for d, _ in config.scaling})
@@ -206,8 +207,8 @@ def mean_model(found, dim: int) -> Figure:
         limit = np.asarray(sparse_coding.edge_limit(fine * critical, dim))
         below = 1 - np.asarray(sparse_coding.edge_sharpness(limit, dim))
         flow = float(sparse_coding.mean_sharpness(found["flow"], dim)) * critical / 2
-    dot = dict(ls="", marker="o", ms=3.2, color=colours(3)[1], mfc="white", zorder=3)
-    line = dict(color="black", lw=0.9)
+    dot: dict[str, Any] = dict(ls="", marker="o", ms=3.2, color=colours(3)[1], mfc="white", zorder=3)
+    line: dict[str, Any] = dict(color="black", lw=0.9)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.3, 2.7), dpi=200)
         left, middle, right = figure.subplots(1, 3)

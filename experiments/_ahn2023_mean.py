@@ -30,8 +30,8 @@ def rests(rates: Array, longest: Array, dim: int) -> dict[str, Array]:
             return (jnp.abs(a) > STILL) & (count < longest)
 
         def step(carry):
-            state, count = carry
-            return sparse_coding.mean_step(*state, rate, dim), count + 1
+            (a, b), count = carry
+            return sparse_coding.mean_step(a, b, rate, dim), count + 1
 
         start = jnp.asarray(dim**0.5, rate.dtype), jnp.zeros((), rate.dtype)
         (a, b), count = jax.lax.while_loop(moving, step, (start, jnp.int32(0)))

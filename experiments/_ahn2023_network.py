@@ -7,7 +7,7 @@ devices so that each has about the same number of steps to do (`dealt`).
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,10 @@ GROWTH = 100.0  # the last gap between looks over the first: the bouncing is ove
 class Runs(NamedTuple):
     """What to train, one entry a run."""
 
-    table: np.ndarray  # [r] int32: which data
+    table: Array | np.ndarray  # [r] int32: which data
     params: Params  # leaves [r]: θ₀
-    rate: np.ndarray  # [r]: η
-    num_steps: np.ndarray  # [r] int32
+    rate: Array | np.ndarray  # [r]: η
+    num_steps: Array | np.ndarray  # [r] int32
 
 
 def dealt(cost: np.ndarray, hands: int) -> np.ndarray:
@@ -44,7 +44,7 @@ def dealt(cost: np.ndarray, hands: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def steps_within(time: float, rates: np.ndarray) -> np.ndarray:
+def steps_within(time: float | np.ndarray, rates: np.ndarray) -> np.ndarray:
     """How many steps of each rate make the time η · steps."""
     return np.rint(time / np.asarray(rates)).astype(np.int32)
 
@@ -70,7 +70,7 @@ def _loss(params: Params, batch: Batch) -> Array:
 loss: Loss = Coupled(_loss, "its inputs are tables with all examples in each piece")
 
 
-def trained(loss: Loss, batch: Batch, params: Params, rate: Array, num_steps: Array, records: int, more: dict) -> tuple:
+def trained(loss: Loss, batch: Batch, params: Params, rate: Any, num_steps: Any, records: int, more: dict) -> tuple:
     """Gradient descent, looked at `records` times: (θ, "loss", "sharpness", "time" and `more`, each [records])."""
     descent = lj.dynamics.gradient(loss, optax.sgd(rate), lambda key, step: batch)
     watch: dict[str, Observable] = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(loss))}
@@ -105,7 +105,7 @@ def shared_out(fn, runs, cost: np.ndarray):
 
 def train_all(runs: Runs, tables: Batch, records: int) -> tuple[Params, dict[str, np.ndarray]]:
     """`train` over all devices, each with its share of the steps, in the order of `runs`."""
-    return shared_out(lambda runs, mesh: train(runs, tables, records, mesh), runs, runs.num_steps)
+    return shared_out(lambda runs, mesh: train(runs, tables, records, mesh), runs, np.asarray(runs.num_steps))
 
 
 @functools.partial(jax.jit, static_argnames=("n", "dim"))

@@ -57,7 +57,8 @@ def orbits(x: Array, y: Array, rate: Array, potential: Potential, num_steps: int
     """x and y at steps 0 … num_steps − 1, [start, step]."""
 
     def step(state, _):
-        return neuron.step(*state, rate, potential), state
+        x, y = state
+        return neuron.step(x, y, rate, potential), state
 
     xs, ys = jax.lax.scan(step, (x, y), length=num_steps)[1]
     return xs.T, ys.T

@@ -149,7 +149,7 @@ def _scaling_claims(record: Record, config: Any) -> list[Claim]:
         if knee is not None:
             jumps |= {f"d={d}, knee/(8π/d²)": knee[i].tolist() for i, d in zip(mine, dims, strict=True)}
             if len(set(dims)) > 1:
-                step = knee[mine] * sparse_coding.critical_rate(dims)[:, None]  # [d, seed]
+                step = knee[mine] * np.array([[sparse_coding.critical_rate(d)] for d in dims])  # [d, seed]
                 exponents = np.polyfit(np.log(dims), np.log(step), 1)[0]
                 jumps |= {"knee ∝ d to the power": exponents.tolist(), "mean, 95 % interval": interval(exponents)}
             same = [i for i, (d, _) in enumerate(config.scaling) if d == config.dim]

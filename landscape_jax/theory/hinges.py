@@ -19,18 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+
+Arrays = Array | np.ndarray
 
 
 class Pieces(NamedTuple):
     """S_r(b) of r rows over g intervals, at most m thresholds of a row in one of them. Hand it to a compiled function as an
     argument: closed over, it would be a constant of several MB."""
 
-    edges: ArrayLike  # [g − 1], ascending: where the next interval begins
-    corner: ArrayLike  # [g]: lower end e of each interval; 0 for the first, which has none
-    value: ArrayLike  # [g, r]: S_r(e)
-    slope: ArrayLike  # [g, r]: S_r'(e), how many hinges are open
-    inside: ArrayLike  # [g, m, r]: thresholds within, filled up with inf
+    edges: Arrays  # [g − 1], ascending: where the next interval begins
+    corner: Arrays  # [g]: lower end e of each interval; 0 for the first, which has none
+    value: Arrays  # [g, r]: S_r(e)
+    slope: Arrays  # [g, r]: S_r'(e), how many hinges are open
+    inside: Arrays  # [g, m, r]: thresholds within, filled up with inf
 
 
 def pieces(thresholds: np.ndarray, per_piece: float = 1.5) -> Pieces:

@@ -30,7 +30,7 @@ from jax.scipy.stats import norm
 from landscape_jax.types import Params
 
 
-def critical_rate(dim: int, scale: float = 1.0):
+def critical_rate(dim: float, scale: float = 1.0) -> float:
     """η_c = 8π/(d² p²): above it A = 0, b = 0 is unstable; p is the standard deviation of the inputs' noise."""
     return 8 * math.pi / (dim * scale) ** 2
 
@@ -99,8 +99,8 @@ def inverse_firing(value, low: float = -12.0, high: float = 12.0) -> Array:
         above = firing(middle) > value
         return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
 
-    ends = jnp.full_like(value, low), jnp.full_like(value, high)
-    return sum(jax.lax.fori_loop(0, 64, halved, ends)) / 2
+    ends = jax.lax.fori_loop(0, 64, halved, (jnp.full_like(value, low), jnp.full_like(value, high)))
+    return (ends[0] + ends[1]) / 2
 
 
 def edge_limit(rate, dim) -> Array:
