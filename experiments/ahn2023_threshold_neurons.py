@@ -116,31 +116,33 @@ def run(config: Config, key: lj.types.Key) -> Record:
     return record
 
 
-def three_parameters(config: Config, key: lj.types.Key) -> dict[str, dict]:
-    """Figure 1 and the scaling of its knee, trained together."""
-    of_data, of_init, of_test, of_scaling = jax.random.split(key, 4)
+def drawn(config: Config, of_data, of_init, of_scaling) -> tuple[list[lj.types.Batch], networks.Runs]:
+    """From three keys: data sets, those of figure 1 before those of the scaling, each at every one of its rates a run."""
     cells = [(config.dim, config.signal, k) for k in jax.random.split(of_data, config.num_seeds)]
     again = jax.random.split(of_scaling, (max(len(config.scaling), 1), config.scaling_seeds))
     cells += [(d, s, k) for (d, s), row in zip(config.scaling, again, strict=False) for k in row]
     draws = [lj.data.sparse_coding(k, config.n_train, d, s) for d, s, k in cells]
-    tables = hinges.stacked([networks.tabulated(x) for x, _ in draws]), np.stack([y for _, y in draws])
 
     random = jax.random.normal(of_init, (config.num_seeds, 2)) / np.sqrt(2 * config.dim)  # a⁻ and a⁺
     even = [[(0.5 / d) ** 0.5] * 2 for d, _, _ in cells[config.num_seeds :]]
     starts = np.concatenate([random, np.reshape(even, (-1, 2))]).astype(np.float32)
     critical = np.array([sparse_coding.critical_rate(d) for d, _, _ in cells])
 
-    # every table at every one of its rates, in a row
     of_fig1, of_scaling = range(config.num_seeds), range(config.num_seeds, len(cells))
     runs = [(i, r, config.time) for i in of_fig1 for r in config.ratios]
     runs += [(i, r, config.scaling_steps * critical[i]) for i in of_scaling for r in config.scaling_ratios]
     table, ratio, time = (np.array(column) for column in zip(*runs, strict=True))
     rate = ratio * critical[table]
     params = {"minus": starts[table, 0], "plus": starts[table, 1], "bias": np.zeros(len(table), np.float32)}
-    found, record = networks.train_all(
-        networks.Runs(table.astype(np.int32), params, rate.astype(np.float32), networks.steps_within(time, rate)),
-        tables, config.records,
-    )  # fmt: skip
+    return draws, networks.Runs(table.astype(np.int32), params, rate.astype(np.float32), networks.steps_within(time, rate))
+
+
+def three_parameters(config: Config, key: lj.types.Key) -> dict[str, dict]:
+    """Figure 1 and the scaling of its knee, trained together."""
+    of_data, of_init, of_test, of_scaling = jax.random.split(key, 4)
+    draws, runs = drawn(config, of_data, of_init, of_scaling)
+    tables = hinges.stacked([networks.tabulated(x) for x, _ in draws]), np.stack([y for _, y in draws])
+    found, record = networks.train_all(runs, tables, config.records)
 
     count = config.num_seeds * len(config.ratios)
     shape = config.num_seeds, len(config.ratios)
@@ -152,7 +154,7 @@ def three_parameters(config: Config, key: lj.types.Key) -> dict[str, dict]:
     }}  # fmt: skip
     if config.scaling:
         shape = len(config.scaling), config.scaling_seeds, len(config.scaling_ratios)
-        edge = record["sharpness"][count:, -1] * rate[count:] / 2
+        edge = record["sharpness"][count:, -1] * runs.rate[count:] / 2
         parts["scaling"] = {"final_bias": found["bias"][count:].reshape(shape), "edge": edge.reshape(shape)}
     return parts
 

@@ -9,18 +9,19 @@ import pytest
 
 import landscape_jax as lj
 from experiments import __main__ as cli
+from experiments import _ahn2023_figures as figures
 from experiments import _ahn2023_mean as mean
 from experiments import _ahn2023_network as networks
 from experiments import _ahn2023_neuron as neurons
 from experiments import _ahn2023_verdicts as verdicts
 from experiments import ahn2023_threshold_neurons as ahn
-from landscape_jax.theory import hinges, sparse_coding
+from landscape_jax.theory import sparse_coding
 
 NAME = "ahn2023_threshold_neurons"
 TINY = dataclasses.replace(
     ahn.SMALL, dim=30, n_train=40, ratios=(0.5, 0.7, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0), num_seeds=2, n_test=200, records=8,
     scaling=((30, 3.0), (20, 3.0), (30, 1.0)), scaling_ratios=(0.4, 0.5, 0.7, 0.8, 1.15, 1.2, 1.3, 1.6), scaling_steps=100,
-    scaling_seeds=2, theory=False, whole_rates=(0.5, 8.0), whole_time=60.0, whole_seeds=1,
+    scaling_seeds=2, theory=False, whole_rates=(),
 )  # fmt: skip
 
 
@@ -37,34 +38,29 @@ def theory():
 # ── the sweep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_runs_of_different_lengths_are_each_their_own_descent():
+def test_runs_of_different_lengths_are_each_their_own_descent(record):
     """Against a plain loop over autodiff of the network as it is defined, with its dense Hessian."""
-    draws = [lj.data.sparse_coding(jax.random.key(i), 30, 12, 3.0) for i in (1, 2)]
-    tables = hinges.stacked([networks.tabulated(x) for x, _ in draws]), np.stack([y for _, y in draws])
-    rates = np.array([0.1, 0.6, 0.25], np.float32)
-    runs = networks.Runs(
-        np.array([0, 1, 0], np.int32), sparse_coding.init([0.1, 0.2, -0.1], [0.15, 0.1, 0.3]) | {"bias": jnp.zeros(3)},
-        rates, networks.steps_within(9.0, rates),
-    )  # fmt: skip
-    assert runs.num_steps.tolist() == [90, 15, 36]
-    final, seen = networks.train_all(runs, tables, 5)
+    keys = jax.random.split(jax.random.split(jax.random.key(103), 3)[1], 4)  # as `run` splits them
+    draws, runs = ahn.drawn(TINY, keys[0], keys[1], keys[3])
     loss = lj.losses.mean(sparse_coding.apply, lj.losses.logistic)
     look = jax.jit(lambda p, b: (loss(p, b), jax.grad(loss)(p, b), jax.hessian(loss)(p, b)))
-    for i, (table, start) in enumerate(zip(runs.table, (0, 1, 2), strict=True)):
-        params = jax.tree.map(lambda x, start=start: x[start], runs.params)
-        steps = np.rint(seen["time"][i] / rates[i]).astype(int).tolist()
-        assert steps[0] == 0
-        for t in range(runs.num_steps[i]):
-            value, grads, hessian = look(params, draws[table])
-            if t in steps:
-                at = steps.index(t)
+    seen = {name: np.asarray(record["network"][name]) for name in ("time", "loss", "sharpness", "bias")}
+    for at, steps in (((0, 7), 19), ((1, 6), 72), ((1, 3), 311)):  # (draw, ratio)
+        i = at[0] * len(TINY.ratios) + at[1]
+        assert runs.num_steps[i] == steps
+        params = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), runs.params)
+        looked = np.rint(seen["time"][at] / runs.rate[i]).astype(int).tolist()
+        assert looked[0] == 0
+        for t in range(steps):
+            value, grads, hessian = look(params, draws[at[0]])
+            if t in looked:
+                place = (*at, looked.index(t))
                 dense = np.array([[hessian[a][b] for a in params] for b in params])
-                np.testing.assert_allclose(seen["loss"][i, at], value, rtol=1e-4)
-                np.testing.assert_allclose(seen["sharpness"][i, at], np.linalg.eigvalsh(dense)[-1], rtol=5e-3)
-                np.testing.assert_allclose(seen["bias"][i, at], params["bias"], rtol=1e-3, atol=1e-5)
-            params = lj.tree.axpy(-rates[i], grads, params)
-        for name in params:
-            np.testing.assert_allclose(final[name][i], params[name], rtol=1e-3, atol=1e-5)
+                np.testing.assert_allclose(seen["loss"][place], value, rtol=1e-3)
+                np.testing.assert_allclose(seen["sharpness"][place], np.linalg.eigvalsh(dense)[-1], rtol=5e-3)
+                np.testing.assert_allclose(seen["bias"][place], params["bias"], rtol=1e-2, atol=1e-5)
+            params = lj.tree.axpy(-runs.rate[i], grads, params)
+        np.testing.assert_allclose(record["network"]["final_bias"][at], params["bias"], rtol=1e-2)
 
 
 @pytest.mark.parametrize("hands", [1, 2, 3, 8])
@@ -206,7 +202,6 @@ def test_a_tiny_run_has_every_part(record):
     np.testing.assert_allclose(network["loss"][:, 1:, 0], network["loss"][:, :1, 0].repeat(7, axis=1))  # the same start
     assert (network["final_bias"][:, -1] < network["final_bias"][:, 0] - 0.2).all()
     assert record["scaling"]["final_bias"].shape == (3, 2, 8)
-    assert record["whole"]["sharpness"].shape == (1, 2, verdicts.WHOLE_RECORDS)
 
 
 def test_a_tiny_run_is_judged_and_drawn(record, theory, tmp_path):
@@ -214,8 +209,8 @@ def test_a_tiny_run_is_judged_and_drawn(record, theory, tmp_path):
     lj.record.write(tmp_path, whole, ahn.claims(whole, TINY), config=TINY.dim)
     for name, figure in ahn.plot(whole, dataclasses.replace(TINY, dim=200)).items():
         figure.savefig(tmp_path / f"{name}.png", dpi=60)
-    figures = {"figure", "knee", "scaling", "neuron", "mean", "exploratory"}
-    assert {path.stem for path in tmp_path.glob("*.png")} == figures
+    drawn = {"figure", "knee", "scaling", "neuron", "mean"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == drawn
     _, read, claims = lj.record.read(tmp_path)
     assert len({claim["id"] for claim in claims}) == len(claims) == 13
     np.testing.assert_array_equal(read["network"]["final_bias"], record["network"]["final_bias"])
@@ -247,6 +242,17 @@ def test_wrong_configurations_are_answered(args, said, tmp_path, capfd, monkeypa
     monkeypatch.setattr(ahn, "run", lambda *_: pytest.fail("it ran"))
     assert cli.main([NAME, *args, "--out", str(tmp_path / "out")]) == 2
     assert said in " ".join(capfd.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_all_weights_of_a_two_layer_network(tmp_path):
+    config = dataclasses.replace(TINY, whole_rates=(0.5, 8.0), whole_seeds=2)
+    found = ahn.all_weights(config, jax.random.key(5))
+    assert found["sharpness"].shape == (2, 2, verdicts.WHOLE_RECORDS)
+    np.testing.assert_allclose(found["time"][:, :, 0], 0)
+    assert (found["time"][..., -1] < 60).all()
+    assert (found["min_bias"] <= found["mean_bias"]).all()
+    figures.whole(found, config).savefig(tmp_path / "whole.png")
 
 
 @pytest.mark.slow
