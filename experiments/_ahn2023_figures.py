@@ -82,12 +82,11 @@ def knee(record, config) -> Figure:
                 slope = np.polyfit(verdicts.FITTED, row[verdicts.places(ratios, verdicts.FITTED)], 1)[0]
                 left.plot([0.25, at[i], 1.7], [flat, flat, flat + slope * (1.7 - at[i])], color=shade, lw=0.7)
         left.axvline(1, **CRITICAL)
-        middle_of = None if at is None else verdicts.interval(at)
+        middle_of, told = None if at is None else verdicts.interval(at), ""
         if middle_of is not None:
             left.axvspan(*middle_of[1:], color="0.85", lw=0, zorder=0)
-            told = "knee {:.3f}\n95 %: {:.3f} to {:.3f}".format(*middle_of)
-            left.annotate(told, (0.04, 0.05), xycoords="axes fraction", fontsize=7, va="bottom")
-        left.set(xlabel=f"η/{ETA_C}", ylabel="learned bias b", title="the knee")
+            told = ": {:.3f}\n95 %: {:.3f} to {:.3f}".format(*middle_of)
+        left.set(xlabel=f"η/{ETA_C}", ylabel="learned bias b", title="the knee" + told)
         middle.plot(ratios, accuracy.T, color="0.6", lw=0.6)
         middle.plot(ratios, np.median(accuracy, axis=0), color="black", marker="o", ms=3)
         middle.axvline(1, **CRITICAL)
