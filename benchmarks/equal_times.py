@@ -33,12 +33,12 @@ DIM, N, SIGNAL, TIME, RECORDS, DRAWS = 200, 300, 3.0, 10.0, 100, 4
 RATIOS = np.array([0.5, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0])
 
 
-def seconds(fn) -> float:
-    """Of the second call: the first compiles."""
+def seconds(fn, draws: int = 1) -> tuple[float, float]:
+    """Of the second call, by the clock and of all cores together, a draw: the first compiles."""
     jax.block_until_ready(fn())
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     jax.block_until_ready(fn())
-    return time.perf_counter() - begun
+    return (time.perf_counter() - begun) / draws, (time.process_time() - worked) / draws
 
 
 def main(write: bool) -> None:
@@ -60,7 +60,9 @@ def main(write: bool) -> None:
             return networks.trained(loss, batch, params, rate, num_steps, RECORDS, {"bias": networks.BIAS})
 
         own = [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), runs) for i in range(count)]
-        return lambda: [one(batches[int(r.table)], r.params, r.rate, r.num_steps) for r in own]
+        return lambda: [
+            jax.block_until_ready(one(batches[int(r.table)], r.params, r.rate, r.num_steps)) for r in own
+        ]
 
     @jax.jit
     def side_by_side(runs, tables):
@@ -72,18 +74,22 @@ def main(write: bool) -> None:
 
         return lj.sweep.over_runs(one, size=few)(runs, tables)
 
-    first = jax.tree.map(lambda x: jnp.asarray(x[:few]), runs)
+    of_one = jax.tree.map(lambda x: jnp.asarray(x[:few]), runs)
     took = {
         "one at a time, as defined": seconds(one_by_one(plain, draws, few)),
         "one at a time, by look-up": seconds(one_by_one(networks.loss, each, few)),
-        "side by side under vmap, by look-up": seconds(lambda: side_by_side(first, tables)),
-        "the sweep": seconds(lambda: networks.train_all(runs, tables, RECORDS)) / DRAWS,
+        "side by side under vmap, by look-up": seconds(lambda: side_by_side(of_one, tables)),
+        "the sweep": seconds(lambda: networks.train_all(runs, tables, RECORDS), DRAWS),
     }
+    first = took["one at a time, as defined"]
     told = {
         "question": " ".join(__doc__.splitlines()[0].split()), "dim": DIM, "examples": N, "draws in the sweep": DRAWS,
         "steps in a draw": int(runs.num_steps[:few].sum()), "devices": jax.device_count(),
-        "seconds a draw": {name: round(s, 2) for name, s in took.items()},
-        "times as fast as one at a time": {n: round(took["one at a time, as defined"] / s, 2) for n, s in took.items()},
+        "seconds a draw": {name: round(wall, 2) for name, (wall, _) in took.items()},
+        "core seconds a draw": {name: round(cores, 2) for name, (_, cores) in took.items()},
+        "times as fast as the first": {name: round(first[0] / wall, 2) for name, (wall, _) in took.items()},
+        "times less core time": {name: round(first[1] / cores, 2) for name, (_, cores) in took.items()},
+        "load average of the machine": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(told, indent=2, ensure_ascii=False))
     if write:
