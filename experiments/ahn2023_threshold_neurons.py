@@ -10,8 +10,8 @@ Three models, from the exactly solvable to the trained: the single neuron ℓ(xy
 budget are as we understand them from the paper; its other figures (ResNet-18 on CIFAR-10 among them) are not covered. A last,
 exploratory part trains all weights of a two-layer network: that is not in the paper, and not sharp.
 
-All 255 trainings of the small preset (fifteen steps η from 837 to 64,000 steps long, five draws; and five pairs of d and λ)
-are one compiled program, about half a minute on two CPU cores.
+All 255 trainings of the small preset (at fifteen η, from 838 to 63,662 steps long, five draws; and for five pairs of d and λ)
+are one compiled program; everything together takes about a minute of core time, compilation included.
 """
 
 import dataclasses
