@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from landscape_jax.models.convolution import Conv
 from landscape_jax.models.module import float_of, gaussian, glorot_uniform, he, model
 from landscape_jax.types import Model
 
@@ -40,7 +41,7 @@ class _CNN(nn.Module):
             if not isinstance(layer, int):
                 x = layer(x)
                 continue
-            x = nn.Conv(
+            x = Conv(
                 abs(layer), (self.kernel, self.kernel), padding="SAME" if layer > 0 else "VALID", use_bias=self.bias,
                 kernel_init=self.weights, param_dtype=dtype, name=f"conv{count}",
             )(x)  # fmt: skip

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
+from landscape_jax.models.convolution import Conv
 from landscape_jax.models.module import float_of, gaussian, model
 from landscape_jax.types import Batch, Coupled, Model, Params
 
@@ -52,7 +53,7 @@ class _ResNet(nn.Module):
             return self.norm(dtype, f"norm{next(count)}")(x)
 
         def conv(x: Array, filters: int, kernel: int = 3, stride: int = 1) -> Array:
-            return nn.Conv(
+            return Conv(
                 filters, (kernel, kernel), stride, padding="SAME", use_bias=bias, kernel_init=self.weights,
                 param_dtype=dtype, name=f"conv{next(count)}",
             )(x)  # fmt: skip

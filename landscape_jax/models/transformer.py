@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from landscape_jax.models.convolution import Conv
 from landscape_jax.models.module import float_of, model
 from landscape_jax.types import Model
 
@@ -83,8 +84,8 @@ class _ViT(nn.Module):
         if h % self.patch or w % self.patch:
             raise ValueError(f"vit: {h} × {w} pixels don't divide into patches of {self.patch} × {self.patch}")
         normal, side = nn.initializers.normal(0.02), (self.patch, self.patch)
-        x = nn.Conv(self.width, side, side, padding="VALID", kernel_init=nn.initializers.lecun_normal(), param_dtype=dtype,
-                    name="patches")(x)  # fmt: skip
+        x = Conv(self.width, side, side, padding="VALID", kernel_init=nn.initializers.lecun_normal(), param_dtype=dtype,
+                 name="patches")(x)  # fmt: skip
         x = x.reshape(n, -1, self.width)  # [n, t, d]
         x = x + self.param("positions", normal, x.shape[1:], dtype)[None]
         for i in range(self.depth):
