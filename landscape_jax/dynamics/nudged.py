@@ -32,7 +32,7 @@ def nudged(
     refresh: int = 1,
     batch: Batch | None = None,
     num_steps: int = 12,
-    tol: float = 2e-3,
+    tol: float | None = 2e-3,
 ) -> Dynamics:
     """θ_{t+1} = θ_t + u_t + (γ − 1) Qᵀ Q u_t: the step u_t of any dynamics, scaled by γ in the span of the k sharpest
     directions Q.
@@ -51,7 +51,8 @@ def nudged(
       refresh: Q is looked for at every step that this divides, at its start, and kept between: 1 follows it at each step, the
         number of steps in an epoch is what the source does.
       batch: where the curvature is measured; default: the batch of the step. Give a fixed sample.
-      num_steps, tol: of the tracker (`spectrum.tracker`); with `refresh` > 1 every look is a full round.
+      num_steps, tol: of the tracker (`spectrum.tracker`); with `refresh` > 1 every look is a full round. With tol=None each
+        look is `num_steps` products, k at least; the source's way, where 2k + 12 will do.
     Returns: a `Dynamics`; its state's `values` are the k eigenvalues at the last look, for observers to have for nothing.
 
     Cost: the inner step, 4 k p multiply-adds, and, at a refresh, 2k + 3 products at least (4k + 8 with `refresh` > 1). Runs

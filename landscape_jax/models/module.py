@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from landscape_jax.types import Key, Model, Params
 
@@ -20,6 +23,23 @@ def model(module: nn.Module) -> Model:
         return cast(Array, module.apply({"params": params}, inputs))
 
     return Model(init, apply)
+
+
+def flat(network: Model, inputs: Array) -> Model:
+    """The same network with θ as one vector [p].
+
+    Linear algebra on θ is then one operation where it was one a leaf: Lanczos and its like compile in half the time.
+
+    Args:
+      inputs: [n, ...], as for `init`.
+    """
+    shapes = jax.eval_shape(network.init, jax.random.key(0), inputs)
+    unravel = ravel_pytree(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))[1]
+
+    def init(key: Key, inputs: Array) -> Array:
+        return ravel_pytree(network.init(key, inputs))[0]
+
+    return Model(init, lambda params, inputs: network.apply(unravel(params), inputs))
 
 
 def float_of(x: Array):

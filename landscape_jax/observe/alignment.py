@@ -10,7 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import tree
-from landscape_jax.observe.sharpness import eigenpairs
+from landscape_jax.observe.sharpness import Measure, eigenpairs
 from landscape_jax.types import Batch, Batches, Curvature, Eigs, Key, Loss, Moment, Observable, Params
 
 Vectors = Callable[[Key, Moment], Params]  # (key, moment) ↦ a stack of m vectors shaped like θ, leaves [m, ...]
@@ -52,31 +52,12 @@ def redrawn(loss: Loss, batches: Batches, num: int = 10, rate: float | Callable 
     return Partial(stack, batches, rate)
 
 
-def alignment(
-    curvature: Curvature,
-    k: int = 5,
-    *,
-    vectors: Vectors = gradient_taken,
-    batch: Batch | None = None,
-    num_steps: int = 12,
-    tol: float = 2e-3,
-) -> Observable:
+def overlaps(vectors: Vectors = gradient_taken) -> Measure:
     """|cos(v, e_i)| for the k sharpest directions e_i, and the part of ‖v‖² in their span, each the mean over m vectors v.
 
-    Hold them against `random_cosine(p)` and k/p, which is what a random v gives.
+    Hold them against `random_cosine(p)` and k/p, which is what a random v gives. A vector of length 0 counts as 0.
 
-    Args:
-      curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`.
-      k: how many eigenvectors, of the largest eigenvalues.
-      vectors: what to hold against them: the gradient of the step (`gradient_taken`), its update (`update_taken`), or what
-        other minibatches would give (`redrawn`).
-      batch: where to measure the curvature; default: the batch of the step. Give a fixed sample, or the gradient and its
-        own batch's curvature are compared.
-      num_steps, tol: of the tracker, see `eigenpairs`.
-    Returns: an observable with values {"eigenvalues" [k], "cosines" [k], "energy" []}; a vector of length 0 counts as 0.
-
-    Cost: the tracker's products, 2k + 3 at least, and what `vectors` takes.
-    Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.
+    Returns: a measure for `eigenpairs`, with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
     """
 
     def measure(vectors: Vectors, key: Key, eigs: Eigs, moment: Moment):
@@ -87,7 +68,34 @@ def alignment(
         energy = jnp.sum(cosines**2, axis=1)  # [m]
         return {"eigenvalues": eigs.values, "cosines": jnp.mean(jnp.abs(cosines), axis=0), "energy": jnp.mean(energy)}
 
-    return eigenpairs(curvature, k, Partial(measure, vectors), max(num_steps, k), batch, tol=tol)
+    return Partial(measure, vectors)
+
+
+def alignment(
+    curvature: Curvature,
+    k: int = 5,
+    *,
+    vectors: Vectors = gradient_taken,
+    batch: Batch | None = None,
+    num_steps: int = 12,
+    tol: float | None = 2e-3,
+) -> Observable:
+    """The `overlaps` of gradients or steps with the k sharpest directions of a curvature, as an observable.
+
+    Args:
+      curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`.
+      k: how many eigenvectors, of the largest eigenvalues.
+      vectors: what to hold against them: the gradient of the step (`gradient_taken`), its update (`update_taken`), or what
+        other minibatches would give (`redrawn`).
+      batch: where to measure the curvature; default: the batch of the step. Give a fixed sample, or the gradient and its
+        own batch's curvature are compared.
+      num_steps, tol: of the tracker, see `eigenpairs`.
+    Returns: an observable with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
+
+    Cost: the tracker's products, 2k + 3 at least, and what `vectors` takes.
+    Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.
+    """
+    return eigenpairs(curvature, k, overlaps(vectors), max(num_steps, k), batch, tol=tol)
 
 
 def random_cosine(p: int) -> float:

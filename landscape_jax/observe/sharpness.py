@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax import Array
 from jax.tree_util import Partial
 
@@ -10,15 +11,17 @@ from landscape_jax import spectrum
 from landscape_jax.curvature import preconditioned
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Moment, Observable, Params
 
+Measure = Callable[[Key, Eigs, Moment], Any]  # what to make of eigenpairs, and of the moment they are found at
+
 
 def eigenpairs(
     curvature: Curvature,
     k: int,
-    measure: Callable[[Key, Eigs, Moment], Any],
+    measure: Measure | Any,
     num_steps: int = 12,
     batch: Batch | None = None,
     *,
-    tol: float = 2e-3,
+    tol: float | None = 2e-3,
     preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """What `measure` makes of the k leading eigenpairs of a curvature, tracked along a run (`spectrum.tracker`).
@@ -26,23 +29,24 @@ def eigenpairs(
     Args:
       curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`.
       k: how many eigenpairs.
-      measure: (key, eigs, moment) ↦ value, any pytree of arrays; the key is this observable's own.
+      measure: (key, eigs, moment) ↦ value, any pytree of arrays; or a tree of such functions, e.g. a dict, which share the
+        eigenpairs and the key. The key is this observable's own.
       num_steps: the least Krylov depth, at least k.
       batch: where to measure the curvature; default: the batch of the step, as it comes.
-      tol: of the values, relative to the largest |eigenvalue| found.
+      tol: of the values, relative to the largest |eigenvalue| found; None: no tracking, `num_steps` products at each look.
       preconditioner: optimizer state ↦ P, e.g. `curvature.preconditioner`: with it, the eigenpairs are those of P^-½ A P^-½
         for the P of each step, which is what an adaptive optimizer's stability hangs on (`theory.stability`).
     Cost: 2k + 3 products a measurement at least. Memory: num_steps + 6k + 8 vectors.
     """
     track = spectrum.tracker(k, num_steps, tol=tol)
 
-    def init(batch: Batch, measure: Callable, key: Key, params: Params):
+    def init(batch: Batch, measure, key: Key, params: Params):
         return track.init(params)
 
-    def look(batch: Batch, measure: Callable, key: Key, memory, moment: Moment):
+    def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
         memory, eigs = track.update(matrix(moment.params, moment.batch if batch is None else batch), memory)
-        return memory, measure(key, eigs, moment)
+        return memory, jax.tree.map(lambda each: each(key, eigs, moment), measure, is_leaf=callable)
 
     return Observable(Partial(init, batch, measure), Partial(look, batch, measure))
 
@@ -53,7 +57,7 @@ def sharpness(
     num_steps: int = 12,
     batch: Batch | None = None,
     *,
-    tol: float = 2e-3,
+    tol: float | None = 2e-3,
     preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """The k largest eigenvalues of a curvature along a run, each to a relative error of about `tol`, tracked.
