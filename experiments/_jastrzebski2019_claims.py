@@ -73,14 +73,18 @@ def of_the_grid(record: Record, config: Any) -> list[Claim]:
     ]  # fmt: skip
 
 
+def critical(change: Record, rate: float) -> np.ndarray:
+    """α* = 2(ḡ·e)²/(ηλE(g·e)²) at each check and for each direction, [seed, check, k]."""
+    slope, second, values = (np.asarray(change[name], float) for name in ("slope", "second", "eigenvalues"))
+    return noisy_step.sgd_critical_multiple(rate, slope, second / rate**2, values)
+
+
 def agreement(change: Record, rate: float, multiples: np.ndarray) -> dict[str, float]:
     """How often α* tells the sign of ΔL, over all checks, directions and α: from E[(g·e)²] and ḡ, and from the same draws."""
-    names = "slope", "first", "second", "eigenvalues"
-    slope, first, second, values = (np.asarray(change[name], float)[..., None] for name in names)
+    terms = (np.asarray(change[name], float) for name in ("slope", "first", "second", "eigenvalues"))
+    turns = {"2(ḡ·e)²/(ηλE(g·e)²)": critical(change, rate), "from the draws": noisy_step.critical_multiple(*terms)}
     risen = np.asarray(change["sharpest"]) > 0  # [seed, check, k, A]
-    sgd = noisy_step.sgd_critical_multiple(rate, slope, second / rate**2, values)
-    own = noisy_step.critical_multiple(slope, first, second, values)
-    return {"2(ḡ·e)²/(ηλE(g·e)²)": np.mean((multiples > sgd) == risen), "from the draws": np.mean((multiples > own) == risen)}
+    return {name: np.mean((multiples > turn[..., None]) == risen) for name, turn in turns.items()}
 
 
 def of_the_step(record: Record, config: Any) -> list[Claim]:
@@ -94,11 +98,12 @@ def of_the_step(record: Record, config: Any) -> list[Claim]:
         names = "sharpest", "subspace", "random", "whole"
         percent = {name: 100 * np.asarray(part[name]) / _up(part["loss"], np.ndim(part[name])) for name in names}
         late = {n: x[:, -LATE:].mean(axis=1) for n, x in percent.items()}  # [seed, ..., A]
-        start = percent["sharpest"][:, 0, 0, two]
+        start, turn = percent["sharpest"][:, 0, 0, two], critical(part, rates[0])[..., 0]
         told[0] = {f"late ΔL % along e₁ at α = {a:g}": late["sharpest"][:, 0, i] for i, a in enumerate(alphas)} | {
             "late ΔL % along e₁ … e_K at α = 2": late["subspace"][:, two],
             "late ΔL % of the whole step at α = 1": late["whole"][:, one],
             "first ΔL % along e₁ at α = 2": start,
+            "α* along e₁, first": turn[:, 0], "α* along e₁, late median": np.median(turn[:, -LATE:], axis=1),
             "largest |ΔL| % along a random direction at α = 1": np.abs(percent["random"][..., one]).max(axis=1),
         }
         raised = (late["sharpest"][:, 0, two] > 0) & (late["subspace"][:, two] > 0)
@@ -112,7 +117,8 @@ def of_the_step(record: Record, config: Any) -> list[Claim]:
         energy = {r: np.asarray(record["step"][f"rate{r:g}"]["alignment"]["energy"]).mean(axis=1) for r in rates}
         told[2] = {"|cos| of chance": chance, "energy of chance": config.k / int(record["p"])}
         for r in rates:
-            told[2] |= {f"|cos| / chance at η = {r:g}, mean": times[r].mean(axis=1), "least check": times[r].min(axis=1),
+            told[2] |= {f"|cos| / chance at η = {r:g}, mean": times[r].mean(axis=1),
+                        f"|cos| / chance at η = {r:g}, least check": times[r].min(axis=1),
                         f"energy along e₁ … e_K at η = {r:g}": energy[r]}  # fmt: skip
     return [
         Claim(

@@ -1,7 +1,7 @@
 """The figure of Jastrzębski et al. 2019, row by row; a row for each part that was run."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments._jastrzebski2019_claims import LATE, best, sweeps
 from landscape_jax import Record, observe, plots
 from landscape_jax.observe.step import PLACES
 from landscape_jax.record import clock
@@ -16,7 +17,7 @@ from landscape_jax.record import clock
 MARKS = ("o", "s", "^", "D", "v", "P")
 
 
-def whole(record: Record, config, sweeps: tuple, best: Callable) -> Figure:
+def whole(record: Record, config) -> Figure:
     """All rows of three panels each."""
     rows = [
         *([_grid] if "grid" in record and config.grid else []),
@@ -28,7 +29,7 @@ def whole(record: Record, config, sweeps: tuple, best: Callable) -> Figure:
         figure = Figure(figsize=(8.4, 2.45 * max(1, len(rows))), dpi=170)
         axes = figure.subplots(max(1, len(rows)), 3, squeeze=False)
         for draw, row in zip(rows, axes, strict=False):
-            draw(row, record, config, *([sweeps] if draw is _grid else [best] if draw is _merits else []))
+            draw(row, record, config)
         for axis, letter in zip(axes.flat, "abcdefghijklmno", strict=False):
             axis.set_title(letter, loc="left", fontweight="bold", pad=3)
         return figure
@@ -68,13 +69,13 @@ def _directions(k: int) -> str:
     return "e₁" if k == 1 else f"e₁ … $e_{{{k}}}$"
 
 
-def _grid(row, record: Record, config, sweeps: tuple) -> None:
+def _grid(row, record: Record, config) -> None:
     cells = {(rate, size): record["grid"][f"rate{rate:g}-batch{size}"] for rate, size, *_ in config.grid}
 
     def epochs(key: tuple[float, int]) -> np.ndarray:
         return clock(cells[key]) * key[1] / config.n_train
 
-    for axes, keys, name in zip(row, sweeps, ("η = {0:g}", "S = {1}"), strict=False):
+    for axes, keys, name in zip(row, sweeps(config), ("η = {0:g}", "S = {1}"), strict=False):
         top = [np.asarray(cells[key]["eigenvalues"])[..., 0] for key in keys]
         _lines(axes, [epochs(key) for key in keys], top, [name.format(*key) for key in keys])
         for key, colour in zip(keys, plots.colours(len(keys)), strict=True):  # λ₂ faint and dotted
@@ -84,8 +85,8 @@ def _grid(row, record: Record, config, sweeps: tuple) -> None:
         _from_zero(axes, max(epochs(key)[-1] for key in keys))
         fixed = f"S = {keys[0][1]}" if axes is row[0] else f"η = {keys[0][0]:g}"
         axes.legend(title=fixed, title_fontsize=7)
-    axes = row[2]
-    for keys, mark, label, colour in zip(sweeps, ("o-", "s--"), ("η varies", "S varies"), plots.colours(2), strict=True):
+    axes, styles = row[2], zip(("o-", "s--"), ("η varies", "S varies"), plots.colours(2), strict=True)
+    for keys, (mark, label, colour) in zip(sweeps(config), styles, strict=True):
         peaks = [np.asarray(cells[key]["eigenvalues"])[..., 0].max(axis=-1) for key in keys]
         x = [rate / size for rate, size in keys]
         axes.plot(x, [np.median(p) for p in peaks], mark, color=colour, ms=4, label=label)
@@ -114,7 +115,7 @@ def _step(row, record: Record, config) -> None:
                for n in ("sharpest", "subspace", "random", "whole")}  # fmt: skip
     named = [percent["sharpest"][:, :, 0], percent["subspace"], percent["whole"], percent["random"]]
     axes = row[1]
-    late = [x[:, -11:].mean(axis=1) for x in named]
+    late = [x[:, -LATE:].mean(axis=1) for x in named]
     labels = ["along e₁", f"along {_directions(config.k)}", "whole step", "random direction"]
     _lines(axes, np.array(config.multiples), late, labels, marks=True)
     axes.axhline(0, color="black", lw=0.6)
@@ -168,7 +169,7 @@ def _nudged(row, record: Record, config) -> None:
         axes.legend()
 
 
-def _merits(row, record: Record, config, best: Callable) -> None:
+def _merits(row, record: Record, config) -> None:
     part = record["nudged"][f"k{config.k}"]
     epoch = clock(part) / config.epoch
     _lines(row[0], epoch, list(np.asarray(part["test"])), [f"γ = {gamma:g}" for gamma in config.gammas])

@@ -138,8 +138,8 @@ class Config:
 
 SMALL = Config()
 CIFAR = Config(
-    parts=("nudged",), data="cifar10", n_train=1000, n_test=1000, n_curvature=32, label_noise=0.0,
-    model="simple_cnn", widths=(8, 16, 32), nudged_rate=0.1, nudged_batch=32, nudged_epochs=12, gammas=(0.01, 1.0),
+    parts=("nudged",), data="cifar10", n_train=2000, n_validation=2000, n_test=1000, n_curvature=128, label_noise=0.0,
+    model="simple_cnn", widths=(8, 16, 32), nudged_rate=0.1, nudged_batch=32, nudged_epochs=16, gammas=(0.01, 1.0),
     num_pairs=4, ablation=(), early=(3, 8), num_probes=5,
 )  # fmt: skip
 PAPER = Config(
@@ -351,4 +351,4 @@ def claims(record: Record, config: Config) -> list[Claim]:
 
 def plot(record: Record, config: Config) -> Figure:
     """One row a part: λ₁ over the grid; the step against the curvature, in two; Nudged-SGD."""
-    return figures.whole(record, config, judged.sweeps(config), judged.best)
+    return figures.whole(record, config)

@@ -30,7 +30,7 @@ def eigenpairs(
       curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`.
       k: how many eigenpairs.
       measure: (key, eigs, moment) ↦ value, any pytree of arrays; or a tree of such functions, e.g. a dict, which share the
-        eigenpairs and the key. The key is this observable's own.
+        eigenpairs. The key is the observable's own, and of several measures each has another.
       num_steps: the least Krylov depth, at least k.
       batch: where to measure the curvature; default: the batch of the step, as it comes.
       tol: of the values, relative to the largest |eigenvalue| found; None: no tracking, `num_steps` products at each look.
@@ -46,7 +46,9 @@ def eigenpairs(
     def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
         memory, eigs = track.update(matrix(moment.params, moment.batch if batch is None else batch), memory)
-        return memory, jax.tree.map(lambda each: each(key, eigs, moment), measure, is_leaf=callable)
+        measures, structure = jax.tree.flatten(measure, is_leaf=callable)
+        keys = jax.random.split(key, len(measures)) if len(measures) > 1 else [key]
+        return memory, structure.unflatten([each(own, eigs, moment) for each, own in zip(measures, keys, strict=True)])
 
     return Observable(Partial(init, batch, measure), Partial(look, batch, measure))
 

@@ -47,10 +47,11 @@ def test_gamma_zero_never_moves_along_the_tracked_directions(problem, optimizer,
     assert np.all(np.abs(seen["along"]) <= 4e-6 * seen["u"][:, None])
 
 
-def test_only_the_part_along_the_eigenvectors_of_the_whole_sample_is_scaled(problem):
+@pytest.mark.parametrize("look", [{"tol": 1e-6}, {"tol": None, "num_steps": 24, "refresh": 5}], ids=["tracked", "afresh"])
+def test_only_the_part_along_the_eigenvectors_of_the_whole_sample_is_scaled(problem, look):
     """Against NumPy's eigenvectors of the dense Hessian, on a batch that is not the step's."""
     gamma, key, params = 0.25, jax.random.key(2), problem.params
-    dynamics = nudged(problem, gamma, batch=problem.data, k=2, tol=1e-6)
+    dynamics = nudged(problem, gamma, batch=problem.data, k=2, **look)
     _, _, moment = jax.jit(dynamics.step)(key, jnp.int32(0), params, dynamics.init(params))
     _, _, plain = jax.jit(inner(problem).step)(key, jnp.int32(0), params, inner(problem).init(params))
     flat = lambda tree: np.float64(jax.flatten_util.ravel_pytree(tree)[0])  # noqa: E731

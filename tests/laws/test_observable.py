@@ -16,6 +16,7 @@ STATELESS = {
     "distance": lambda problem: lj.observe.distance,  # it remembers θ₀, and nothing of when it was asked
     "accuracy": lambda problem: lj.observe.accuracy(problem.apply),
     "accuracy on data": lambda problem: lj.observe.accuracy(problem.apply, problem.data),
+    "sharpness, untracked": lambda problem: lj.observe.sharpness(lj.curvature.hessian(problem.loss), 2, 12, tol=None),
     "tree": lambda problem: lj.observe.stateless(lambda m: {"u": m.updates["out"], "t": m.step, "s": m.state}),
 }
 REMEMBERING = {

@@ -84,6 +84,22 @@ def test_cross_sections_are_the_bowl_in_units_of_the_step():
             np.testing.assert_allclose(value["loss"][i, j], 0.5 * np.sum(SCALES * there**2), rtol=1e-3)
 
 
+def test_measures_of_one_look_are_those_of_looks_of_their_own():
+    """But for what is random: each has a key of its own."""
+    taken = dict(steps=lambda key, m: DRAWN)
+    drawn = lambda key, eigs, moment: jax.random.uniform(key)  # noqa: E731
+    bowls = lj.observe.sections(bowl, (1.0, 2.0), **taken)
+    shared = {"step": lj.observe.changes(bowl, ALPHAS, **taken), "more": [bowls, drawn, drawn]}
+    together = measured(lj.observe.eigenpairs(HESSIAN, 3, shared, 6, tol=None))
+    change = measured(lj.observe.step_effect(bowl, HESSIAN, 3, multiples=ALPHAS, num_steps=6, tol=None, **taken))
+    section = measured(lj.observe.cross_sections(bowl, HESSIAN, 3, places=(1.0, 2.0), num_steps=6, tol=None, **taken))
+    for found, expected in ((together["step"], change), (together["more"][0], section)):
+        assert found.keys() == expected.keys()
+        for name in found.keys() - {"random"}:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    assert together["more"][1] != together["more"][2]
+
+
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_critical_multiple_against_a_simulation_of_noisy_sgd(noise):
     """Along one direction: gradients s + noise; the sign of the mean ΔL turns at α*."""
