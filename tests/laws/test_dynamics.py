@@ -37,7 +37,7 @@ MEMBERS = [
     ("adam", "full_batch"),
     ("sgd", "full_batch", "nudged"),
     ("momentum", "independent", "nudged at times"),
-    ("adam", "epochs", "repeated"),
+    ("momentum", "epochs", "repeated"),
 ]
 TOTAL = lj.types.Observable(
     lambda key, params: jnp.zeros(()), lambda key, m, moment: (m + moment.loss, m + moment.loss)
