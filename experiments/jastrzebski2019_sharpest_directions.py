@@ -274,9 +274,9 @@ def _cells(config: Config, given: Problem, key, watch: Callable, cells: list) ->
         names, rates, times = zip(*((n, r, e) for n, r, s, e, c in cells if (s, c) == (size, checks)), strict=True)
 
         def one_run(given, key, params, rate, times, size=size, checks=checks):
-            rule = lj.dynamics.repeated(_sgd(given, rate, size), times)
-            _, record = lj.run(key, params, rule, watch(given, rate), num_steps=checks)
-            return record | record.pop("sharpest", {}) | {"step": times * record["step"]}
+            rule, seen = _sgd(given, rate, size), watch(given, rate)
+            _, record = lj.paced(lj.start(key, params, rule, seen), rule, seen, jnp.full(checks, times))
+            return record | record.pop("sharpest", {})
 
         programs[names] = _program(given, one_run, config.num_seeds, key, rates, times)
     return programs

@@ -18,7 +18,7 @@ from landscape_jax import (
     types,
 )
 from landscape_jax.driver import Interrupted, drive
-from landscape_jax.engine import Run, Status, advance, check, run, start
+from landscape_jax.engine import Run, Status, advance, check, pace, paced, run, start
 from landscape_jax.record import Record
 
 __version__ = "0.1.0"
@@ -39,6 +39,8 @@ __all__ = [
     "losses",
     "models",
     "observe",
+    "pace",
+    "paced",
     "plots",
     "record",
     "run",

@@ -2,6 +2,5 @@
 
 from landscape_jax.dynamics.gradient import gradient
 from landscape_jax.dynamics.nudged import nudged
-from landscape_jax.dynamics.repeated import repeated
 
-__all__ = ["gradient", "nudged", "repeated"]
+__all__ = ["gradient", "nudged"]

@@ -28,7 +28,6 @@ WRAPPERS = {
     "nudged at times": lambda inner, problem: lj.dynamics.nudged(
         inner, lj.curvature.hessian(problem.loss), 0.5, k=2, refresh=4, batch=problem.data
     ),
-    "repeated": lambda inner, problem: lj.dynamics.repeated(inner, 2),
 }
 MEMBERS = [
     ("sgd", "full_batch"),
@@ -37,7 +36,6 @@ MEMBERS = [
     ("adam", "full_batch"),
     ("sgd", "full_batch", "nudged"),
     ("momentum", "independent", "nudged at times"),
-    ("momentum", "epochs", "repeated"),
 ]
 TOTAL = lj.types.Observable(
     lambda key, params: jnp.zeros(()), lambda key, m, moment: (m + moment.loss, m + moment.loss)
