@@ -4,7 +4,7 @@ import os
 
 # most of the time is compilation: machine code that is not polished saves a third of it, and the small runs lose nothing
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -24,9 +24,9 @@ jax.config.update("jax_debug_key_reuse", True)
 
 
 def clean_environment(**more):
-    """What a process of its own should see: this package, one CPU device, nothing of the settings above."""
+    """What a process of its own should see: this package, one CPU device, code polished as here, else none of these settings."""
     here = Path(__file__).parent
-    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])} | more
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])} | more
 
 
 def pytest_collection_modifyitems(items):
