@@ -24,9 +24,10 @@ jax.config.update("jax_debug_key_reuse", True)
 
 
 def clean_environment(**more):
-    """What a process of its own should see: this package, one CPU device, code polished as here, else none of these settings."""
+    """What a process of its own should see: this package, one CPU device, code polished as here, no other of these settings."""
     here = Path(__file__).parent
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])} | more
+    path = os.pathsep.join([str(here.parent), str(here)])
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1", "PYTHONPATH": path} | more
 
 
 def pytest_collection_modifyitems(items):
