@@ -140,6 +140,35 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None) -> Loss:
     return split
 
 
+def chunked(loss: Loss, num_chunks: int) -> Loss:
+    """L = Σ_j (n_j / n) L_j over chunks of the batch: the same loss, and gradient, in the memory of one chunk.
+
+    The loss must be a mean over examples. Chunks hold ⌈n / num_chunks⌉ examples, the last one what is left.
+
+    Cost: that of the loss; of its gradient, one forward pass more (a chunk is gone through again on the way back).
+    """
+    Coupled.refuse("chunked", loss)
+    if num_chunks < 1:
+        raise ValueError(f"chunked: num_chunks={num_chunks} must be at least 1")
+
+    def whole(params: Params, batch: Batch) -> Array:
+        n = tree.num_examples(batch)
+        size = -(-n // num_chunks)
+        even = n - n % size
+
+        @jax.checkpoint
+        def add(total: Array, chunk: Batch) -> tuple[Array, None]:
+            return total + loss(params, chunk) * (size / n), None
+
+        chunks = jax.tree.map(lambda x: x[:even].reshape(even // size, size, *x.shape[1:]), batch)
+        zero = jnp.zeros((), jax.eval_shape(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
+        total, _ = jax.lax.scan(add, zero, chunks)
+        rest = jax.tree.map(lambda x: x[even:], batch)
+        return total + loss(params, rest) * ((n - even) / n) if even < n else total
+
+    return whole
+
+
 def check(loss: Loss, params: Params, batch: Batch) -> None:
     """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic."""
     out = jax.eval_shape(loss, params, batch)

@@ -1,0 +1,27 @@
+"""The loss away from where training goes: along lines, over planes, on paths between solutions, scale by scale."""
+
+from landscape_jax.landscape.slices import (
+    Principal,
+    coordinates,
+    filter_normalised,
+    interpolation,
+    line,
+    plane,
+    principal,
+    random_directions,
+    sharpest,
+    values,
+)
+
+__all__ = [
+    "Principal",
+    "coordinates",
+    "filter_normalised",
+    "interpolation",
+    "line",
+    "plane",
+    "principal",
+    "random_directions",
+    "sharpest",
+    "values",
+]

@@ -1,0 +1,220 @@
+"""The loss on a line or a plane through θ, and directions worth cutting along.
+
+    plane(loss, params, random_directions(key, params), xs, ys, batch)
+
+A slice is L(θ + Σᵢ cᵢ dᵢ) at many points c; everything here is one compiled program over the points, or makes directions:
+
+    random, scaled filter by filter      random_directions(key, params)
+    sharpest                             sharpest(curvature, params, batch).vectors
+    where training went                  principal(path), with the path's own coordinates
+    any two                              a stack: leaves [2, ...]
+
+For more data than fit at once, `losses.chunked(loss, num_chunks)` takes the loss's place.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from landscape_jax import devices, losses, tree
+from landscape_jax.spectrum import eigsh
+from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Params
+
+# ── the loss at many points ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def values(loss: Loss, params: Params, directions: Params, points: Array, batch: Batch, *, size: int | None = None) -> Array:
+    """L(θ + Σᵢ cᵢ dᵢ) for each point c. Pure: jit it, vmap it, differentiate it.
+
+    Args:
+      directions: a stack of k directions, leaves [k, ...].
+      points: c, [n, k].
+      size: points side by side under vmap, each with activations of its own; default: one after the other on a CPU, 16
+        on accelerators.
+    Returns: [n]. A point where the loss is NaN or infinite says so, and no other does.
+    Cost: n losses; memory: `size` losses' and θ's.
+    """
+
+    def one(c: Array) -> Array:
+        return loss(tree.add(params, tree.combine(c, directions)), batch)
+
+    side_by_side = (1 if jax.default_backend() == "cpu" else 16) if size is None else size
+    return jax.lax.map(one, points, batch_size=None if side_by_side == 1 else side_by_side)
+
+
+def line(loss: Loss, params: Params, direction: Params, xs, batch: Batch, **how) -> np.ndarray:
+    """L(θ + x d) for each x: [n]. Options: as for `plane`."""
+    return _grid("line", loss, params, jax.tree.map(lambda x: jnp.asarray(x)[None], direction), (xs,), batch, **how)
+
+
+def interpolation(loss: Loss, start: Params, end: Params, ts, batch: Batch, **how) -> np.ndarray:
+    """L((1 − t) θ₀ + t θ₁) for each t, in [0, 1] or beyond: [n]. Options: as for `plane`.
+
+    Source: I. Goodfellow, O. Vinyals and A. Saxe 2015, arXiv 1412.6544.
+    """
+    return line(loss, start, tree.sub(end, start), ts, batch, **how)
+
+
+def plane(loss: Loss, params: Params, directions: Params, xs, ys, batch: Batch, **how) -> np.ndarray:
+    """L(θ + xᵢ d₁ + yⱼ d₂) over a grid: [len(xs), len(ys)], for `plots.contour` and `plots.relief`.
+
+    Args:
+      directions: a stack of two, leaves [2, ...], of any lengths and angle.
+      xs, ys: the grid, in units of the directions' lengths.
+      progress: show a bar on the terminal (default: no); Ctrl-C stops it.
+      size: as for `values`.
+      mesh: split the points over these devices; on a CPU with one device a core, `devices.mesh()` uses all cores.
+    Cost: as for `values`. Compiled once for each loss, shape and size of the grid.
+    """
+    return _grid("plane", loss, params, directions, (xs, ys), batch, **how)
+
+
+def _grid(
+    name: str, loss: Loss, params: Params, directions: Params, axes: tuple, batch: Batch, *,
+    progress: bool = False, size: int | None = None, mesh: Mesh | None = None,
+) -> np.ndarray:  # fmt: skip
+    tree.check(params)
+    losses.check(loss, params, batch)
+    _check_directions(name, params, directions, len(axes))
+    if any(np.ndim(axis) != 1 or np.size(axis) == 0 for axis in axes):
+        raise ValueError(f"{name}: coordinates have shapes {', '.join(str(np.shape(a)) for a in axes)}: give lists of numbers")
+    if size is not None and size < 1:
+        raise ValueError(f"{name}: size={size} must be at least 1")
+    points = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=1).astype(tree.dtype(params))  # [n, k]
+    count = 1 if mesh is None else mesh.size
+    part = _part(len(points), count * (size or 1), pieces=25 if progress else 1)
+    padded = np.resize(points, (-(-len(points) // part) * part, len(axes)))
+    found = []
+    with _bar(name, len(points), progress and devices.first()) as show:
+        for start in range(0, len(padded), part):
+            found.append(devices.fetched(_compiled(loss, params, directions, padded[start : start + part], batch, size, mesh)))
+            show(min(start + part, len(points)))
+    return np.concatenate(found)[: len(points)].reshape([len(axis) for axis in axes])
+
+
+def _part(points: int, unit: int, pieces: int) -> int:
+    """Points a call, a multiple of `unit`, for about so many equal calls."""
+    return -(-points // (pieces * unit)) * unit
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "size", "mesh"))
+def _compiled(loss, params, directions, points, batch, size, mesh):
+    def local(points, whole):
+        return values(loss, whole[0], whole[1], points, whole[2], size=size)
+
+    if mesh is not None:
+        split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
+        in_specs = (split, alike)
+        local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
+    return local(points, (params, directions, batch))
+
+
+def _check_directions(name: str, params: Params, directions: Params, k: int) -> None:
+    same = jax.tree.structure(params) == jax.tree.structure(directions)
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(directions), strict=True) if same else ()
+    if not same or any(np.shape(d) != (k, *np.shape(x)) for x, d in pairs):
+        raise ValueError(
+            f"{name}: the directions must be a stack of {k} shaped like the parameters, each leaf [{k}, ...]: "
+            "jax.tree.map(lambda *leaves: jnp.stack(leaves), d1, d2) makes one of two"
+            if k > 1
+            else f"{name}: the direction must have the shapes of the parameters"
+        )
+
+
+@contextlib.contextmanager
+def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    if not progress:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("points"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+# ── directions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def filter_normalised(direction: Params, params: Params, axis: int = -1) -> Params:
+    """d_f ← d_f ‖θ_f‖ / ‖d_f‖ for each filter f, and d = 0 for biases and the scales of norms (leaves of one axis or none).
+
+    A filter is all weights into one output: for kernels [..., in, out], Flax's layout, each index of the last axis, be it
+    a channel or a neuron. A network with ReLUs computes the same with one layer's weights and biases times a and the next
+    one's weights by a; slices along such directions are then the same too, where plain random ones would stretch.
+
+    Args:
+      direction: shaped like θ.
+      axis: the output's axis; 0 for kernels [out, in, ...] (PyTorch's and Equinox's layout).
+    Source: H. Li et al. 2018, arXiv 1712.09913, §4; that biases and norms stay is their code's.
+    """
+
+    def leaf(d: Array, x: Array) -> Array:
+        if x.ndim < 2:
+            return jnp.zeros_like(d)
+        rest = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+        length, target = (jnp.sqrt(jnp.sum(jnp.square(z), axis=rest, keepdims=True)) for z in (d, x))
+        return d * (target / jnp.where(length > 0, length, 1))
+
+    return jax.tree.map(leaf, direction, params)
+
+
+def random_directions(key: Key, params: Params, k: int = 2, axis: int = -1) -> Params:
+    """A stack of k Gaussian directions, filter-normalised: nearly orthogonal where p is large. See `filter_normalised`."""
+    return jax.vmap(lambda key: filter_normalised(tree.normal_like(key, params), params, axis))(jax.random.split(key, k))
+
+
+def sharpest(curvature: Curvature, params: Params, batch: Batch, k: int = 2) -> Eigs:
+    """The k leading eigenpairs there; `.vectors` is a stack of unit directions. `spectrum.eigsh` has all options."""
+    return jax.jit(lambda params, batch: eigsh(curvature(params, batch), tree.scattered_like(0, params), k))(params, batch)
+
+
+class Principal(NamedTuple):
+    """The plane that a path keeps to most."""
+
+    directions: Params  # a stack of k orthonormal directions
+    coordinates: Array  # [T, k]: where the path's points are, from its origin
+    explained: Array  # [k]: the part of the path's squared distances from its origin that lies along each
+
+
+def principal(path: Params, origin: Params | None = None, k: int = 2) -> Principal:
+    """The k principal directions of the differences θ_t − θ_origin along a path of training.
+
+    Args:
+      path: a stack of points, leaves [T, ...], e.g. the record of an observable that returns θ.
+      origin: where the plane lies; default: the path's last point, which differences in the reference are taken from.
+    Returns: `Principal`. Beware: two directions explain 81 % and 9 % of a random walk in many dimensions, too, and it draws
+      a smooth curve there (J. Antognini and J. Sohl-Dickstein 2018, arXiv 1806.08805).
+    Cost: T² p for the products, and one more path of memory.
+    Source: H. Li et al. 2018, arXiv 1712.09913, §7.
+    """
+    length = tree.num_examples(path)
+    if not 1 <= k < length:
+        raise ValueError(f"principal: k={k} must be at least 1 and less than the path's {length} points")
+    origin = tree.row(path, length - 1) if origin is None else origin
+    away = jax.tree.map(lambda x, o: x - o[None], path, origin)  # X  [T, p]
+    gram = jax.lax.map(lambda x: tree.dots(away, x), away)  # X Xᵀ  [T, T]
+    squares, left = jnp.linalg.eigh(gram)
+    top, left = jnp.maximum(squares[::-1][:k], 0), left[:, ::-1][:, :k]
+    lengths = jnp.sqrt(top)  # singular values of X
+    directions = tree.combine((left / jnp.where(lengths > 0, lengths, 1)[None]).T, away)
+    return Principal(directions, left * lengths[None], top / jnp.trace(gram))
+
+
+def coordinates(path: Params, origin: Params, directions: Params) -> Array:
+    """[T, k]: where the points of a path, leaves [T, ...], are on the plane through the origin, projected orthogonally.
+
+    Cost: T k p.
+    """
+    gram = jax.vmap(lambda d: tree.dots(directions, d))(directions)  # D Dᵀ  [k, k]
+    products = jax.lax.map(lambda x: tree.dots(directions, tree.sub(x, origin)), path)  # [T, k]
+    return jnp.linalg.solve(gram, products.T).T
