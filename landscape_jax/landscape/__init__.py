@@ -1,5 +1,6 @@
 """The loss away from where training goes: along lines, over planes, on paths between solutions, scale by scale."""
 
+from landscape_jax.landscape import multiscale
 from landscape_jax.landscape.slices import (
     Principal,
     coordinates,
@@ -19,6 +20,7 @@ __all__ = [
     "filter_normalised",
     "interpolation",
     "line",
+    "multiscale",
     "plane",
     "principal",
     "random_directions",
