@@ -1,6 +1,6 @@
 """The loss away from where training goes: along lines, over planes, on paths between solutions, scale by scale."""
 
-from landscape_jax.landscape import multiscale
+from landscape_jax.landscape import connectivity, multiscale
 from landscape_jax.landscape.slices import (
     Principal,
     coordinates,
@@ -16,6 +16,7 @@ from landscape_jax.landscape.slices import (
 
 __all__ = [
     "Principal",
+    "connectivity",
     "coordinates",
     "filter_normalised",
     "interpolation",
