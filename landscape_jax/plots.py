@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -72,6 +73,118 @@ def sharpness(
         if labels is not None or drawn:
             below.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return figure
+
+
+def section(xs, values, labels: Sequence[str] | None = None, *, log: bool = False, xlabel: str = "distance") -> Figure:
+    """The loss along one line, or several: `landscape.line`, `landscape.interpolation`.
+
+    Args:
+      xs: [n].
+      values: [n], or [g, n] for g lines.
+      labels: one per line.
+      log: a logarithmic axis of losses.
+    """
+    values = np.atleast_2d(np.asarray(values, float))
+    if values.shape[-1] != len(xs):
+        raise ValueError(f"values have shape {values.shape}, which doesn't end in the {len(xs)} places xs")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 2.8), dpi=200)
+        axes = figure.subplots()
+        styles = zip(values, colours(len(values)), itertools.cycle(DASHES), strict=False)
+        for i, (row, colour, dash) in enumerate(styles):
+            axes.plot(xs, row, color=colour, ls=dash, label=None if labels is None else labels[i])
+        axes.set(xlabel=xlabel, ylabel="loss", xlim=(np.min(xs), np.max(xs)), yscale="log" if log else "linear")
+        if labels is not None:
+            axes.legend()
+        return figure
+
+
+def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, names: Sequence[str] = ("x", "y")) -> Figure:
+    """The loss over a plane, and a path on it: `landscape.plane`, with `landscape.principal(...).coordinates`.
+
+    Args:
+      xs, ys: the grid, [a] and [b].
+      values: [a, b], values[i, j] at (xs[i], ys[j]). What is not finite is left white and hatched.
+      path: [T, 2], from a ring to a star; more of them as [g, T, 2].
+      log: levels evenly spaced in the logarithm, where all finite losses are positive.
+      names: what the axes are.
+    """
+    values = _plane(xs, ys, values)
+    shown, log = np.ma.masked_invalid(values), log and bool(np.nanmin(_finite(values)) > 0)
+    low, high = float(shown.min()), float(shown.max())
+    high = high if high > low else low + max(abs(low), 1) * 1e-6  # a flat plane
+    steps = np.geomspace(low, high, levels) if log else np.linspace(low, high, levels)
+    norm = matplotlib.colors.LogNorm(low, high) if log else matplotlib.colors.Normalize(low, high)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(4.6, 3.7), dpi=200)
+        axes = figure.subplots()
+        axes.set_facecolor("white")
+        if shown.mask.any():
+            axes.patch.set(hatch="////", edgecolor="0.75")
+        filled = axes.contourf(xs, ys, shown.T, steps, norm=norm, cmap="viridis")
+        axes.contour(xs, ys, shown.T, steps[::3], colors="white", linewidths=0.4, alpha=0.6)
+        bar = figure.colorbar(filled, ax=axes, label="loss")
+        ticks = steps[:: max(1, levels // 6)]
+        bar.set_ticks(ticks, labels=[f"{x:.3g}" for x in ticks])
+        bar.minorticks_off()
+        if path is not None:
+            for way in np.asarray(path, float).reshape(-1, *np.shape(path)[-2:]):
+                axes.plot(*way.T, color="white", lw=2.4)
+                axes.plot(*way.T, color="crimson", lw=1.2)
+                axes.plot(*way[0], "o", mfc="white", mec="crimson", ms=5)
+                axes.plot(*way[-1], "*", color="crimson", mec="white", ms=10)
+        axes.set(xlabel=names[0], ylabel=names[1], xlim=(np.min(xs), np.max(xs)), ylim=(np.min(ys), np.max(ys)))
+        return figure
+
+
+def relief(
+    xs, ys, values, *, log: bool = True, names: Sequence[str] = ("x", "y"), view: tuple[float, float] = (38, -55)
+) -> Figure:
+    """The loss over a plane as a surface in three dimensions, lit from one side, its contours on the floor.
+
+    Args:
+      xs, ys, values, log, names: as for `contour`; on a logarithmic scale heights are log₁₀ of the loss.
+      view: elevation and azimuth in degrees.
+    """
+    values = _plane(xs, ys, values)
+    log = log and bool(np.nanmin(_finite(values)) > 0)
+    heights = np.where(np.isfinite(values), np.log10(np.where(values > 0, values, 1)) if log else values, np.nan)
+    low, high = np.nanmin(heights), np.nanmax(heights)
+    floor = low - 0.35 * max(high - low, 1e-6)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 4.2), dpi=200)
+        axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
+        x, y = np.meshgrid(xs, ys, indexing="ij")
+        light = matplotlib.colors.LightSource(azdeg=315, altdeg=50)
+        colour = matplotlib.colormaps["viridis"]((heights - low) / max(high - low, 1e-12))
+        shade = light.hillshade(np.nan_to_num(heights, nan=high), vert_exag=0.6 * len(xs) / max(high - low, 1e-6) / 4)
+        colour[..., :3] *= (0.55 + 0.45 * shade)[..., None]
+        colour[np.isnan(heights)] = 0  # nothing where nothing is finite
+        axes.contour(x, y, heights, 12, offset=floor, cmap="viridis", linewidths=0.7, zorder=0)
+        axes.plot_surface(x, y, heights, facecolors=colour, rstride=1, cstride=1, linewidth=0, antialiased=False, shade=False,
+                          zorder=1)  # fmt: skip
+        axes.set(xlabel=names[0], ylabel=names[1], zlim=(floor, high))
+        axes.set_zlabel("log₁₀ loss" if log else "loss")
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            axis.set_pane_color((1, 1, 1, 0))
+        axes.view_init(*view)
+        axes.set_box_aspect((1, 1, 0.75), zoom=0.92)
+        return figure
+
+
+def _plane(xs, ys, values) -> np.ndarray:
+    values = np.asarray(values, float)
+    if values.shape != (len(xs), len(ys)):
+        asked = (len(xs), len(ys))
+        raise ValueError(f"values have shape {values.shape}, but xs and ys ask for {asked}: values[i, j] is at (xs[i], ys[j])")
+    return values
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        raise ValueError("none of the losses is finite: there is nothing to draw; cut closer to the point")
+    return finite
 
 
 def _grouped(values, name: str) -> np.ndarray:
