@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments._kalra2023_uv import float64
+from experiments._float64 import float64
 from landscape_jax.theory import multiscale as toys
 
 CYCLES = {"log_cosh": toys.log_cosh, "pseudo_huber": toys.pseudo_huber, "cauchy": toys.cauchy}

@@ -23,7 +23,7 @@ from experiments import _ma2022_claims as judged
 from experiments import _ma2022_figures as figures
 from experiments import _ma2022_networks as networks
 from experiments import _ma2022_toys as toys
-from experiments._kalra2023_uv import float64
+from experiments._float64 import float64
 from landscape_jax import Record
 from landscape_jax.record import Claim
 from landscape_jax.types import Key
