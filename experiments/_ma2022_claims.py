@@ -30,6 +30,11 @@ def at(exponents, radius: float) -> np.ndarray:
     return np.asarray(exponents)[..., np.abs(np.log(RADII / radius)).argmin()]
 
 
+def highest(exponents, where: np.ndarray) -> np.ndarray:
+    """The largest p there; 0 for a run without any."""
+    return np.nan_to_num(np.asarray(exponents)[..., where]).max(axis=-1)
+
+
 def by_rate(part: dict, values) -> dict[str, list]:
     return {f"η = {rate:g}": np.round(row, 4).tolist() for rate, row in zip(part["rate"], np.asarray(values), strict=True)}
 
@@ -192,13 +197,13 @@ def _one_cycle(record: Record, config: Any) -> tuple[dict, bool]:
 
 def _cross_entropy(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["networks"]["cross_entropy"]
-    ratio, high = late(record["networks"], "cross_entropy"), np.nanmax(np.asarray(part["top"])[..., RADII <= 1.01], axis=-1)
+    ratio, high = late(record["networks"], "cross_entropy"), highest(part["top"], RADII <= 1.01)
     return {"λ₁ η/2": ratio.tolist(), "largest p at r ≤ 1": high.tolist()}, bool((ratio < 0.5).all() and (high > 2.1).all())
 
 
 def _relu(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["networks"]["relu"]
-    high = np.nanmax(np.asarray(part["top"])[..., RADII >= 0.99], axis=-1)
+    high = highest(part["top"], RADII >= 0.99)
     measured = {"λ₁ η/2": late(record["networks"], "relu").tolist(), "largest p at r ≥ 1": high.tolist()}
     return measured, bool((high > 2.1).all())
 

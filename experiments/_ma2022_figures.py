@@ -44,7 +44,7 @@ def _toys(row, record: Record, config: Any) -> None:
     axes.axhline(float(part["predicted"]), color="black", lw=0.8, ls=":", label="f(x*) at the big rate")
     axes.set(yscale="log", ylim=(1e-30, 100), xlabel="step", ylabel="loss")
     axes.set_title("two scales and a slow direction")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.1))
+    axes.legend(loc="center right")
 
     axes, part = row[1], found["staircase"]
     dark, light = plots.colours(2)
@@ -67,7 +67,8 @@ def _toys(row, record: Record, config: Any) -> None:
     for q, colour in zip(part["predicted"], plots.colours(len(part["q"])), strict=True):
         axes.plot([3e-3, 3e-2], [q, q], color=colour, lw=3, alpha=0.35)
     axes.set(xscale="log", xlabel="distance t", ylabel="d log L / d log t", ylim=(0, 2.1))
-    axes.set_title("magnitudes of density $x^{-q}$; bars: q − 1")
+    axes.plot([], [], color="grey", lw=3, alpha=0.35, label="q − 1")
+    axes.set_title("magnitudes of density $x^{-q}$")
     axes.legend()
 
 
@@ -86,7 +87,7 @@ def _origin(row, record: Record, config: Any) -> None:
         _exponents(axes, TEACHER_RADII, title)
     groups = [found["relu"]["top"][-1], found["linear"]["top"][-1], found["tanh"]["top"][0]]
     _lines(row[2], TEACHER_RADII, groups, ["ReLU, spread data", "linear, spread data", "tanh, uniform data"])
-    _exponents(row[2], TEACHER_RADII, "one cause alone")
+    _exponents(row[2], TEACHER_RADII, "one cause alone: sharpest direction")
 
 
 def _edge(row, record: Record, config: Any) -> None:
@@ -135,9 +136,9 @@ def _limits(row, record: Record, config: Any) -> None:
     both = axes.get_xlim()
     axes.axline((1, 1), slope=1, color="black", lw=0.7, ls=":", label="no growth below 2")
     axes.axhline(1, color="black", lw=0.8, ls=(0, (4, 3)), label="a one-dimensional cycle")
-    axes.set(xlabel="λ₁ η/2", ylabel="secant curvature over the swing · η/2", xlim=both)
+    axes.set(xlabel="λ₁ η/2", ylabel="secant over the swing · η/2", xlim=both)
     axes.set_title("does the 1-D cycle explain the edge?")
-    axes.legend()
+    axes.legend(loc="upper left")
 
 
 ROWS = {"toys": [_toys], "origin": [_origin], "networks": [_edge, _limits]}

@@ -10,7 +10,9 @@ import pytest
 from experiments import __main__ as cli
 from experiments import _ma2022_claims as judged
 from experiments import _ma2022_networks as networks
+from experiments import _ma2022_toys as toys
 from experiments import ma2022_multiscale as ma
+from experiments._float64 import float64
 
 NAME = "ma2022_multiscale"
 TINY = dataclasses.replace(ma.SMALL, num_seeds=2, n_train=40, widths=(6,), num_steps=30)
@@ -18,8 +20,11 @@ TINY = dataclasses.replace(ma.SMALL, num_seeds=2, n_train=40, widths=(6,), num_s
 
 @pytest.fixture(scope="module")
 def record():
-    """Toys and origin at full size, networks tiny."""
-    return ma.run(TINY, jax.random.key(103))
+    """Toys and origin at full size, and one kind of network, tiny."""
+    with float64():
+        tanh = networks.trained(networks.Task("tanh", "square", 1.0, TINY.rates[:2]), TINY, jax.random.key(104))
+        origin = networks.teachers(TINY.scales, jax.random.key(103), TINY.num_seeds)
+    return {"toys": toys.measured(), "origin": origin, "networks": {"tanh": tanh}}
 
 
 def verdicts(record, config=TINY):
@@ -27,16 +32,16 @@ def verdicts(record, config=TINY):
 
 
 def test_toys_and_origin_are_as_derived(record):
-    passed = verdicts(record)
+    passed = verdicts({part: record[part] for part in ("toys", "origin")})
     assert all(passed[name] for name, *_ in judged.PARTS["toys"])
     assert passed["origin-needs-both"]
 
 
 def test_the_record_has_the_shapes_it_says(record):
     tanh = record["networks"]["tanh"]
-    assert tanh["sharpness"].shape == (3, 2, networks.CHECKS)
-    assert tanh["top"].shape == (3, 2, len(networks.RADII))
-    assert tanh["dropped"].shape == tanh["kept"].shape == (3, 2, 2 * networks.DROP_STEPS + 1)
+    assert tanh["sharpness"].shape == (2, 2, networks.CHECKS)
+    assert tanh["top"].shape == (2, 2, len(networks.RADII))
+    assert tanh["dropped"].shape == tanh["kept"].shape == (2, 2, 2 * networks.DROP_STEPS + 1)
     assert record["networks"]["tanh"]["top"].dtype == np.float64
     assert record["origin"]["relu"]["top"].shape == (3, 2, len(networks.TEACHER_RADII))
     np.testing.assert_allclose(tanh["dropped"][..., 0], tanh["kept"][..., 0], rtol=1e-12)  # both begin where training ended
@@ -47,7 +52,7 @@ def test_the_record_has_the_shapes_it_says(record):
 
 
 def test_verdicts_fail_where_they_should(record):
-    spoilt = copy.deepcopy({part: dict(record[part]) for part in ma.SMALL.parts})
+    spoilt = copy.deepcopy({part: record[part] for part in ("toys", "origin")})
     spoilt["toys"]["cycles"]["log_cosh"]["settled"] = spoilt["toys"]["cycles"]["log_cosh"]["settled"] * 1.001
     spoilt["toys"]["staircase"]["plateau"] = spoilt["toys"]["staircase"]["plateau"] * 1.01
     spoilt["toys"]["two_scale"]["loss"] = spoilt["toys"]["two_scale"]["loss"] + 1.0
@@ -71,7 +76,8 @@ def made_networks(**changes):
         "top": np.broadcast_to(2 - 0.4 * np.minimum(radii, 4), (*shape, len(radii))),
         "random": np.full((*shape, len(radii)), 2.0),
         "gradient": np.full((*shape, len(radii)), 2.0), "gradient_after": np.full((*shape, len(radii)), 2.5),
-        "curvature": curvature, "secant": (2 / rate)[:, None] * np.ones(2), "swing": np.full(shape, 0.02),
+        "kept": np.ones((*shape, len(falls))), "curvature": curvature,
+        "secant": (2 / rate)[:, None] * np.ones(2), "swing": np.full(shape, 0.02),
         "dropped": np.broadcast_to(falls, (*shape, len(falls))),
     }  # fmt: skip
     other = {"rate": np.array([1.0]), "sharpness": np.full((1, 2, networks.CHECKS), 0.01),
@@ -99,7 +105,7 @@ def test_each_network_verdict_can_be_either(claim, changes):
 
 
 def test_the_figure_has_a_row_for_each_part(record, tmp_path):
-    figure = ma.plot(record, TINY)
+    figure = ma.plot(record | made_networks(), ma.SMALL)
     figure.savefig(tmp_path / "figure.png")
     assert len(figure.axes) == 12
     assert len(ma.plot({"origin": record["origin"]}, TINY).axes) == 3
@@ -119,3 +125,13 @@ def test_wrong_configurations_are_answered(args, said, tmp_path, capfd, monkeypa
     monkeypatch.setattr(ma, "run", lambda *_: pytest.fail("it ran"))
     assert cli.main([NAME, *args, "--out", str(tmp_path / "out")]) == 2
     assert said in " ".join(capfd.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_the_whole_small_preset():
+    record = ma.run(dataclasses.replace(ma.SMALL, num_seeds=1), jax.random.key(105))
+    passed = verdicts(record, ma.SMALL)
+    assert None not in passed.values()
+    assert passed["net-reaches-eos"]
+    assert passed["net-subquadratic-top-direction"]
+    assert not passed["net-one-dimensional-cycle"]
