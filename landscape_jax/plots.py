@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.colors
+import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -167,6 +168,7 @@ def relief(
         axes.set_zlabel("log₁₀ loss" if log else "loss")
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.set_pane_color((1, 1, 1, 0))
+            axis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axes.view_init(*view)
         axes.set_box_aspect((1, 1, 0.75), zoom=0.92)
         return figure
