@@ -141,7 +141,7 @@ def _afterwards(loss: Loss, params: Params, rate: Array, key: Key, train: Batch)
     others = [unit_like(k, params) for k in jax.random.split(jax.random.fold_in(key, 1), 2)]
     directions = jax.tree.map(lambda *x: jnp.stack(x), v, *slopes, *others)
     starts = jax.tree.map(lambda a, b: jnp.stack([a, a, b, a, a]), params, once)
-    profiles = jax.lax.map(lambda at: grown(*at, radii), (starts, directions))
+    profiles = jax.lax.map(lambda at: grown(at[0], at[1], radii), (starts, directions))
     here = grown(params, v, swing * jnp.array([0.9, 1.0, 1.1]))
     random = multiscale.averaged(jax.tree.map(lambda x: x[3:], profiles))
     return {

@@ -72,7 +72,7 @@ def _two_scale() -> dict:
                       jnp.array([rate for rate, _ in SCHEDULES.values()])[None], SMALL)  # [T, schedule]  # fmt: skip
     start = jnp.full(len(SCHEDULES), 3.0)
     loss = scheduled(toy, start, rates) + scheduled(lambda y: 0.5 * SLOW * y**2, start, rates)
-    return {"loss": loss.T, "predicted": toy(toys.two_scale_cycle(SHARP, FLAT, RADIUS, BIG))}
+    return {"loss": loss.T, "predicted": toy(jnp.array(toys.two_scale_cycle(SHARP, FLAT, RADIUS, BIG)))}
 
 
 def _staircase() -> dict:

@@ -26,6 +26,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "figure.constrained_layout.use": True,
 }
+PLAIN: dict[Any, Any] = STYLE | {"axes.grid": False}
 # colours of monotone lightness, and another dash for each, so that greyscale keeps them apart
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1)), (0, (6, 1, 1, 1, 1, 1)))
 
@@ -116,7 +117,7 @@ def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, na
     high = high if high > low else low + max(abs(low), 1) * 1e-6  # a flat plane
     steps = np.geomspace(low, high, levels) if log else np.linspace(low, high, levels)
     norm = matplotlib.colors.LogNorm(low, high) if log else matplotlib.colors.Normalize(low, high)
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+    with matplotlib.rc_context(PLAIN):
         figure = Figure(figsize=(4.6, 3.7), dpi=200)
         axes = figure.subplots()
         axes.set_facecolor("white")
@@ -125,7 +126,7 @@ def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, na
         filled = axes.contourf(xs, ys, shown.T, steps, norm=norm, cmap="viridis")
         axes.contour(xs, ys, shown.T, steps[::3], colors="white", linewidths=0.4, alpha=0.6)
         bar = figure.colorbar(filled, ax=axes, label="loss")
-        ticks = steps[:: max(1, levels // 6)]
+        ticks = steps[:: max(1, levels // 6)].tolist()
         bar.set_ticks(ticks, labels=[f"{x:.3g}" for x in ticks])
         bar.minorticks_off()
         if path is not None:

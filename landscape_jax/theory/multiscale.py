@@ -15,6 +15,8 @@ All toys are elementwise `jax.numpy`; derivatives are those of autodiff.
 Source: C. Ma, D. Kunin, L. Wu and L. Ying 2022, arXiv 2204.11326, for the ideas; toys and closed forms are derived here.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -62,7 +64,7 @@ def quartic(x):
     return 0.5 * x**2 + 0.25 * x**4
 
 
-def power(exponent: float) -> Toy:
+def power(exponent: float | Array) -> Toy:
     """|x|^p, subquadratic for p < 2: x* = (η p/2)^{1/(2−p)}, multiplier 3 − 2p, plateau ∝ η^{p/(2−p)} at every η."""
     return lambda x: jnp.abs(x) ** exponent
 
@@ -95,7 +97,8 @@ def staircase(magnitudes: Sequence[float], weights: Sequence[float]) -> Toy:
     """f(w) = Σ_k ρ_k (√(1 + (w x_k)²) − 1): one scale of width 1/x_k and curvature ρ_k x_k² for each magnitude x_k."""
 
     def toy(w):
-        return sum(rho * pseudo_huber(w * x) for x, rho in zip(magnitudes, weights, strict=True))
+        steps = [rho * pseudo_huber(w * x) for x, rho in zip(magnitudes, weights, strict=True)]
+        return functools.reduce(operator.add, steps)
 
     return toy
 
