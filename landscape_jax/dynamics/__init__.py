@@ -2,5 +2,6 @@
 
 from landscape_jax.dynamics.gradient import gradient
 from landscape_jax.dynamics.nudged import nudged
+from landscape_jax.dynamics.subspace import dense_basis, generated_basis, leading, plane, sphere, subspace
 
-__all__ = ["gradient", "nudged"]
+__all__ = ["dense_basis", "generated_basis", "gradient", "leading", "nudged", "plane", "sphere", "subspace"]

@@ -28,14 +28,14 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(batches: Batches, params: Params):
-        _check_descends(optimizer, params)
+        check_descends(optimizer, params)
         return optimizer.init(params)
 
     def step(batches: Batches, key: Key, t: Array, params: Params, state):
         batch = batches(key, t)
         losses.check(loss, params, batch)
         value, grads = jax.value_and_grad(loss)(params, batch)
-        updates, state = _update(optimizer, grads, state, params, value, lambda theta: loss(theta, batch))
+        updates, state = updated(optimizer, grads, state, params, value, lambda theta: loss(theta, batch))
         # the sum is rounded the same way whether or not somebody looks at the updates
         updates = jax.lax.optimization_barrier(updates)
         moment = Moment(t, params, batch, value, grads, updates, state)
@@ -44,13 +44,13 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     return Dynamics(Partial(init, batches), Partial(step, batches))
 
 
-def _update(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):
+def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):
     # optax mixes ints and floats here and there, which a caller's strict promotion would refuse
     with jax.numpy_dtype_promotion("standard"):
         return optimizer.update(grads, state, params, value=value, grad=grads, value_fn=value_fn)
 
 
-def _check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Params, patience: int = 10_000) -> None:
+def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Params, patience: int = 10_000) -> None:
     """Raise unless the optimizer's first non-zero update on a linear loss goes downhill.
 
     It runs on a miniature of θ, one number a leaf; the loss 10⁶ + 10³ Σ θᵢ is steep, so that added noise
@@ -66,7 +66,7 @@ def _check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Pa
 
         def update(carry):
             count, _, state = carry
-            updates, state = _update(optimizer, slope, state, small, linear(small), linear)
+            updates, state = updated(optimizer, slope, state, small, linear(small), linear)
             return count + 1, tree.vdot(slope, updates), state
 
         first = update((0, None, optimizer.init(small)))

@@ -29,6 +29,7 @@ WRAPPERS = {
         inner, lj.curvature.hessian(problem.loss), 0.5, k=2, refresh=4, batch=problem.data
     ),
 }
+PLACES = {"plane": lj.dynamics.plane, "sphere": lj.dynamics.sphere}
 MEMBERS = [
     ("sgd", "full_batch"),
     ("momentum", "minibatch"),
@@ -36,6 +37,7 @@ MEMBERS = [
     ("adam", "full_batch"),
     ("sgd", "full_batch", "nudged"),
     ("momentum", "independent", "nudged at times"),
+    ("adam", "minibatch", "sphere"),
 ]
 TOTAL = lj.types.Observable(
     lambda key, params: jnp.zeros(()), lambda key, m, moment: (m + moment.loss, m + moment.loss)
@@ -49,9 +51,14 @@ class Member:
 
     def __init__(self, problem, optimizer, batches, *wrappers):
         self.problem = problem
-        self.dynamics = lj.dynamics.gradient(problem.loss, OPTIMIZERS[optimizer](), BATCHES[batches](problem.data))
+        rule, batches = OPTIMIZERS[optimizer](), BATCHES[batches](problem.data)
+        self.dynamics = lj.dynamics.gradient(problem.loss, rule, batches)
         for wrapper in wrappers:
-            self.dynamics = WRAPPERS[wrapper](self.dynamics, problem)
+            if wrapper in PLACES:  # these take the optimizer into fewer dimensions, they don't wrap what it did
+                basis = lj.dynamics.generated_basis(jax.random.key(8), problem.params, 40)
+                self.dynamics = lj.dynamics.subspace(problem.loss, rule, batches, basis, PLACES[wrapper])
+            else:
+                self.dynamics = WRAPPERS[wrapper](self.dynamics, problem)
         self.straight = jax.jit(lambda key: self.go_on(self.start(key), STEPS))
         self.half = jax.jit(lambda run: self.go_on(run, STEPS // 2))
 
