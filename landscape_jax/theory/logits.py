@@ -23,7 +23,6 @@ J. Baik, G. Ben Arous, S. Péché 2005 for spiked covariances and B. Derrida 198
 A. Scherlis 2018, arXiv 1807.02581 (curvature in random hyperplanes).
 """
 
-from collections.abc import Callable
 from math import inf, log, pi
 from typing import Any, NamedTuple
 
@@ -95,57 +94,6 @@ def num_outliers(values: np.ndarray, most: int | None = None) -> tuple[Any, Any]
     values = np.asarray(values, float)[..., : None if most is None else most + 1]
     ratio = values[..., :-1] / np.maximum(values[..., 1:], np.finfo(float).tiny)
     return 1 + ratio.argmax(axis=-1), ratio.max(axis=-1)
-
-
-# ── clustering ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def clustering(gradient_of: Callable[[Any], Array], examples: Any, labels: Array) -> dict[str, Array]:
-    """Mean cosines between logit gradients of different examples μ ≠ ν:
-
-        same_class    cos(J_k^μ, J_k^ν), both of label k, averaged over the logits k       q_SLSC
-        same_logit    cos(J_k^μ, J_k^ν) of any labels                                       q_SL
-        other_logit   cos(J_k^μ, J_l^ν), k ≠ l                                              q_DL
-
-    Each is a difference of squared lengths of sums of unit vectors, so that no pair is ever formed.
-
-    Args:
-      gradient_of: example ↦ J [C, p], one at a time.
-      examples: a pytree, leaves [n, ...].
-      labels: [n] int.
-    Cost: n calls and 3 C p numbers of memory. NaN where no class has two examples; classes with fewer are left out.
-    Source: S. Fort and S. Ganguli 2019, arXiv 1910.05929.
-    """
-    if len(labels) < 2:
-        raise ValueError(f"clustering: {len(labels)} example is not enough: there are no pairs")
-
-    def unit(example) -> Array:
-        found = gradient_of(example)
-        length = jnp.linalg.norm(found, axis=1, keepdims=True)
-        return found / jnp.where(length > 0, length, 1)
-
-    shape = jax.eval_shape(unit, jax.tree.map(lambda x: x[0], examples))
-    classes, none = shape.shape[0], jnp.zeros(shape.shape, shape.dtype)
-
-    def add(sums, entry):
-        whole, own, count, alone = sums
-        example, label = entry
-        u = unit(example)  # [C, p]
-        mine = jnp.arange(classes) == label
-        within = jnp.sum(u.sum(0) ** 2) - jnp.sum(u**2)  # Σ_{k≠l} cos(J_k, J_l) of one example
-        return (whole + u, own + jnp.where(mine[:, None], u, 0), count + mine.astype(u.dtype), alone + within), None
-
-    start = none, none, jnp.zeros(classes, shape.dtype), jnp.zeros((), shape.dtype)
-    (whole, own, count, alone), _ = jax.lax.scan(add, start, (examples, labels))
-    n, pairs = jnp.sum(count), count * (count - 1)
-    logit = jnp.sum(whole**2, axis=1)  # ‖Σ_μ u_k‖²  [C]
-    other = jnp.sum(whole.sum(0) ** 2) - logit.sum() - alone
-    each = jnp.where(pairs > 0, (jnp.sum(own**2, axis=1) - count) / jnp.where(pairs > 0, pairs, 1), 0)
-    return {
-        "same_class": each.sum() / jnp.sum(pairs > 0).astype(each.dtype),
-        "same_logit": jnp.mean((logit - n) / (n * (n - 1))),
-        "other_logit": other / (classes * (classes - 1) * n * (n - 1)),
-    }
 
 
 # ── closed forms ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,9 +17,13 @@ STATELESS = {
     "accuracy": lambda problem: lj.observe.accuracy(problem.apply),
     "accuracy on data": lambda problem: lj.observe.accuracy(problem.apply, problem.data),
     "sharpness, untracked": lambda problem: lj.observe.sharpness(lj.curvature.hessian(problem.loss), 2, 12, tol=None),
+    "clustering": lambda problem: lj.observe.clustering(problem.apply, jax.tree.map(lambda x: x[:20], problem.data)),
+    "confidence": lambda problem: lj.observe.confidence(problem.apply, problem.data),
     "tree": lambda problem: lj.observe.stateless(lambda m: {"u": m.updates["out"], "t": m.step, "s": m.state}),
 }
 REMEMBERING = {
+    "spectral_density": lambda problem: lj.observe.spectral_density(lj.curvature.hessian(problem.loss), num_steps=3),
+    "trace_ratio": lambda problem: lj.observe.trace_ratio(lj.curvature.hessian(problem.loss), num_probes=3),
     "sharpness": lambda problem: lj.observe.sharpness(lj.curvature.hessian(problem.loss)),
     "alignment": lambda problem: lj.observe.alignment(lj.curvature.hessian(problem.loss), k=2, batch=problem.data),
     "step_effect": lambda problem: lj.observe.step_effect(

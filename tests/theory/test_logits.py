@@ -101,40 +101,6 @@ def test_softmax_freezes_at_the_random_energy_models_point():
         assert logits.participation(ratio * logits.freezing(10_000), 10_000) == pytest.approx(max(0, 1 - 1 / ratio))
 
 
-# ── clustering ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def pair_by_pair(gradients, labels):
-    unit = np.asarray(gradients, np.float64)
-    unit = unit / np.linalg.norm(unit, axis=2, keepdims=True)
-    n, classes, _ = unit.shape
-    cos = np.einsum("mkp,nlp->kmln", unit, unit)
-    off = ~np.eye(n, dtype=bool)
-    pairs = [(a, b) for a in range(n) for b in range(n) if a != b and labels[a] == labels[b]]
-    same = [[cos[k, a, k, b] for a, b in pairs if labels[a] == k] for k in range(classes)]
-    return {
-        "same_class": np.mean([np.mean(s) for s in same if s]),
-        "same_logit": np.mean([cos[k, :, k][off].mean() for k in range(classes)]),
-        "other_logit": np.mean([cos[k, :, l][off].mean() for k in range(classes) for l in range(classes) if k != l]),
-    }
-
-
-def test_clustering_is_what_pairs_give():
-    made = draw(jax.random.key(3), 4, 30, 11, sigma_c=1.5)
-    labels = made.labels.at[:].set(jnp.array([0, 0, 1, 1, 1, 2, 0, 2, 1, 3, 0]))  # one class has a single example
-    found = jax.jit(lambda made, labels: logits.clustering(lambda j: j, made, labels))(made.gradients, labels)
-    for name, value in pair_by_pair(made.gradients, labels.tolist()).items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
-
-
-def test_clustering_of_clusters():
-    """cos within a cluster is σ_c²/(σ_c² + σ_E²) in many dimensions, and 0 between."""
-    made = draw(jax.random.key(4), 5, 3000, 20, sigma_c=2.0, sigma_e=1.0)
-    found = jax.jit(lambda made: logits.clustering(lambda j: j, made.gradients, made.labels))(made)
-    np.testing.assert_allclose((found["same_class"], found["same_logit"]), 0.8, atol=0.01)
-    assert abs(found["other_logit"]) < 0.03
-
-
 # ── hyperplanes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -171,8 +137,3 @@ def test_positive_fraction_is_that_of_a_shifted_semicircle():
 def test_bad_settings(change, said):
     with pytest.raises(ValueError, match=said):
         logits.draw(jax.random.key(0), **({"classes": 3, "p": 5, "n": 2} | change))
-
-
-def test_one_example_has_no_pairs():
-    with pytest.raises(ValueError, match="no pairs"):
-        logits.clustering(lambda j: j, jnp.ones((1, 3, 5)), jnp.zeros(1, int))

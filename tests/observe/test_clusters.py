@@ -1,0 +1,76 @@
+"""Clustering of logit gradients against all pairs, one by one; the softmax's own numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import landscape_jax as lj
+from landscape_jax import observe
+from landscape_jax.theory import logits
+
+draw = jax.jit(logits.draw, static_argnums=(1, 2, 3))
+
+
+def pair_by_pair(gradients, labels):
+    unit = np.asarray(gradients, np.float64)
+    unit = unit / np.linalg.norm(unit, axis=2, keepdims=True)
+    n, classes, _ = unit.shape
+    cos = np.einsum("mkp,nlp->kmln", unit, unit)
+    off = ~np.eye(n, dtype=bool)
+    pairs = [(a, b) for a in range(n) for b in range(n) if a != b and labels[a] == labels[b]]
+    same = [[cos[k, a, k, b] for a, b in pairs if labels[a] == k] for k in range(classes)]
+    return {
+        "same_class": np.mean([np.mean(s) for s in same if s]),
+        "same_logit": np.mean([cos[k, :, k][off].mean() for k in range(classes)]),
+        "other_logit": np.mean([cos[k, :, l][off].mean() for k in range(classes) for l in range(classes) if k != l]),
+    }
+
+
+def test_clustering_is_what_pairs_give():
+    made = draw(jax.random.key(3), 4, 30, 11, sigma_c=1.5)
+    labels = made.labels.at[:].set(jnp.array([0, 0, 1, 1, 1, 2, 0, 2, 1, 3, 0]))  # one class has a single example
+    found = jax.jit(lambda made, labels: observe.mean_cosines(lambda j: j, made, labels))(made.gradients, labels)
+    assert found["length"] == pytest.approx(np.mean(np.sum(np.asarray(made.gradients) ** 2, axis=2)), rel=1e-5)
+    for name, value in pair_by_pair(made.gradients, labels.tolist()).items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def test_clustering_of_clusters():
+    """cos within a cluster is σ_c²/(σ_c² + σ_E²) in many dimensions, and 0 between."""
+    made = draw(jax.random.key(4), 5, 3000, 20, sigma_c=2.0, sigma_e=1.0)
+    found = jax.jit(lambda made: observe.mean_cosines(lambda j: j, made.gradients, made.labels))(made)
+    np.testing.assert_allclose((found["same_class"], found["same_logit"]), 0.8, atol=0.01)
+    assert abs(found["other_logit"]) < 0.03
+
+
+def test_one_example_has_no_pairs():
+    with pytest.raises(ValueError, match="n=1 examples have no pairs"):
+        observe.mean_cosines(lambda j: j, jnp.ones((1, 3, 5)), jnp.zeros(1, int))
+
+
+def test_on_a_network(problem):
+    """The Jacobian written out, at two steps; targets as classes too."""
+    x, y = problem.data
+    some = x[:12], jnp.argmax(y[:12], axis=1)
+    clusters = observe.clustering(problem.apply, (x[:12], y[:12]))
+    watch = {"clusters": clusters, "softmax": observe.confidence(problem.apply, some)}
+    gd = lj.dynamics.gradient(problem.loss, optax.sgd(0.1), lj.data.full_batch(problem.data))
+    _, record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=2)
+    jacobian = jax.jit(jax.jacrev(problem.apply))(problem.params, some[0])
+    flat = np.concatenate([np.reshape(leaf, (12, 10, -1)) for leaf in jax.tree.leaves(jacobian)], axis=2)
+    for name, value in pair_by_pair(flat, some[1].tolist()).items():
+        np.testing.assert_allclose(record["clusters"][name][0], value, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(record["clusters"]["length"][0], np.mean(np.sum(flat**2, axis=2)), rtol=1e-5)
+    assert record["clusters"]["length"][1] != record["clusters"]["length"][0]
+
+    z = np.asarray(problem.apply(problem.params, some[0]), np.float64)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    right = z[np.arange(12), some[1]]
+    others = np.where(np.eye(10, dtype=bool)[np.asarray(some[1])], -np.inf, z).max(1)
+    found = {name: value[0] for name, value in record["softmax"].items()}
+    expected = {"variance": z.var(), "freedom": np.mean(1 - (p**2).sum(1)), "margin": np.mean(right - others),
+                "margin_spread": np.std(right - others)}  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
