@@ -1,0 +1,161 @@
+"""A network in training: its spectrum, where its gradient lies, how its logit gradients cluster."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.tree_util import Partial
+
+import landscape_jax as lj
+from landscape_jax.record import Record
+
+LOSSES = {"cross_entropy": lj.losses.cross_entropy, "square": lj.losses.square}
+Segments = tuple[tuple[int, int], ...]  # (looks, steps between them), one after the other
+
+
+class Task(NamedTuple):
+    """One network, and what it is measured on. Data are arguments of the programs, not constants in them."""
+
+    model: lj.types.Model
+    criterion: Callable
+    train: lj.types.Batch
+    test: lj.types.Batch
+    sample: int  # the Hessian is that of the first so many training examples, and so is the gradient held against it
+    clustered: int  # logit gradients of the first so many
+
+    @property
+    def loss(self) -> lj.types.Loss:
+        return lj.losses.mean(self.model.apply, self.criterion)
+
+    def first(self, n: int) -> lj.types.Batch:
+        return jax.tree.map(lambda x: x[:n], self.train)
+
+
+def glorot(widths: tuple[int, ...], inputs: int, outputs: int, activation: Callable = jax.nn.relu, factor=1.0) -> lj.types.Model:
+    """A multilayer perceptron with weights N(0, 2 f²/(fan_in + fan_out)) and zero biases; f is the radius in units of Xavier's."""
+    sizes = (inputs, *widths, outputs)
+    scales = tuple(2 * a / (a + b) for a, b in zip(sizes, sizes[1:], strict=False))  # variances times fan-in
+    model = lj.models.mlp(widths, outputs, activation=activation, init_scale=scales)
+    return model._replace(init=lambda key, x: lj.tree.scale(factor, model.init(key, x)))  # biases are 0 and stay so
+
+
+def looked(run: lj.Run, dynamics, watch, segments: Segments) -> tuple[lj.Run, Record]:
+    """A run through all segments: leaves [looks in all, ...]."""
+    records = []
+    for looks, every in segments:
+        run, record = lj.advance(run, dynamics, watch, num_steps=looks * every, every=every)
+        records.append(record)
+    return run, jax.tree.map(lambda *parts: jnp.concatenate(parts), *records)
+
+
+def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
+    """The k largest eigenvalues of the Hessian and the cosines of the gradient, on the same examples, with their vectors."""
+    sample = task.first(task.sample)
+
+    def whole_gradient(sample, key, moment):
+        return jax.tree.map(lambda g: g[None], jax.grad(task.loss)(moment.params, sample))
+
+    def on(data, moment):
+        outputs, y = task.model.apply(moment.params, data[0]), data[1]
+        hit = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
+        return {"loss": jnp.mean(task.criterion(outputs, y)), "accuracy": jnp.mean(hit.astype(outputs.dtype))}
+
+    taken = Partial(whole_gradient, sample)
+    return {
+        "hessian": lj.observe.alignment(lj.curvature.hessian(task.loss), k, vectors=taken, batch=sample, tol=1e-2),
+        "train": lj.observe.stateless(Partial(on, task.train)),
+        "test": lj.observe.stateless(Partial(on, task.test)),
+    }
+
+
+def everything(task: Task, k: int, num_probes: int) -> dict[str, lj.types.Observable]:
+    """And what the model speaks of: clusters, logits, weights; and the spectrum's density and tr/‖·‖_F."""
+    sample, apply = task.first(task.sample), task.model.apply
+    curvatures = {"ggn": lj.curvature.ggn(apply, task.criterion), "h_term": lj.curvature.h_term(apply, task.criterion)}
+    parts = {name: lj.observe.sharpness(c, k if name == "ggn" else 2, batch=sample, tol=1e-2) for name, c in curvatures.items()}
+    return geometry(task, k) | parts | {
+        "density": lj.observe.spectral_density(lj.curvature.hessian(task.loss), batch=sample, num_steps=40),
+        "ratio": lj.observe.trace_ratio(lj.curvature.hessian(task.loss), batch=sample, num_probes=num_probes),
+        "clusters": lj.observe.clustering(apply, task.first(task.clustered)),
+        "softmax": lj.observe.confidence(apply, sample),
+        "norm": lj.observe.param_norm,
+        "params": lj.observe.stateless(lambda m: m.params),
+    }  # fmt: skip
+
+
+def descent(task: Task, rate, batch_size: int | None) -> lj.types.Dynamics:
+    batches = lj.data.full_batch(task.train) if batch_size is None else lj.data.minibatch(task.train, batch_size)
+    return lj.dynamics.gradient(task.loss, optax.sgd(rate), batches)
+
+
+def training(task: Task, key, rate: float, batch_size: int | None, segments: Segments, k: int, num_probes: int) -> Record:
+    """One run, everything measured: leaves [look, ...]."""
+    arrays, fixed = (task.train, task.test), task
+
+    @jax.jit
+    def go(arrays, key):
+        task = fixed._replace(train=arrays[0], test=arrays[1])
+        init_key, run_key = jax.random.split(key)
+        rule, watch = descent(task, rate, batch_size), everything(task, k, num_probes)
+        run = lj.start(run_key, task.model.init(init_key, task.train[0]), rule, watch)
+        return looked(run, rule, watch, segments)[1]
+
+    return jax.device_get(go(arrays, key))
+
+
+def conditions(
+    task: Task, key, rates: tuple[float, ...], noises: tuple[float, ...], batch_size: int | None, segments: Segments, k: int
+) -> Record:
+    """Runs from one initialisation over label noise × η, measured by `geometry`: leaves [noise, η, look, ...]."""
+    noise_key, init_key, run_key = jax.random.split(key, 3)
+    x, y = task.train
+    wrong = jnp.stack([lj.data.with_label_noise(noise_key, y, q * (1 - 1 / y.shape[1])) for q in noises])  # [q, n, C]
+    arrays, fixed = (x, wrong, task.test), task
+    cells = [(i, rate) for i in range(len(noises)) for rate in rates]
+    mesh = lj.devices.dividing(len(cells))
+
+    @jax.jit
+    def go(arrays, which, rates, init_key, run_key):
+        x, wrong, test = arrays
+
+        def one(cell, whole):
+            i, rate = cell
+            x, wrong, test = whole
+            task = fixed._replace(train=(x, wrong[i]), test=test)
+            rule, watch = descent(task, rate, batch_size), geometry(task, k)
+            run = lj.start(run_key, task.model.init(init_key, x), rule, watch)
+            return looked(run, rule, watch, segments)[1]
+
+        return lj.sweep.over_runs(one, mesh)((which, rates), (x, wrong, test))
+
+    which, each = (np.array(column) for column in zip(*cells, strict=True))
+    record = jax.device_get(go(arrays, jnp.asarray(which), jnp.asarray(each, jnp.float32), init_key, run_key))
+    return jax.tree.map(lambda a: a.reshape(len(noises), len(rates), *a.shape[1:]), record)
+
+
+def spectra(task: Task, params: Any, looks: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """All eigenvalues of H, of its Gauss–Newton part and of the rest at some looks, descending: "hessian", "ggn", "h_term" [look, p].
+
+    In float64 from matrices in float32, made symmetric.
+    """
+    apply = task.model.apply
+    curvatures = {"hessian": lj.curvature.hessian(task.loss), "ggn": lj.curvature.ggn(apply, task.criterion)}
+    sample = task.first(task.sample)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def dense(params, sample, name) -> Array:
+        return lj.curvature.dense(curvatures[name])(params, sample)
+
+    found: dict[str, list] = {name: [] for name in (*curvatures, "h_term")}
+    for look in looks:
+        at = jax.tree.map(lambda x: x[look], params)  # noqa: B023
+        matrices = {name: np.asarray(dense(at, sample, name), np.float64) for name in curvatures}
+        matrices["h_term"] = matrices["hessian"] - matrices["ggn"]
+        for name, matrix in matrices.items():
+            found[name].append(np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1])
+    return {name: np.stack(values) for name, values in found.items()}

@@ -1,0 +1,247 @@
+"""Emergent local geometry: outliers, confined gradients, transient curvature and the Goldilocks zone, in a model and a network.
+
+Fort and Ganguli 2019, "Emergent properties of the local geometry of neural loss landscapes" (arXiv 1910.05929), and Fort and
+Scherlis 2018, "The Goldilocks zone" (arXiv 1807.02581). Training is growth of the logits' scale, and logit gradients cluster:
+a random model of no more than that (`landscape_jax.theory.logits`) is claimed to explain why Hessians of classifiers have a
+bulk and as many outliers as classes, why gradients lie in the span of the sharpest directions, why curvature rises and falls,
+and why training works on random planes that meet a shell of unusual convexity.
+
+Each is measured in the model and in a network side by side. "Exactly C outliers" and "the gradient almost entirely in the top-C
+subspace" are looked at over training time × learning rate × loss × label noise, and what they hang on is among the claims.
+
+The small preset takes the digits, a 64-16-16-10 ReLU network (p = 1482), Hessians over 500 examples, 13 radii in the whole
+space and in 20 random planes each, and maps of 8 radii × 5 dimensions × 2 draws for planes and spheres: under two minutes on
+two idle CPU cores. `--data mnist` does the same on 784 pixels.
+"""
+
+import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+import landscape_jax as lj
+from experiments import _fort2019_claims as judged
+from experiments import _fort2019_figures as figures
+from experiments import _fort2019_goldilocks as goldilocks
+from experiments import _fort2019_model as random_model
+from experiments import _fort2019_network as network
+from landscape_jax import Record
+from landscape_jax.record import Claim
+
+PARTS = ("model", "network", "conditions", "goldilocks")
+SETS = {"digits": 1797, "mnist": 60_000}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to run. Claims on parts left out are not tested."""
+
+    parts: tuple[Literal["model", "network", "conditions", "goldilocks"], ...] = PARTS
+    """Which parts."""
+    data: Literal["digits", "mnist"] = "digits"
+    """The data set; each pixel is standardised over the training set, with a standard deviation of 0.1 at least."""
+    n_train: int = 1000
+    """Training examples."""
+    n_test: int = 500
+    """Test examples."""
+    n_curvature: int = 500
+    """The Hessian, and the gradient held against it, are those of the first so many training examples."""
+    n_clustered: int = 200
+    """Logit gradients of the first so many."""
+    widths: tuple[int, ...] = (16, 16)
+    """Hidden units; ReLU, Glorot-uniform variance, biases from 0."""
+    k: int = 20
+    """How many of the largest eigenvalues are followed; 15 at least, to see where 10 part from the rest."""
+    num_probes: int = 60
+    """Random vectors for tr H/‖H‖_F in time, and in spaces too large for a dense Hessian."""
+
+    model_p: int = 400
+    """Dimensions of the random model."""
+    model_n: int = 150
+    """Its examples."""
+    model_repeats: int = 4
+    """Draws of everything random in it."""
+    transition_p: int = 1600
+    """Dimensions where outliers leave the bulk: closed forms are those of infinitely many."""
+    transition_n: int = 400
+    """Examples there."""
+
+    rate: float = 0.1
+    """η of the run that is measured in full; cross-entropy, SGD."""
+    batch_size: int = 64
+    """Its minibatches, and those of the conditions."""
+    segments: tuple[tuple[int, int], ...] = ((4, 10), (6, 20), (7, 40), (8, 75), (8, 250), (1, 1))
+    """Its looks: (how many, steps between them), one after the other."""
+    losses: tuple[Literal["cross_entropy", "square"], ...] = ("cross_entropy", "square")
+    """Conditions: the losses …"""
+    noises: tuple[float, ...] = (0.0, 0.3)
+    """… parts of the labels that are drawn anew, ascending from 0 …"""
+    rates: tuple[float, ...] = (0.01, 0.1, 0.5)
+    """… and η for cross-entropy, ascending …"""
+    square_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
+    """… and for the square loss."""
+    condition_segments: tuple[tuple[int, int], ...] = ((2, 20), (2, 40), (3, 80), (8, 200))
+    """Their looks."""
+    wide: tuple[int, ...] = (64, 64)
+    """Hidden units of the network whose gradient is looked at with wrong labels at `rate`; () for none."""
+    wide_batch: int = 32
+    """Its minibatches."""
+    wide_segments: tuple[tuple[int, int], ...] = ((16, 80),)
+    """Its looks."""
+
+    n_zone: int = 400
+    """Examples of the Hessian in the Goldilocks zone."""
+    radii: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 30.0)
+    """Radii of initialisation in units of Xavier's; 0.1, 1.4 and 30 must be among them."""
+    plane_dims: tuple[int, ...] = (20, 100)
+    """Dimensions of the random planes that the Hessian is looked at in."""
+    plane_draws: int = 20
+    """How many planes."""
+    n_map: int = 512
+    """Examples that planes and spheres are trained on."""
+    map_radii: tuple[float, ...] = (0.1, 0.3, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0)
+    """Radii of the maps; 0.1, 1, 2, 5 and 10 must be among them."""
+    map_dims: tuple[int, ...] = (10, 30, 100, 300)
+    """Dimensions of the planes and spheres, ascending; 100 and 300 must be among them, all of θ's space is added."""
+    map_draws: int = 2
+    """Initialisations, each with a plane of its own."""
+    map_steps: int = 250
+    """Adam steps, full batch."""
+    map_rate: float = 0.01
+    """Adam's rate, in units of Xavier's radius in planes and of the radius itself on spheres."""
+
+    def __post_init__(self):
+        if not self.parts:
+            raise ValueError(f"parts must name one of {', '.join(PARTS)} at least")
+        if not 1 <= self.n_train + self.n_test <= SETS[self.data]:
+            raise ValueError(f"n_train={self.n_train} and n_test={self.n_test} must sum to at most {SETS[self.data]}")
+        for name in ("n_curvature", "n_clustered", "n_zone", "n_map"):
+            if not 2 <= getattr(self, name) <= self.n_train:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 2 and n_train={self.n_train}: it is a part")
+        if not self.k >= 15:
+            raise ValueError(f"k={self.k} must be at least 15, to see where ten eigenvalues part from the rest")
+        for name in ("num_probes", "plane_draws", "model_n", "model_repeats"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 2")
+        if min(self.model_p, self.transition_p) < 100 or min(self.map_draws, self.map_steps) < 1:
+            raise ValueError("model_p and transition_p must be at least 100, map_draws and map_steps at least 1")
+        for name in ("segments", "condition_segments", "wide_segments"):
+            if any(looks < 1 or every < 1 for looks, every in getattr(self, name)) or not getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)} must hold pairs (looks, steps between them) from 1 on")
+        for name in ("rates", "square_rates", "noises", "radii", "map_radii", "map_dims", "plane_dims"):
+            values = getattr(self, name)
+            least = 0 if name == "noises" else 1e-12
+            if not values or min(values) < least or list(values) != sorted(set(values)):
+                raise ValueError(f"{name}={values} must be positive and ascend")
+        if self.noises[0] != 0 or self.noises[-1] > 1:
+            raise ValueError(f"noises={self.noises} must begin with 0 and end at 1 at most: they are parts of the labels")
+        for name, held in (("radii", (0.1, 1.4, 30)), ("map_radii", (0.1, 1, 2, 5, 10)), ("map_dims", (100, 300))):
+            if not set(held) <= set(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} must hold {held}, with which the claims are judged")
+        if self.rate <= 0 or self.map_rate <= 0 or not 1 <= max(self.batch_size, self.wide_batch) <= self.n_train:
+            raise ValueError("rate and map_rate must be positive, batches between 1 and n_train")
+
+
+SMALL = Config()
+PAPER = Config(
+    data="mnist", n_train=10_000, n_test=10_000, n_curvature=2000, n_zone=2000, n_map=10_000, widths=(200, 200), num_probes=800,
+    model_p=1000, model_n=300, segments=((4, 10), (6, 40), (7, 200), (10, 1000)), map_steps=1000, map_draws=5,
+    map_dims=(10, 30, 100, 300, 1000, 3000),
+)  # fmt: skip
+
+
+def load(config: Config) -> tuple[lj.types.Batch, lj.types.Batch]:
+    """Training and test set, flat pixels and one-hot rows."""
+    scale = functools.partial(lj.data.per_pixel, floor=0.1)
+    parts = getattr(lj.data, config.data)(config.n_train, config.n_test, scale=scale)
+    train, test = ((x.reshape(len(x), -1), y) for x, y in parts)
+    return train, test
+
+
+def run(config: Config, key: lj.types.Key) -> Record:
+    """Parts "model"; "network", with "wide" and "spectra"; "conditions" {loss: [noise, η, look, ...]}; "goldilocks"."""
+    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate((*PARTS, "wide"))}
+    train, test = load(config)
+    inputs, outputs = train[0].shape[1], train[1].shape[1]
+    glorot = functools.partial(network.glorot, config.widths, inputs, outputs)
+
+    def task(criterion: str, widths: tuple[int, ...]) -> network.Task:
+        model = network.glorot(widths, inputs, outputs)
+        return network.Task(model, network.LOSSES[criterion], train, test, config.n_curvature, config.n_clustered)
+
+    def in_full() -> Record:
+        given = task("cross_entropy", config.widths)
+        found = network.training(
+            given, keys["network"], config.rate, config.batch_size, config.segments, config.k, config.num_probes
+        )
+        params = found.pop("params")
+        found["p"] = np.asarray(lj.tree.size(params) // len(found["norm"]))
+        if found["p"] <= goldilocks.DENSE:
+            looks = [0, int(np.argmax(found["hessian"]["eigenvalues"][:, 0])), len(found["norm"]) - 1]
+            found["spectra"] = network.spectra(given, params, looks) | {"look": np.array(looks)}
+        return found
+
+    def wide() -> Record:
+        cell = (config.rate,), (0.0, config.noises[-1]), config.wide_batch, config.wide_segments, config.k
+        return network.conditions(task("cross_entropy", config.wide), keys["wide"], *cell)
+
+    def under(criterion: str) -> Record:
+        rates = config.rates if criterion == "cross_entropy" else config.square_rates
+        cell = rates, config.noises, config.batch_size, config.condition_segments, config.k
+        return network.conditions(task(criterion, config.widths), keys["conditions"], *cell)
+
+    def zones() -> dict:
+        data = jax.tree.map(lambda x: x[: config.n_zone], train)
+        return {name: goldilocks.zone(config, keys["goldilocks"], functools.partial(_radius, glorot, phi), data)
+                for name, phi in goldilocks.ACTIVATIONS.items()}  # fmt: skip
+
+    def maps() -> dict:
+        data = jax.tree.map(lambda x: x[: config.n_map], train)
+        return {name: goldilocks.maps(config, keys["goldilocks"], functools.partial(_radius, glorot, phi), data, test)
+                for name, phi in goldilocks.ACTIVATIONS.items()}  # fmt: skip
+
+    record = Record({})
+    with ThreadPoolExecutor(1) as pool:  # the network's programs have one run each, of the others' many
+        alone = pool.submit(in_full) if "network" in config.parts else None
+        if "model" in config.parts:
+            record["model"] = random_model.run(config, keys["model"])
+        if "conditions" in config.parts:
+            record["conditions"] = {name: under(name) for name in config.losses}
+            if config.wide:
+                record["wide"] = wide()
+        if "goldilocks" in config.parts:
+            record["zone"], record["maps"] = zones(), maps()
+            record["maps"]["p"] = np.asarray(_size(glorot(), inputs))
+        if alone is not None:
+            record["network"] = alone.result()
+    return record
+
+
+def _size(model: lj.types.Model, inputs: int) -> int:
+    return lj.tree.size(jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, inputs), np.float32)))
+
+
+def _radius(glorot, activation, factor) -> lj.types.Model:
+    return glorot(activation, factor)
+
+
+def claims(record: Record, config: Config) -> list[Claim]:
+    """Every claim on what was run."""
+    parts = judged.of_the_model, judged.of_the_network, judged.of_the_conditions, judged.of_the_zone
+    return [claim for part in parts for claim in part(record, config)]
+
+
+def plot(record: Record, config: Config) -> dict[str, Figure]:
+    """Model and network side by side; the conditions; the Goldilocks zone."""
+    drawn = {}
+    if "model" in record or "network" in record:
+        drawn["figure"] = figures.side_by_side(record, config)
+    if "conditions" in record:
+        drawn["conditions"] = figures.conditions(record, config)
+    if "zone" in record:
+        drawn["goldilocks"] = figures.goldilocks(record, config)
+    return drawn
