@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments import _fort2019_claims as judged
 from experiments import _fort2019_model as model
+from experiments._fort2019_goldilocks import needed
 from landscape_jax import Record, plots
 from landscape_jax.theory import logits
 
@@ -49,7 +50,7 @@ def _spectra(left: Axes, right: Axes, record: Record, config: Any) -> None:
         at = int(found["look"][1])
         named = {"H": found["hessian"][1], "G": found["ggn"][1], "H − G": found["h_term"][1]}
         _histogram(right, named, int(logits.num_outliers(found["hessian"][1], judged.CUT_WITHIN)[0]))
-        right.annotate(f"step {step[at]}, where λ₁ is largest", (0.98, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=7)
+        _note(right, f"step {step[at]}, where λ₁ is largest", 0.97)
         right.legend(loc="center right")
 
 
@@ -61,13 +62,18 @@ def _histogram(axes: Axes, named: dict[str, np.ndarray], count: int) -> None:
         axes.stairs(np.histogram(values, bins)[0], bins, color=colour, ls=dash, label=label, lw=1)
     first = next(iter(named.values()))
     axes.plot(first[:count], np.full(count, 0.7), "v", color="black", ms=3.5)
-    axes.annotate(f"{count} to the right of the widest gap", (0.98, 0.87), xycoords="axes fraction", ha="right", va="top", fontsize=7)
+    _note(axes, f"{count} to the right of the widest gap", 0.87)
     axes.set(yscale="log", ylim=(0.5, None), xlabel="eigenvalue", ylabel="count")
+
+
+def _note(axes: Axes, text: str, height: float) -> None:
+    axes.annotate(text, (0.98, height), xycoords="axes fraction", ha="right", va="top", fontsize=7)
 
 
 def _largest(left: Axes, right: Axes, record: Record, config: Any) -> None:
     if "model" in record:
-        for (classes, values), colour, mark in zip(record["model"]["outliers"]["equal"].items(), plots.colours(4), "os^D", strict=True):
+        found = record["model"]["outliers"]["equal"]
+        for (classes, values), colour, mark in zip(found.items(), plots.colours(4), "os^D", strict=True):
             top = values.mean(axis=0)
             left.plot(1 + np.arange(top.size), top / top[int(classes) - 1], mark, color=colour, ms=3, label=f"C = {classes}")
         left.set(xlabel="i", ylabel=r"$e_i\,/\,e_C$", yscale="log")
@@ -108,15 +114,15 @@ def _size(record: Record) -> int:
 
 
 def _clusters(left: Axes, right: Axes, record: Record, config: Any) -> None:
-    names = {"same_class": "$q_{SLSC}$ same logit, its class", "same_logit": "$q_{SL}$ same logit", "other_logit": "$q_{DL}$ other logits"}
+    names = {"same_class": "$q_{SLSC}$ same logit, its class", "same_logit": "$q_{SL}$ same logit",
+             "other_logit": "$q_{DL}$ other logits"}  # fmt: skip
     if "model" in record:
         part = record["model"]["example"]
         left.bar(range(3), [part[name] for name in names], color=plots.colours(3), width=0.6)
         left.set_xticks(range(3), ["$q_{SLSC}$", "$q_{SL}$", "$q_{DL}$"])
         left.axhline(0, color="black", lw=0.6)
         left.set(ylabel="mean cosine", ylim=(-0.05, 1))
-        left.annotate(r"no classes within the clusters: $q_{SLSC} = q_{SL} = \sigma_c^2/(\sigma_c^2+\sigma_E^2)$", (0.98, 0.95),
-                      xycoords="axes fraction", ha="right", va="top", fontsize=7)  # fmt: skip
+        _note(left, r"no classes within the clusters: $q_{SLSC} = q_{SL} = \sigma_c^2/(\sigma_c^2+\sigma_E^2)$", 0.95)
     if "network" in record:
         part = record["network"]
         _lines(right, 1 + part["step"], {label: part["clusters"][name] for name, label in names.items()})
@@ -129,7 +135,8 @@ def _transient(left: Axes, right: Axes, record: Record, config: Any) -> None:
     if "model" in record:
         part, sigma = record["model"]["transient"], np.array(model.SIGMA_Z)
         named = {f"$|J|^2 ∝ (1+σ_z)^{{{a:g}}}$": part["fixed"] * (1 + sigma) ** a for a in model.POWERS}
-        named[f"power {model.MARGIN_POWER:g}, right logits {model.MARGIN:g} $σ_z$ ahead"] = part["margin"] * (1 + sigma) ** model.MARGIN_POWER
+        ahead = f"power {model.MARGIN_POWER:g}, right logits {model.MARGIN:g} $σ_z$ ahead"
+        named[ahead] = part["margin"] * (1 + sigma) ** model.MARGIN_POWER
         _lines(left, sigma, named)
         left.set(xscale="log", yscale="log", xlabel=r"$\sigma_z$", ylabel="λ₁")
         left.legend(fontsize=6)
@@ -158,7 +165,8 @@ def conditions(record: Record, config: Any) -> Figure:
             share, late = judged.energy(part)[i], part["test"]["accuracy"][i] >= judged.LEARNED
             step = part["step"][i]
             above.set_title(f"\n{name.replace('_', ' ')}, {100 * config.noises[i]:.0f} % noise")
-            for j, (rate, colour, mark) in enumerate(zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)):
+            styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
+            for j, (rate, colour, mark) in enumerate(styles):
                 at = 1 + step[j]
                 above.scatter(at, place[j] * 1.02 ** (j - 1), 30 * (ratio[j] - 1) + 2, color=colour, marker=mark,
                               alpha=np.where(late[j], 1.0, 0.25), lw=0)  # fmt: skip
@@ -192,7 +200,8 @@ def goldilocks(record: Record, config: Any) -> Figure:
             _lines(row[0], radii, {"whole space": part["whole"], "weights alone": part["weights"]}, marker="o", ms=2.5)
             row[0].set(ylabel=f"tr H / ‖H‖$_F$, {name}")
             row[0].legend()
-            for axis, key, label in ((row[1], "plane", "ratio in planes"), (row[2], "positive", "positive curvature in planes")):
+            panels = (row[1], "plane", "ratio in planes"), (row[2], "positive", "positive curvature in planes")
+            for axis, key, label in panels:
                 for d, colour, mark, found, said in zip(
                     config.plane_dims, plots.colours(len(config.plane_dims)), itertools.cycle("os^"), part[key],
                     part["predicted" if key == "plane" else "predicted_positive"], strict=False,
@@ -212,8 +221,6 @@ def goldilocks(record: Record, config: Any) -> Figure:
 
 
 def _maps(figure: Figure, row, record: Record, config: Any) -> None:
-    from experiments._fort2019_goldilocks import needed
-
     dims = [*map(str, config.map_dims), "all"]
     sizes = np.array([*config.map_dims, int(record["maps"]["p"])], float)
     for axis, surface in zip(row, ("plane", "sphere"), strict=False):

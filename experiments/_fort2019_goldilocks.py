@@ -1,6 +1,5 @@
 """The Goldilocks zone: where the Hessian leans to the positive side, and where planes and spheres can be trained on."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 import landscape_jax as lj
 from landscape_jax.theory import logits
@@ -53,11 +53,11 @@ def zone(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, np.
             if matrix is None:
                 inside = jax.lax.map(lambda v: basis.project(hvp(v)), frame)  # PᵀHP  [d, d]
             else:
-                flat = jax.vmap(lambda v: jax.flatten_util.ravel_pytree(v)[0])(frame)  # [d, p]
+                flat = jax.vmap(lambda v: ravel_pytree(v)[0])(frame)  # [d, p]
                 inside = jnp.linalg.multi_dot([flat, matrix, flat.T], precision="highest")
             return inside
 
-        inside = jax.lax.map(drawn, jnp.arange(config.plane_draws))  # [draw, d, d]; its first d' rows are a plane of d' dimensions
+        inside = jax.lax.map(drawn, jnp.arange(config.plane_draws))  # [draw, d, d]; its first d' directions are a plane, too
         return jnp.stack(ratios), inside
 
     ratios, inside = jax.device_get(
@@ -78,9 +78,9 @@ def zone(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, np.
 def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.Batch) -> dict[str, dict[str, Any]]:
     """Accuracy after training in planes and on spheres: {"plane", "sphere"}: {"accuracy", "loss"} [radius, dimension, draw].
 
-    One program for each surface: radius, dimension and draw are arguments. Draw i has an initialisation and a plane of its own, the
-    same for all radii; planes of fewer dimensions lie within those of more, and the last is all of θ's space. Adam, full batch;
-    its rate is `map_rate` times Xavier's radius in the plane, and times the radius itself on the sphere.
+    One program for each surface: radius, dimension and draw are arguments. Draw i has an initialisation and a plane of its own,
+    the same for all radii; planes of fewer dimensions lie within those of more, and the last is all of θ's space. Adam, full
+    batch; its rate is `map_rate` times Xavier's radius in the plane, and times the radius itself on the sphere.
     """
     dims = (*config.map_dims, lj.tree.size(jax.eval_shape(lambda: model_of(1.0).init(key, train[0]))))
     cells = [(radius, d, i) for i in range(config.map_draws) for d in dims for radius in config.map_radii]
@@ -111,7 +111,7 @@ def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.
 
 
 def needed(accuracy: np.ndarray, dims: np.ndarray, part: float = 0.9) -> np.ndarray:
-    """The dimension at which accuracy first reaches `part` of that in all dimensions, by radius: [radius] from [radius, dimension].
+    """The dimension at which accuracy first reaches `part` of that in all dimensions: [radius] from [radius, dimension].
 
     Linear in log d between the dimensions that were run; the smallest of them where that is enough already.
     """

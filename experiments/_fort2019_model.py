@@ -81,8 +81,9 @@ def _rank(key, i: int, classes: int) -> int:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.fold_in(key, i))))
     centres, z = rng.standard_normal((classes, 200)), rng.standard_normal((50, classes))
     prob = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-    rows = np.sqrt(prob)[..., None] * (centres - np.einsum("nk,kp->np", prob, centres)[:, None])  # as logits.rows, in float64
-    return int(np.linalg.matrix_rank(rows.reshape(-1, 200), tol=1e-4 * np.linalg.norm(rows.reshape(-1, 200), 2)))
+    rows = np.sqrt(prob)[..., None] * (centres - np.einsum("nk,kp->np", prob, centres)[:, None])
+    rows = rows.reshape(-1, 200)  # logits.rows, in float64
+    return int(np.linalg.matrix_rank(rows, tol=1e-4 * np.linalg.norm(rows, 2)))
 
 
 def transition(config, key) -> dict[str, np.ndarray]:
@@ -110,7 +111,7 @@ def transition(config, key) -> dict[str, np.ndarray]:
 
 
 def confinement(config, key) -> dict[str, np.ndarray]:
-    """Part of the gradient's energy in the top C − 1 and C eigenvectors, for each σ_E/σ_c: [spread, repeat]; p = 1000, n = 300."""
+    """Part of the gradient's energy in the top C − 1 and C eigenvectors, by σ_E/σ_c: [spread, repeat]; p = 1000, n = 300."""
     classes, p, n = 10, 1000, 300
 
     def one(key, spreads):
@@ -151,7 +152,7 @@ def freezing(config, key) -> dict[str, np.ndarray]:
 
 
 def transient(config, key) -> dict[str, np.ndarray]:
-    """λ₁ against σ_z for fixed J and one direction of z, p = 200, n = 60: "fixed" [σ_z] is what multiplies |J|² and "margin" the
+    """λ₁ against σ_z for fixed J and one direction of z, p = 200, n = 60: "fixed" [σ_z] is what multiplies |J|², "margin" the
     same with the right logits ahead by MARGIN · σ_z; "freedom" [σ_z] is the mean of 1 − Σp². Means over the repeats."""
     sizes = jnp.asarray(SIGMA_Z, jnp.float32)
 

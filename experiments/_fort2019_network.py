@@ -36,8 +36,10 @@ class Task(NamedTuple):
         return jax.tree.map(lambda x: x[:n], self.train)
 
 
-def glorot(widths: tuple[int, ...], inputs: int, outputs: int, activation: Callable = jax.nn.relu, factor=1.0) -> lj.types.Model:
-    """A multilayer perceptron with weights N(0, 2 f²/(fan_in + fan_out)) and zero biases; f is the radius in units of Xavier's."""
+def glorot(
+    widths: tuple[int, ...], inputs: int, outputs: int, activation: Callable = jax.nn.relu, factor: Any = 1.0
+) -> lj.types.Model:
+    """A multilayer perceptron with weights N(0, 2 f²/(fan_in + fan_out)), zero biases; f is the radius in units of Xavier's."""
     sizes = (inputs, *widths, outputs)
     scales = tuple(2 * a / (a + b) for a, b in zip(sizes, sizes[1:], strict=False))  # variances times fan-in
     model = lj.models.mlp(widths, outputs, activation=activation, init_scale=scales)
@@ -138,8 +140,8 @@ def conditions(
     return jax.tree.map(lambda a: a.reshape(len(noises), len(rates), *a.shape[1:]), record)
 
 
-def spectra(task: Task, params: Any, looks: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """All eigenvalues of H, of its Gauss–Newton part and of the rest at some looks, descending: "hessian", "ggn", "h_term" [look, p].
+def spectra(task: Task, params: Any, looks: list[int]) -> dict[str, np.ndarray]:
+    """All eigenvalues of H, its Gauss–Newton part and the rest, descending: "hessian", "ggn", "h_term" [look, p].
 
     In float64 from matrices in float32, made symmetric.
     """

@@ -154,7 +154,7 @@ def subspace(
         losses.check(loss, params, batch)
         value, grads = jax.value_and_grad(loss)(params, batch)
 
-        def at(z: Array) -> Params:
+        def at(z) -> Params:
             return surface(state.origin, state.basis.embed(z))
 
         shift = state.basis.embed(state.z)
