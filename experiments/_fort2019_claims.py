@@ -219,8 +219,8 @@ def of_the_conditions(record: Record, config: Any) -> list[Claim]:
         ),
         Claim(
             "net-c-minus-1-with-noise", "With wrong labels among them, and as long as these are not fitted, there are C − 1.",
-            OWN, "cross-entropy with the most label noise, test accuracy from 0.85 on: largest ratio after C − 1 = 9 in at least "
-            "80 % of the looks for all but the largest η, after C in at most 10 %", told[1], _passed(verdict[1]),
+            OWN, "cross-entropy with the most label noise, test accuracy from 0.85 on: largest ratio after C − 1 = 9 in at "
+            "least 80 % of the looks for all but the largest η, after C in at most 10 %", told[1], _passed(verdict[1]),
         ),
         Claim(
             "net-gradient-mostly-confined", "The gradient lies mostly in the top-C subspace.", GANGULI,

@@ -17,7 +17,7 @@ two idle CPU cores. `--data mnist` does the same on 784 pixels.
 import dataclasses
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from experiments import _fort2019_goldilocks as goldilocks
 from experiments import _fort2019_model as random_model
 from experiments import _fort2019_network as network
 from landscape_jax import Record
+from landscape_jax.driver import held_interrupts
 from landscape_jax.record import Claim
 
 PARTS = ("model", "network", "conditions", "goldilocks")
@@ -201,23 +202,24 @@ def run(config: Config, key: lj.types.Key) -> Record:
 
     def maps() -> dict:
         data = jax.tree.map(lambda x: x[: config.n_map], train)
-        return {name: goldilocks.maps(config, keys["goldilocks"], functools.partial(_radius, glorot, phi), data, test)
+        made = {name: goldilocks.maps(config, keys["goldilocks"], functools.partial(_radius, glorot, phi), data, test)
                 for name, phi in goldilocks.ACTIVATIONS.items()}  # fmt: skip
+        return made | {"p": np.asarray(_size(glorot(), inputs))}
 
+    programs = {"model": [("model", lambda: random_model.run(config, keys["model"]))],
+                "conditions": [("conditions", lambda: {name: under(name) for name in config.losses})]
+                + [("wide", wide)] * bool(config.wide),
+                "goldilocks": [("zone", zones), ("maps", maps)]}  # fmt: skip
     record = Record({})
-    with ThreadPoolExecutor(1) as pool:  # the network's programs have one run each, of the others' many
-        alone = pool.submit(in_full) if "network" in config.parts else None
-        if "model" in config.parts:
-            record["model"] = random_model.run(config, keys["model"])
-        if "conditions" in config.parts:
-            record["conditions"] = {name: under(name) for name in config.losses}
-            if config.wide:
-                record["wide"] = wide()
-        if "goldilocks" in config.parts:
-            record["zone"], record["maps"] = zones(), maps()
-            record["maps"]["p"] = np.asarray(_size(glorot(), inputs))
+    with held_interrupts() as interrupted, ThreadPoolExecutor(1) as pool:
+        alone = pool.submit(in_full) if "network" in config.parts else None  # one run, beside those split over devices
+        for name, program in (entry for part, entries in programs.items() if part in config.parts for entry in entries):
+            if not interrupted():
+                record[name] = program()
         if alone is not None:
             record["network"] = alone.result()
+        if interrupted():
+            raise lj.Interrupted(f"stopped by Ctrl-C; done: {', '.join(record) or 'nothing'}", cast(Any, None), record)
     return record
 
 
