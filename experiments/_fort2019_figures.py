@@ -147,6 +147,9 @@ def _transient(left: Axes, right: Axes, record: Record, config: Any) -> None:
         scale = np.exp(np.mean(np.log(top / law)))
         _lines(right, sigma, {"λ₁": top, f"{scale:.3f} $|J|^2(1 - Σp^2)$": scale * law}, marker="o", ms=2)
         right.set(xscale="log", yscale="log", xlabel=r"$\sigma_z$, growing with training", ylabel="λ₁")
+        ticks = [t for t in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if sigma.min() / 1.1 <= t <= sigma.max() * 1.1]
+        right.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        right.minorticks_off()
         right.legend()
 
 
@@ -194,7 +197,7 @@ def goldilocks(record: Record, config: Any) -> Figure:
     kinds = list(record["zone"])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 7.0), dpi=170)
-        axes = figure.subplots(3, 2 * len(kinds) // 2 + 1, squeeze=False)
+        axes = figure.subplots(1 + len(kinds), 3, squeeze=False)
         for row, name in zip(axes, kinds, strict=False):
             part = record["zone"][name]
             _lines(row[0], radii, {"whole space": part["whole"], "weights alone": part["weights"]}, marker="o", ms=2.5)
@@ -215,7 +218,7 @@ def goldilocks(record: Record, config: Any) -> Figure:
                 axis.set(xscale="log", xlabel="radius / Xavier's")
                 axis.axvspan(0.7, 3, color="black", alpha=0.06, lw=0)
         if "maps" in record:
-            _maps(figure, axes[2], record, config)
+            _maps(figure, axes[-1], record, config)
         _lettered(axes)
         return figure
 

@@ -113,15 +113,14 @@ def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.
 def needed(accuracy: np.ndarray, dims: np.ndarray, part: float = 0.9) -> np.ndarray:
     """The dimension at which accuracy first reaches `part` of that in all dimensions: [radius] from [radius, dimension].
 
-    Linear in log d between the dimensions that were run; the smallest of them where that is enough already.
+    Linear in log d between the dimensions that were run; the smallest of them where that is enough already, and NaN where
+    even all dimensions don't reach an accuracy of one half.
     """
     wanted = part * accuracy[:, -1]
     found = []
     for row, goal in zip(accuracy, wanted, strict=True):
         i = int(np.argmax(row >= goal))
-        if i == 0:
-            found.append(dims[0])
-            continue
-        step = (goal - row[i - 1]) / (row[i] - row[i - 1])
-        found.append(np.exp(np.log(dims[i - 1]) + step * np.log(dims[i] / dims[i - 1])))
+        before = max(i - 1, 0)
+        step = (goal - row[before]) / (row[i] - row[before]) if i else 0.0
+        found.append(dims[before] * (dims[i] / dims[before]) ** step if row[-1] >= 0.5 else np.nan)
     return np.array(found)

@@ -186,8 +186,8 @@ def test_parts_that_were_not_run_are_not_tested():
 
 def test_needed_dimension_is_read_between_those_that_were_run():
     dims = np.array([10.0, 100.0, 1000.0])
-    found = goldilocks.needed(np.array([[0.1, 0.5, 1.0], [0.95, 0.9, 1.0], [0.1, 0.9, 1.0]]), dims)
-    np.testing.assert_allclose(found, [100 * 10**0.8, 10, 100])
+    accuracy = np.array([[0.1, 0.5, 1.0], [0.95, 0.9, 1.0], [0.1, 0.9, 1.0], [0.1, 0.2, 0.4]])
+    np.testing.assert_allclose(goldilocks.needed(accuracy, dims), [100 * 10**0.8, 10, 100, np.nan])
 
 
 def test_figures_of_a_record():
