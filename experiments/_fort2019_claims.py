@@ -279,18 +279,19 @@ def _energies(record: Record, config: Any) -> tuple[dict, bool, dict, bool]:
 
 
 def of_the_zone(record: Record, config: Any) -> list[Claim]:
-    told: list[dict] = [{}, {}, {}, {}, {}]
-    verdict: list = [None] * 5
+    told: list[dict] = [{}, {}, {}, {}, {}, {}]
+    verdict: list = [None] * 6
     radii, map_radii = np.array(config.radii), list(config.map_radii)
     if "zone" in record:
         relu = record["zone"]["relu"]
         weights = {radius: float(value) for radius, value in zip(config.radii, relu["weights"], strict=True)}
         best = float(radii[np.argmax(relu["weights"])])
-        told[0] = {"R by radius, weights alone": _table(radii, relu["weights"]), "whole space": _table(radii, relu["whole"]),
-                   "tanh": _table(radii, record["zone"]["tanh"]["weights"])}  # fmt: skip
+        told[0] = {"R by radius, weights alone": _table(radii, relu["weights"]), "whole space": _table(radii, relu["whole"])}
         verdict[0] = weights[0.1] < 0.05 and weights[1.4] > 4 and weights[30.0] < 1.5 and 1 <= best <= 2
         told[1], verdict[1] = _planes(relu, config)
-        told[1]["tanh"] = _planes(record["zone"]["tanh"], config)[0]
+        tanh = record["zone"]["tanh"]["weights"]
+        told[5] = {"R by radius, weights alone": _table(radii, tanh)}
+        verdict[5] = 0.5 <= radii[np.argmax(tanh)] <= 5 and tanh.max() > 1
     if "maps" in record:
         dims = (*config.map_dims, "all")
         accuracy = {name: part["accuracy"].mean(axis=2) for name, part in record["maps"]["relu"].items()}  # [radius, dimension]
@@ -319,6 +320,10 @@ def of_the_zone(record: Record, config: Any) -> list[Claim]:
             "goldilocks-window", "tr H/‖H‖_F peaks at radii around the usual initialisation.", SCHERLIS,
             "weights alone, ReLU: below 0.05 at 0.1, above 4 at 1.4, below 1.5 at 30 times Xavier's radius, highest in 1 to 2",
             told[0], _passed(verdict[0]),
+        ),
+        Claim(
+            "goldilocks-window-tanh", "So it does with tanh.", SCHERLIS,
+            "weights alone, tanh: highest at a radius from 0.5 to 5, and above 1 there", told[5], _passed(verdict[5]),
         ),
         Claim(
             "hyperplane-r-formula", "In random planes the ratio and the fraction of positive curvature follow from R alone.",

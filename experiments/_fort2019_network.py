@@ -47,12 +47,16 @@ def glorot(
 
 
 def looked(run: lj.Run, dynamics, watch, segments: Segments) -> tuple[lj.Run, Record]:
-    """A run through all segments: leaves [looks in all, ...]."""
-    records = []
-    for looks, every in segments:
-        run, record = lj.advance(run, dynamics, watch, num_steps=looks * every, every=every)
-        records.append(record)
-    return run, jax.tree.map(lambda *parts: jnp.concatenate(parts), *records)
+    """A run through all segments: leaves [looks in all, ...]. What is looked at is compiled once, whatever the gaps between."""
+
+    def look(run: lj.Run, gap: Array) -> tuple[lj.Run, Record]:
+        run, record = lj.advance(run, dynamics, watch, num_steps=1)
+        bare = run._replace(memory={})
+        bare = jax.lax.fori_loop(1, gap, lambda _, r: lj.advance(r, dynamics, {}, num_steps=1)[0], bare)
+        return bare._replace(memory=run.memory), jax.tree.map(lambda x: x[0], record)
+
+    gaps = [every for looks, every in segments for _ in range(looks)]
+    return jax.lax.scan(look, run, jnp.array(gaps))
 
 
 def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
@@ -78,9 +82,16 @@ def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
 def everything(task: Task, k: int, num_probes: int) -> dict[str, lj.types.Observable]:
     """And what the model speaks of: clusters, logits, weights; and the spectrum's density and tr/‖·‖_F."""
     sample, apply = task.first(task.sample), task.model.apply
-    curvatures = {"ggn": lj.curvature.ggn(apply, task.criterion), "h_term": lj.curvature.h_term(apply, task.criterion)}
-    parts = {name: lj.observe.sharpness(c, k if name == "ggn" else 2, batch=sample, tol=1e-2) for name, c in curvatures.items()}
-    return geometry(task, k) | parts | {
+
+    def ends(curvature, k, smallest, sample, moment):
+        start = lj.tree.scattered_like(0, moment.params)
+        matvec = curvature(moment.params, sample)
+        return lj.spectrum.eigsh(matvec, start, k, smallest=smallest, num_steps=60).values
+
+    ggn, h_term = (curvature(apply, task.criterion) for curvature in (lj.curvature.ggn, lj.curvature.h_term))
+    return geometry(task, k) | {
+        "ggn": lj.observe.stateless(Partial(functools.partial(ends, ggn, k, 0), sample)),
+        "h_term": lj.observe.stateless(Partial(functools.partial(ends, h_term, 1, 1), sample)),
         "density": lj.observe.spectral_density(lj.curvature.hessian(task.loss), batch=sample, num_steps=40),
         "ratio": lj.observe.trace_ratio(lj.curvature.hessian(task.loss), batch=sample, num_probes=num_probes),
         "clusters": lj.observe.clustering(apply, task.first(task.clustered)),

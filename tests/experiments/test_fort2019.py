@@ -165,6 +165,7 @@ def at(index, value):
         (change("wide", "hessian", "cosines", to=0.9), "net-gradient-confinement"),
         (change("zone", "relu", "weights", to=0.8), "goldilocks-window"),
         (change("zone", "relu", "weights", to=lambda x: x[::-1]), "goldilocks-window"),
+        (change("zone", "tanh", "weights", to=-1), "goldilocks-window-tanh"),
         (change("zone", "relu", "plane", to=1.13), "hyperplane-r-formula"),
         (change("zone", "relu", "positive", to=lambda x: x - 0.07), "hyperplane-r-formula"),
         (change("maps", "relu", "plane", "accuracy", to=at(0, 0.5)), "plane-one-sided"),
