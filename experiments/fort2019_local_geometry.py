@@ -68,7 +68,7 @@ class Config:
     """Draws of everything random in it."""
     transition_p: int = 1600
     """Dimensions where outliers leave the bulk: closed forms are those of infinitely many."""
-    transition_n: int = 400
+    transition_n: int = 200
     """Examples there."""
 
     rate: float = 0.1
