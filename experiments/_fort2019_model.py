@@ -18,7 +18,7 @@ FROZEN_AT = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # σ_z/√(2 ln C)
 SIGMA_Z = (0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0)
 POWERS = (0.0, 0.5, 1.0, 2.0)  # |J|² = (1 + σ_z)^power
 MARGIN, MARGIN_POWER = 3.0, 1.3  # right logits ahead by MARGIN · σ_z
-BEYOND = 10  # eigenvalues that are looked at beyond those wanted
+BEYOND = 5  # eigenvalues that are looked at beyond those wanted
 
 
 def top(rows: Array, key, k: int, num_steps: int) -> tuple[Array, Array]:
@@ -66,7 +66,8 @@ def outliers(config, key) -> dict[str, Any]:
                 made = logits.draw(draw_key, classes, p, n, sigma_c=lengths)
                 softmax, square = logits.rows(made.gradients, made.logits), logits.square_rows(made.gradients)
                 k = classes + BEYOND
-                return top(softmax, start_key, k, 4 * k)[0], top(square, jax.random.clone(start_key), k, 4 * k)[0]
+                steps = 3 * k + 20
+                return top(softmax, start_key, k, steps)[0], top(square, jax.random.clone(start_key), k, steps)[0]
 
             return jax.lax.map(of, lengths)
 
@@ -119,7 +120,7 @@ def confinement(config, key) -> dict[str, np.ndarray]:
             draw_key, start_key = jax.random.split(jax.random.clone(key))
             made = logits.draw(draw_key, classes, p, n, sigma_e=spread)
             g = logits.gradient(made.gradients, made.logits, made.labels)
-            vectors = top(logits.rows(made.gradients, made.logits), start_key, classes, 60)[1]
+            vectors = top(logits.rows(made.gradients, made.logits), start_key, classes, 40)[1]
             power = jnp.matmul(vectors, g, precision="highest") ** 2 / jnp.sum(g**2)
             return power[:-1].sum(), power.sum()
 

@@ -26,7 +26,7 @@ def spectrum(place, ratio=3.0, size=20):
 
 def model():
     repeats = np.ones((3, 1))
-    outliers = {name: {f"{c}": repeats * spectrum(c + more, size=c + 10) for c in random_model.CLASSES}
+    outliers = {name: {f"{c}": repeats * spectrum(c + more, size=c + random_model.BEYOND) for c in random_model.CLASSES}
                 for name, more in (("equal", -1), ("unequal", -1), ("square", 0))}  # fmt: skip
     outliers["rank"] = {f"{c}": np.full(3, c - 1) for c in random_model.CLASSES}
     sigma = (np.array(random_model.FACTORS) * logits.threshold(10, 400, 1600)) ** 0.5
@@ -143,9 +143,9 @@ def at(index, value):
 @pytest.mark.parametrize(
     ("spoil", "fails"),
     [
-        (change("model", "outliers", "unequal", "10", to=at(1, spectrum(10))), "model-outliers-c-minus-1"),
+        (change("model", "outliers", "unequal", "10", to=at(1, spectrum(10, size=15))), "model-outliers-c-minus-1"),
         (change("model", "outliers", "rank", "5", to=at(2, 5)), "model-outliers-c-minus-1"),
-        (change("model", "outliers", "square", "3", to=at(0, spectrum(2, size=13))), "model-square-loss-c"),
+        (change("model", "outliers", "square", "3", to=at(0, spectrum(2, size=8))), "model-square-loss-c"),
         (change("model", "transition", "position", to=1.015), "model-bbp"),
         (change("model", "transition", "overlap", to=lambda x: x + 0.04), "model-bbp"),
         (change("model", "freezing", "participation", to=at((2, 5, 1), 0.7)), "model-rem-freezing"),
