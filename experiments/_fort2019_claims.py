@@ -294,7 +294,7 @@ def _energies(record: Record, config: Any) -> tuple[dict, bool | None, dict, boo
     ranks = [x.argsort().argsort() for x in (share, edge)]
     bins = {f"ηλ₁ in {low:g} to {high:g}": float(share[(edge >= low) & (edge < high)].mean())
             for low, high in itertools.pairwise(EDGES) if ((edge >= low) & (edge < high)).any()}  # fmt: skip
-    correlation = float(np.corrcoef(*ranks)[0, 1])
+    correlation = float(np.corrcoef(ranks)[0, 1])
     large, small = share[edge >= 0.5], share[edge <= 0.05]
     follows = correlation >= 0.5 and share.max() <= 0.95
     if large.size and small.size:
@@ -319,6 +319,9 @@ def of_the_zone(record: Record, config: Any) -> list[Claim]:
         told[1], verdict[1] = _planes(relu, config)
         tanh = record["zone"]["tanh"]["weights"]
         told[5] = {"R by radius, weights alone": _table(radii, tanh)}
+        if "maps" in record:
+            reached = record["maps"]["tanh"]["plane"]["accuracy"].mean(axis=2)[:, -1]
+            told[5]["accuracy in all dimensions, by radius"] = _table(map_radii, reached)
         verdict[5] = 0.5 <= radii[np.argmax(tanh)] <= 5 and tanh.max() > 1
     if "maps" in record:
         dims = (*config.map_dims, "all")

@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,7 +74,8 @@ def _note(axes: Axes, text: str, height: float) -> None:
 def _largest(left: Axes, right: Axes, record: Record, config: Any) -> None:
     if "model" in record:
         found = record["model"]["outliers"]["equal"]
-        for (classes, values), colour, mark in zip(found.items(), plots.colours(4), "os^D", strict=True):
+        for classes, colour, mark in zip(sorted(found, key=int), plots.colours(4), "os^D", strict=True):
+            values = found[classes]
             top = values.mean(axis=0)
             left.plot(1 + np.arange(top.size), top / top[int(classes) - 1], mark, color=colour, ms=3, label=f"C = {classes}")
         left.set(xlabel="i", ylabel=r"$e_i\,/\,e_C$", yscale="log")
@@ -147,9 +149,10 @@ def _transient(left: Axes, right: Axes, record: Record, config: Any) -> None:
         scale = np.exp(np.mean(np.log(top / law)))
         _lines(right, sigma, {"λ₁": top, f"{scale:.3f} $|J|^2(1 - Σp^2)$": scale * law}, marker="o", ms=2)
         right.set(xscale="log", yscale="log", xlabel=r"$\sigma_z$, growing with training", ylabel="λ₁")
-        ticks = [t for t in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if sigma.min() / 1.1 <= t <= sigma.max() * 1.1]
-        right.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        right.minorticks_off()
+        for axis, values in ((right.xaxis, sigma), (right.yaxis, np.append(top, scale * law))):
+            ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if values.min() / 1.1 <= t <= values.max() * 1.1]
+            axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+            axis.set_minor_locator(matplotlib.ticker.NullLocator())
         right.legend()
 
 
@@ -171,7 +174,7 @@ def conditions(record: Record, config: Any) -> Figure:
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
             for j, (rate, colour, mark) in enumerate(styles):
                 at = 1 + step[j]
-                above.scatter(at, place[j] * 1.02 ** (j - 1), 30 * (ratio[j] - 1) + 2, color=colour, marker=mark,
+                above.scatter(at, place[j] * 1.02 ** (j - 1), 60 * (ratio[j] - 1) + 5, color=colour, marker=mark,
                               alpha=np.where(late[j], 1.0, 0.25), lw=0)  # fmt: skip
                 middle.plot(at, share[j], color=colour, marker=mark, ms=2.5, label=f"η = {rate:g}")
                 below.plot(at, rate * part["hessian"]["eigenvalues"][i, j, :, 0], color=colour, marker=mark, ms=2.5)
@@ -241,4 +244,4 @@ def _maps(figure: Figure, row, record: Record, config: Any) -> None:
              for name in record["maps"] if name != "p" for surface in ("plane", "sphere")}  # fmt: skip
     _lines(row[2], config.map_radii, named, marker="o", ms=2.5)
     row[2].set(xscale="log", yscale="log", xlabel="radius / Xavier's", ylabel="dimension for 0.9 of full accuracy")
-    row[2].legend()
+    row[2].legend(fontsize=6)

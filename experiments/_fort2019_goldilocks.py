@@ -114,7 +114,7 @@ def needed(accuracy: np.ndarray, dims: np.ndarray, part: float = 0.9) -> np.ndar
     """The dimension at which accuracy first reaches `part` of that in all dimensions: [radius] from [radius, dimension].
 
     Linear in log d between the dimensions that were run; the smallest of them where that is enough already, and NaN where
-    even all dimensions don't reach an accuracy of one half.
+    even all dimensions don't reach an accuracy of 0.7.
     """
     wanted = part * accuracy[:, -1]
     found = []
@@ -122,5 +122,5 @@ def needed(accuracy: np.ndarray, dims: np.ndarray, part: float = 0.9) -> np.ndar
         i = int(np.argmax(row >= goal))
         before = max(i - 1, 0)
         step = (goal - row[before]) / (row[i] - row[before]) if i else 0.0
-        found.append(dims[before] * (dims[i] / dims[before]) ** step if row[-1] >= 0.5 else np.nan)
+        found.append(dims[before] * (dims[i] / dims[before]) ** step if row[-1] >= 0.7 else np.nan)
     return np.array(found)
