@@ -159,18 +159,18 @@ def _transient(left: Axes, right: Axes, record: Record, config: Any) -> None:
 # ── conditions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def conditions(record: Record, config: Any) -> Figure:
+def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple[float, ...]) -> Figure:
     """For each loss and noise: where the spectrum parts, and the gradient's share, over time, by η."""
-    columns = [(name, i) for name in record["conditions"] for i in range(len(config.noises))]
+    columns = [(name, i) for name in found for i in range(len(noises))]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.3 * len(columns), 6.4), dpi=170)
         axes = figure.subplots(3, len(columns), squeeze=False, sharey="row")
         for (name, i), (above, middle, below) in zip(columns, axes.T, strict=True):
-            part, rates = record["conditions"][name], config.rates if name == "cross_entropy" else config.square_rates
+            part, rates = found[name], rates_of[name]
             place, ratio = logits.num_outliers(part["hessian"]["eigenvalues"][i], judged.CUT_WITHIN)  # [η, look]
             share, late = judged.energy(part)[i], part["test"]["accuracy"][i] >= judged.LEARNED
             step = part["step"][i]
-            above.set_title(f"\n{name.replace('_', ' ')}, {100 * config.noises[i]:.0f} % noise")
+            above.set_title(f"\n{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels")
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
             for j, (rate, colour, mark) in enumerate(styles):
                 at = 1 + step[j]
@@ -243,5 +243,7 @@ def _maps(figure: Figure, row, record: Record, config: Any) -> None:
     named = {f"{name}, {surface}": needed(record["maps"][name][surface]["accuracy"].mean(axis=2), sizes)
              for name in record["maps"] if name != "p" for surface in ("plane", "sphere")}  # fmt: skip
     _lines(row[2], config.map_radii, named, marker="o", ms=2.5)
-    row[2].set(xscale="log", yscale="log", xlabel="radius / Xavier's", ylabel="dimension for 0.9 of full accuracy")
+    if np.isfinite(list(named.values())).any():  # else there is nothing to scale
+        row[2].set_yscale("log")
+    row[2].set(xscale="log", xlabel="radius / Xavier's", ylabel="dimension for 0.9 of full accuracy")
     row[2].legend(fontsize=6)

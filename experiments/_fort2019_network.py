@@ -122,33 +122,42 @@ def training(task: Task, key, rate: float, batch_size: int | None, segments: Seg
 
 
 def conditions(
-    task: Task, key, rates: tuple[float, ...], noises: tuple[float, ...], batch_size: int | None, segments: Segments, k: int
-) -> Record:
-    """Runs from one initialisation over label noise × η, measured by `geometry`: leaves [noise, η, look, ...]."""
+    task: Task,
+    key,
+    rates: dict[str, tuple[float, ...]],
+    noises: tuple[float, ...],
+    batch_size: int | None,
+    segments: Segments,
+    k: int,
+) -> dict[str, Record]:
+    """Runs from one initialisation over loss × label noise × η, measured by `geometry`: {loss: leaves [noise, η, look, ...]}.
+
+    One program: the loss is Σ_i w_i L_i with weights w that are arguments. `task`'s own criterion does not matter.
+    """
     noise_key, init_key, run_key = jax.random.split(key, 3)
     x, y = task.train
     wrong = jnp.stack([lj.data.with_label_noise(noise_key, y, q * (1 - 1 / y.shape[1])) for q in noises])  # [q, n, C]
-    arrays, fixed = (x, wrong, task.test), task
-    cells = [(i, rate) for i in range(len(noises)) for rate in rates]
+    fixed, criteria = task, [LOSSES[name] for name in rates]
+    cells = [(i, j, rate) for i, name in enumerate(rates) for j in range(len(noises)) for rate in rates[name]]
     mesh = lj.devices.dividing(len(cells))
 
-    @jax.jit
-    def go(arrays, which, rates, init_key, run_key):
-        x, wrong, test = arrays
+    def one(cell, whole):
+        weights, j, rate = cell
+        x, wrong, test, init_key, run_key = whole
 
-        def one(cell, whole):
-            i, rate = cell
-            x, wrong, test = whole
-            task = fixed._replace(train=(x, wrong[i]), test=test)
-            rule, watch = descent(task, rate, batch_size), geometry(task, k)
-            run = lj.start(run_key, task.model.init(init_key, x), rule, watch)
-            return looked(run, rule, watch, segments)[1]
+        def criterion(outputs, targets):
+            return sum(w * of(outputs, targets) for w, of in zip(weights, criteria, strict=True))
 
-        return lj.sweep.over_runs(one, mesh)((which, rates), (x, wrong, test))
+        task = fixed._replace(criterion=criterion, train=(x, wrong[j]), test=test)
+        rule, watch = descent(task, rate, batch_size), geometry(task, k)
+        run = lj.start(run_key, task.model.init(init_key, x), rule, watch)
+        return looked(run, rule, watch, segments)[1]
 
-    which, each = (np.array(column) for column in zip(*cells, strict=True))
-    record = jax.device_get(go(arrays, jnp.asarray(which), jnp.asarray(each, jnp.float32), init_key, run_key))
-    return jax.tree.map(lambda a: a.reshape(len(noises), len(rates), *a.shape[1:]), record)
+    which, noise, rate = (np.array(column) for column in zip(*cells, strict=True))
+    columns = np.eye(len(criteria), dtype=np.float32)[which], noise, rate.astype(np.float32)
+    record = jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(columns, (x, wrong, task.test, init_key, run_key)))
+    return {name: jax.tree.map(lambda a: a[which == i].reshape(len(noises), -1, *a.shape[1:]), record)  # noqa: B023
+            for i, name in enumerate(rates)}  # fmt: skip
 
 
 def spectra(task: Task, params: Any, looks: list[int]) -> dict[str, np.ndarray]:

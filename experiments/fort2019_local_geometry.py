@@ -16,6 +16,7 @@ two idle CPU cores. `--data mnist` does the same on 784 pixels.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, cast
 
@@ -88,10 +89,12 @@ class Config:
     condition_segments: tuple[tuple[int, int], ...] = ((2, 20), (2, 40), (3, 80), (8, 200))
     """Their looks."""
     wide: tuple[int, ...] = (64, 64)
-    """Hidden units of the network whose gradient is looked at with wrong labels at `rate`; () for none."""
+    """Hidden units of a wider network under both losses, without wrong labels and with the most; () for none."""
+    wide_rates: tuple[float, float] = (0.1, 0.05)
+    """Its η under cross-entropy and the square loss."""
     wide_batch: int = 32
     """Its minibatches."""
-    wide_segments: tuple[tuple[int, int], ...] = ((16, 80),)
+    wide_segments: tuple[tuple[int, int], ...] = ((4, 40), (9, 120))
     """Its looks."""
 
     n_zone: int = 400
@@ -143,8 +146,8 @@ class Config:
         for name, held in (("radii", (0.1, 1.4, 30)), ("map_radii", (0.1, 1, 2, 5, 10)), ("map_dims", (100, 300))):
             if not set(held) <= set(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} must hold {held}, with which the claims are judged")
-        if self.rate <= 0 or self.map_rate <= 0 or not 1 <= max(self.batch_size, self.wide_batch) <= self.n_train:
-            raise ValueError("rate and map_rate must be positive, batches between 1 and n_train")
+        if min(self.rate, self.map_rate, *self.wide_rates) <= 0 or not 1 <= max(self.batch_size, self.wide_batch) <= self.n_train:
+            raise ValueError("rate, map_rate and wide_rates must be positive, batches between 1 and n_train")
 
 
 SMALL = Config()
@@ -164,18 +167,18 @@ def load(config: Config) -> tuple[lj.types.Batch, lj.types.Batch]:
 
 
 def run(config: Config, key: lj.types.Key) -> Record:
-    """Parts "model"; "network", with "wide" and "spectra"; "conditions" {loss: [noise, η, look, ...]}; "goldilocks"."""
+    """Parts "model"; "network"; "conditions" and "wide" {loss: [noise, η, look, ...]}; "zone" and "maps" {activation: ...}."""
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate((*PARTS, "wide"))}
     train, test = load(config)
     inputs, outputs = train[0].shape[1], train[1].shape[1]
     glorot = functools.partial(network.glorot, config.widths, inputs, outputs)
 
-    def task(criterion: str, widths: tuple[int, ...]) -> network.Task:
+    def task(widths: tuple[int, ...]) -> network.Task:
         model = network.glorot(widths, inputs, outputs)
-        return network.Task(model, network.LOSSES[criterion], train, test, config.n_curvature, config.n_clustered)
+        return network.Task(model, lj.losses.cross_entropy, train, test, config.n_curvature, config.n_clustered)
 
     def in_full() -> Record:
-        given = task("cross_entropy", config.widths)
+        given = task(config.widths)
         found = network.training(
             given, keys["network"], config.rate, config.batch_size, config.segments, config.k, config.num_probes
         )
@@ -186,14 +189,15 @@ def run(config: Config, key: lj.types.Key) -> Record:
             found["spectra"] = network.spectra(given, params, looks) | {"look": np.array(looks)}
         return found
 
-    def wide() -> Record:
-        cell = (config.rate,), (0.0, config.noises[-1]), config.wide_batch, config.wide_segments, config.k
-        return network.conditions(task("cross_entropy", config.wide), keys["wide"], *cell)
-
-    def under(criterion: str) -> Record:
-        rates = config.rates if criterion == "cross_entropy" else config.square_rates
+    def conditions() -> dict[str, Record]:
+        rates = {name: config.rates if name == "cross_entropy" else config.square_rates for name in config.losses}
         cell = rates, config.noises, config.batch_size, config.condition_segments, config.k
-        return network.conditions(task(criterion, config.widths), keys["conditions"], *cell)
+        return network.conditions(task(config.widths), keys["conditions"], *cell)
+
+    def wide() -> dict[str, Record]:
+        rates = {name: (rate,) for name, rate in zip(network.LOSSES, config.wide_rates, strict=True)}
+        cell = rates, (0.0, config.noises[-1]), config.wide_batch, config.wide_segments, config.k
+        return network.conditions(task(config.wide), keys["wide"], *cell)
 
     def zones() -> dict:
         data = jax.tree.map(lambda x: x[: config.n_zone], train)
@@ -206,18 +210,17 @@ def run(config: Config, key: lj.types.Key) -> Record:
                 for name, phi in goldilocks.ACTIVATIONS.items()}  # fmt: skip
         return made | {"p": np.asarray(_size(glorot(), inputs))}
 
-    programs = {"model": [("model", lambda: random_model.run(config, keys["model"]))],
-                "conditions": [("conditions", lambda: {name: under(name) for name in config.losses})]
-                + [("wide", wide)] * bool(config.wide),
-                "goldilocks": [("zone", zones), ("maps", maps)]}  # fmt: skip
+    programs: dict[str, dict[str, Callable]] = {
+        "conditions": {"conditions": conditions, **({"wide": wide} if config.wide else {})},
+        "model": {"model": lambda: random_model.run(config, keys["model"])},
+        "network": {"network": in_full},
+        "goldilocks": {"zone": zones, "maps": maps},
+    }
+    asked = {name: program for part, several in programs.items() if part in config.parts for name, program in several.items()}
     record = Record({})
-    with held_interrupts() as interrupted, ThreadPoolExecutor(1) as pool:
-        alone = pool.submit(in_full) if "network" in config.parts else None  # one run, beside those split over devices
-        for name, program in (entry for part, entries in programs.items() if part in config.parts for entry in entries):
-            if not interrupted():
-                record[name] = program()
-        if alone is not None:
-            record["network"] = alone.result()
+    with held_interrupts() as interrupted, ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as pool:
+        done = pool.map(lambda program: None if interrupted() else program(), asked.values())  # one compiles, another runs
+        record |= {name: found for name, found in zip(asked, done, strict=True) if found is not None}
         if interrupted():
             raise lj.Interrupted(f"stopped by Ctrl-C; done: {', '.join(record) or 'nothing'}", cast(Any, None), record)
     return record
@@ -243,7 +246,11 @@ def plot(record: Record, config: Config) -> dict[str, Figure]:
     if "model" in record or "network" in record:
         drawn["figure"] = figures.side_by_side(record, config)
     if "conditions" in record:
-        drawn["conditions"] = figures.conditions(record, config)
+        rates = {name: config.rates if name == "cross_entropy" else config.square_rates for name in config.losses}
+        drawn["conditions"] = figures.conditions(record["conditions"], rates, config.noises)
+    if "wide" in record:
+        rates = {name: (rate,) for name, rate in zip(network.LOSSES, config.wide_rates, strict=True)}
+        drawn["conditions-wide"] = figures.conditions(record["wide"], rates, (0.0, config.noises[-1]))
     if "zone" in record:
         drawn["goldilocks"] = figures.goldilocks(record, config)
     return drawn

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -94,13 +95,14 @@ def record():
     return copy.deepcopy({
         "model": model(), "network": network(),
         "conditions": {"cross_entropy": condition(9, (0.2, 0.4, 0.7)), "square": condition(10, (0.2, 0.4, 0.7))},
-        "wide": condition(9, (0.8,), rates=1), "zone": {"relu": zone(), "tanh": zone()},
+        "wide": {"cross_entropy": condition(9, (0.8,), rates=1), "square": condition(10, (0.8,), rates=1)},
+        "zone": {"relu": zone(), "tanh": zone()},
         "maps": {"relu": accuracies(), "tanh": accuracies(), "p": np.array(1482)},
     })  # fmt: skip
 
 
 def rising(made):
-    made["wide"]["hessian"]["cosines"][:, :, 0] *= 0.5
+    made["wide"]["cross_entropy"]["hessian"]["cosines"][:, :, 0] *= 0.5
     return made
 
 
@@ -157,12 +159,12 @@ def at(index, value):
         (change("network", "clusters", "same_logit", to=0.4), "net-clustering"),
         (change("network", "clusters", "other_logit", to=-6), "net-clustering"),
         (change("network", "softmax", "variance", to=at(0, 20.0)), "net-logit-growth"),
-        (change("conditions", "square", "hessian", "eigenvalues", to=at((1, 0), spectrum(9))), "net-c-with-square-loss"),
-        (change("wide", "hessian", "eigenvalues", to=at(1, spectrum(10))), "net-c-minus-1-with-noise"),
-        (change("wide", "hessian", "eigenvalues", to=at(1, spectrum(8))), "net-c-minus-1-with-noise"),
+        (change("wide", "square", "hessian", "eigenvalues", to=at((1, 0, 3), spectrum(9))), "net-c-with-square-loss"),
+        (change("wide", "cross_entropy", "hessian", "eigenvalues", to=at(1, spectrum(10))), "net-c-minus-1-with-noise"),
+        (change("wide", "cross_entropy", "hessian", "eigenvalues", to=at(1, spectrum(8))), "net-c-minus-1-with-noise"),
         (change("conditions", "square", "hessian", "cosines", to=at((0, 1, -1, 0), 0.9)), "net-confinement-follows-the-step"),
         (change("conditions", "square", "hessian", "cosines", to=lambda x: x[:, ::-1]), "net-confinement-follows-the-step"),
-        (change("wide", "hessian", "cosines", to=0.9), "net-gradient-confinement"),
+        (change("wide", "cross_entropy", "hessian", "cosines", to=0.9), "net-gradient-confinement"),
         (change("zone", "relu", "weights", to=0.8), "goldilocks-window"),
         (change("zone", "relu", "weights", to=lambda x: x[::-1]), "goldilocks-window"),
         (change("zone", "tanh", "weights", to=-1), "goldilocks-window-tanh"),
@@ -192,8 +194,16 @@ def test_needed_dimension_is_read_between_those_that_were_run():
 
 
 def test_figures_of_a_record():
+    untrained = record()
+    for part in untrained["maps"].values():
+        if isinstance(part, dict):
+            part["sphere"]["accuracy"] *= 0.1
+            part["plane"]["accuracy"] *= 0.1
+    for made in (record(), untrained):
+        for figure in experiment.plot(lj.Record(made), CONFIG).values():
+            figure.savefig(io.BytesIO(), dpi=40)
     drawn = experiment.plot(lj.Record(record()), CONFIG)
-    assert set(drawn) == {"figure", "conditions", "goldilocks"}
+    assert set(drawn) == {"figure", "conditions", "conditions-wide", "goldilocks"}
     assert len(drawn["figure"].axes) == 10
     assert "goldilocks" not in experiment.plot(lj.Record({"model": model()}), CONFIG)
 
@@ -238,4 +248,4 @@ def test_a_tiny_run_from_end_to_end():
     assert made["maps"]["relu"]["sphere"]["accuracy"].shape == (5, 4, 1)
     np.testing.assert_allclose(made["network"]["spectra"]["ggn"][0, -1], 0, atol=1e-5)  # semidefinite
     assert {claim.passed for claim in experiment.claims(made, TINY)} <= {True, False}
-    assert set(experiment.plot(made, TINY)) == {"figure", "conditions", "goldilocks"}
+    assert set(experiment.plot(made, TINY)) == {"figure", "conditions", "conditions-wide", "goldilocks"}
