@@ -146,7 +146,8 @@ class Config:
         for name, held in (("radii", (0.1, 1.4, 30)), ("map_radii", (0.1, 1, 2, 5, 10)), ("map_dims", (100, 300))):
             if not set(held) <= set(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} must hold {held}, with which the claims are judged")
-        if min(self.rate, self.map_rate, *self.wide_rates) <= 0 or not 1 <= max(self.batch_size, self.wide_batch) <= self.n_train:
+        largest = max(self.batch_size, self.wide_batch)
+        if min(self.rate, self.map_rate, *self.wide_rates) <= 0 or not 1 <= largest <= self.n_train:
             raise ValueError("rate, map_rate and wide_rates must be positive, batches between 1 and n_train")
 
 
