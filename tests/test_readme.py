@@ -26,9 +26,9 @@ def ran(smaller: bool) -> list[dict]:
 
 
 def test_examples():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
-    _, swept, own, measured, lasting, split, others = ran(smaller=True)
+    _, swept, own, measured, sliced, lasting, split, others = ran(smaller=True)
     assert swept["record"]["sharpness"].shape == (3, 2, 2)
     assert np.array_equal(swept["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
     # a linear model with ten outputs: each eigenvalue of the inputs' second moments, tenfold, times 2 / 10
@@ -46,6 +46,10 @@ def test_examples():
     trace, estimate = np.trace(np.float64(ggn)), measured["gauss_newton"]
     assert abs(estimate.value - trace) < 4 * estimate.error < 0.1 * trace
     assert 0 < measured["density"].value.max() < np.inf
+
+    centre = measured["loss"](measured["params"], measured["batch"])
+    np.testing.assert_allclose(sliced["losses_at"][10, 10], centre, rtol=1e-6)
+    assert sliced["losses_at"].shape == (21, 21)
 
     assert lasting["record"]["loss"].shape == (4, 4, 20)
     assert lasting["table"].dims == ("learning_rate",)
