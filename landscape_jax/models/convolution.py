@@ -18,19 +18,21 @@ def as_product(x: Array, kernel: Array, strides, padding, *, precision=None, **o
 
     Cost: the same multiply-adds. Memory: a · b times the inputs, kept for the backward pass.
     """
-    a, b, channels, filters = kernel.shape
+    a, b, _, filters = kernel.shape
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], (a, b), strides, padding)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    counts = [(size - tap) // stride + 1 for size, tap, stride in zip(x.shape[1:3], (a, b), strides, strict=True)]
-    reach = [(count - 1) * stride + 1 for count, stride in zip(counts, strides, strict=True)]
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    patches = _views(_views(x, 2, b, strides[1]), 1, a, strides[0])  # [n, i, j, a · b · c]
+    product = jnp.matmul(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, filters), precision=precision)
+    return product.reshape(*patches.shape[:-1], filters)
 
-    def view(r: int, s: int) -> Array:
-        return jax.lax.slice(x, (0, r, s, 0), (len(x), r + reach[0], s + reach[1], channels), (1, *strides, 1))
 
-    patches = jnp.concatenate([view(r, s) for r in range(a) for s in range(b)], axis=-1)  # [n, i, j, a · b · c]
-    product = jnp.matmul(patches.reshape(-1, a * b * channels), kernel.reshape(-1, filters), precision=precision)
-    return product.reshape(len(x), *counts, filters)
+def _views(x: Array, axis: int, taps: int, stride: int) -> Array:
+    """The views of x that each tap of a kernel sees along an axis, side by side among the channels."""
+    reach = (x.shape[axis] - taps) // stride * stride + 1
+    views = [jax.lax.slice_in_dim(x, tap, tap + reach, stride, axis) for tap in range(taps)]
+    # fenced: fused with what comes before, the compiler would work that out once for each view
+    return jax.lax.optimization_barrier(jnp.concatenate(views, axis=-1))
 
 
 def convolved(x: Array, kernel: Array, strides, padding, **others) -> Array:
