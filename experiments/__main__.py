@@ -178,7 +178,8 @@ def _table(title: str, claims: list[dict]) -> Table:
 
 
 def _short(x: Any, joint: str = "\n") -> str:
-    """Measured numbers at the length of a table's cell: lists as their range."""
+    """Measured numbers at the length of a table's cell: lists and arrays as their range."""
+    x = x.tolist() if hasattr(x, "tolist") else x
     if isinstance(x, dict):
         return joint.join(f"{name}: {_short(value, ', ')}" for name, value in x.items())
     if isinstance(x, (list, tuple)) and all(isinstance(v, (int, float)) and v is not None for v in x) and x:
