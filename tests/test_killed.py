@@ -61,6 +61,7 @@ def same_as_undisturbed(tmp_path, kills, *rest):
         return {name: straight[name] for name in straight}
 
 
+@pytest.mark.slow
 def test_killed_twice(tmp_path):
     end = same_as_undisturbed(tmp_path, 2)
     assert end["[1]['sharpness']"].shape == (600,)

@@ -34,7 +34,7 @@ def test_gamma_one_is_the_dynamics_inside(problem, optimizer):
     chex.assert_trees_all_equal((same.params, same.state.inner, after), (plain.params, plain.state, before))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("refresh", [1, 5])
 def test_gamma_zero_never_moves_along_the_tracked_directions(problem, optimizer, refresh):
     seen = lj.observe.stateless(

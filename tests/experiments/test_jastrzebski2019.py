@@ -241,7 +241,7 @@ def test_ctrl_c_stops_before_the_next_program_and_keeps_what_is_done(monkeypatch
     assert list(stop.value.record["grid"]) == ["rate0.1-batch1", "rate0.1-batch2"]
 
 
-@pytest.mark.parametrize("name", ["CIFAR", "PAPER", "PAPER_RESNET"])
+@pytest.mark.parametrize("name", ["CIFAR", "PAPER", pytest.param("PAPER_RESNET", marks=pytest.mark.slow)])
 def test_large_presets_have_shapes(name):
     """Network, nudged step and every observable, without arithmetic."""
     preset = getattr(experiment, name)

@@ -95,7 +95,7 @@ def test_theta_as_one_vector_is_the_same_network():
 # ── scale at init ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("width", [32, 256])
+@pytest.mark.parametrize("width", [32, pytest.param(256, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["standard", "ntk", "mup"])
 def test_variances_at_init_are_those_of_the_theory(name, width):
     """ReLU, s = 2 in hidden layers: activations keep their second moment; outputs have 1 under standard and NTK
@@ -136,6 +136,7 @@ def test_output_scale_and_a_zero_last_layer():
     assert not zero.apply(zero.init(jax.random.key(1), x), x).any()
 
 
+@pytest.mark.slow
 def test_images_through_deep_networks_keep_a_sensible_scale():
     x = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
     for model in (models.resnet(14), models.resnet(8, norm=models.group_norm), models.myrtle(5, 32, pools=4)):
@@ -191,7 +192,7 @@ def tiny_transformer():
     return models.transformer(5, length=4, width=4, depth=1, heads=2), (tokens[:, :-1], tokens[:, 1:])
 
 
-@pytest.mark.parametrize("make", [tiny_resnet, tiny_transformer])
+@pytest.mark.parametrize("make", [pytest.param(tiny_resnet, marks=pytest.mark.slow), tiny_transformer])
 def test_top_five_eigenvalues_equal_those_of_the_dense_hessian(make):
     model, batch = make()
     loss = losses.mean(model.apply, losses.cross_entropy)

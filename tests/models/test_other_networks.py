@@ -99,7 +99,9 @@ def reference():
     return trained(ours)
 
 
-@pytest.mark.parametrize("make", [linen, with_nnx, equinox, arrays], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "make", [linen, with_nnx, pytest.param(equinox, marks=pytest.mark.slow), arrays], ids=lambda f: f.__name__
+)
 def test_does_what_ours_does(make, reference):
     record = trained(make)
     assert reference["loss"][-1] < 0.8 * reference["loss"][0]

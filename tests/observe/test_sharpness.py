@@ -56,6 +56,7 @@ def test_within_a_percent_at_every_step_other_seeds(seed, rate):
     assert errors(over_the_edge(seed, rate, n_train=500, num_steps=1500)).max() < 0.01
 
 
+@pytest.mark.slow
 def test_every_value_of_several():
     train, _ = lj.data.digits(60)
     model = lj.models.mlp((8,), 10)

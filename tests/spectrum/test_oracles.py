@@ -23,7 +23,13 @@ def hessian_of_a_network(seed, dtype):
     return hvp, lambda v: ravel_pytree(hvp(unravel(v)))[0], params
 
 
-@pytest.fixture(params=[(seed, dtype) for dtype in ("float32", "float64") for seed in range(3)], ids=str)
+def cases():
+    for dtype in ("float32", "float64"):
+        for seed in range(3):
+            yield pytest.param((seed, dtype), marks=[pytest.mark.slow] if seed else [])
+
+
+@pytest.fixture(params=cases(), ids=str)
 def problem(request):
     seed, dtype = request.param
     with jax.enable_x64(dtype == "float64"):
