@@ -55,6 +55,7 @@ def test_a_sharded_loss_is_the_loss(problem, mesh, n):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_whose_examples_are_split_is_the_run(problem, mesh):
     batches = lj.data.full_batch(problem.data)
     out = []
@@ -74,6 +75,7 @@ def test_what_does_not_come_apart_is_refused(mesh):
         lj.losses.sharded(Coupled(lambda p, b: 0.0, "because"), mesh)
 
 
+@pytest.mark.slow
 def test_theta_split_splits_all_that_is_made_of_it(mesh):
     """Optimizer state, tracked eigenvectors and the Krylov basis: no buffer holds a whole leaf, or a whole stack of them."""
     train = lj.data.digits(40, 0)[0]

@@ -25,6 +25,7 @@ def ran(smaller: bool) -> list[dict]:
     return after
 
 
+@pytest.mark.slow
 def test_examples():
     assert len(BLOCKS) == 8
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)

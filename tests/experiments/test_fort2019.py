@@ -193,6 +193,7 @@ def test_needed_dimension_is_read_between_those_that_were_run():
     np.testing.assert_allclose(goldilocks.needed(accuracy, dims), [100 * 10**0.8, 10, 100, np.nan])
 
 
+@pytest.mark.slow
 def test_figures_of_a_record():
     untrained = record()
     for part in untrained["maps"].values():

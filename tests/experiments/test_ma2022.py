@@ -31,12 +31,14 @@ def verdicts(record, config=TINY):
     return {claim.id: claim.passed for claim in ma.claims(record, config)}
 
 
+@pytest.mark.slow
 def test_toys_and_origin_are_as_derived(record):
     passed = verdicts({part: record[part] for part in ("toys", "origin")})
     assert all(passed[name] for name, *_ in judged.PARTS["toys"])
     assert passed["origin-needs-both"]
 
 
+@pytest.mark.slow
 def test_the_record_has_the_shapes_it_says(record):
     tanh = record["networks"]["tanh"]
     assert tanh["sharpness"].shape == (2, 2, networks.CHECKS)
@@ -51,6 +53,7 @@ def test_the_record_has_the_shapes_it_says(record):
     np.testing.assert_allclose(2 * tanh["rise"][..., 5] / r**2, tanh["curvature"], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_verdicts_fail_where_they_should(record):
     spoilt = copy.deepcopy({part: record[part] for part in ("toys", "origin")})
     spoilt["toys"]["cycles"]["log_cosh"]["settled"] = spoilt["toys"]["cycles"]["log_cosh"]["settled"] * 1.001
@@ -104,6 +107,7 @@ def test_each_network_verdict_can_be_either(claim, changes):
     assert verdicts({})[claim] is None
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_row_for_each_part(record, tmp_path):
     figure = ma.plot(record | made_networks(), ma.SMALL)
     figure.savefig(tmp_path / "figure.png")

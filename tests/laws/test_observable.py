@@ -104,6 +104,7 @@ def test_two_names_and_two_keys_give_other_numbers(problem, gd):
     assert len(set(numbers.tolist())) == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_finite_on_a_zero_gradient(problem):
     """At a minimum that θ fits exactly, and on a loss that is flat everywhere."""
     inputs = problem.data[0]

@@ -186,6 +186,7 @@ def test_residuals_are_honest_where_it_stops_too_early():
         assert eigs.products == 7  # 6, and one more after the restart, which kept 5
 
 
+@pytest.mark.slow
 def test_every_product_is_counted():
     """`products` against the calls of a matvec that counts them on the host."""
     calls = []

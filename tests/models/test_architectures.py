@@ -192,7 +192,8 @@ def tiny_transformer():
     return models.transformer(5, length=4, width=4, depth=1, heads=2), (tokens[:, :-1], tokens[:, 1:])
 
 
-@pytest.mark.parametrize("make", [pytest.param(tiny_resnet, marks=pytest.mark.slow), tiny_transformer])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [tiny_resnet, tiny_transformer])
 def test_top_five_eigenvalues_equal_those_of_the_dense_hessian(make):
     model, batch = make()
     loss = losses.mean(model.apply, losses.cross_entropy)
@@ -218,6 +219,7 @@ def test_a_transformer_sees_no_future():
 # ── BatchNorm ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_batch_norm_is_marked_refused_and_can_be_held():
     batched = models.resnet(8, 3, width=2, norm=models.batch_norm)
     x = jax.random.normal(jax.random.key(0), (6, 8, 8, 1))

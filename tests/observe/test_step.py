@@ -59,7 +59,8 @@ def test_the_recorded_terms_give_the_change_and_where_it_turns():
     expected = np.maximum(-2 * slope * c.mean(0) / (SCALES[:3] * (c**2).mean(0)), 0)
     np.testing.assert_allclose(turn, expected, rtol=1e-2)
     risen = value["sharpest"] > 0
-    np.testing.assert_array_equal(risen, np.array(ALPHAS) > turn[:, None])
+    clear = np.abs(np.array(ALPHAS) / turn[:, None] - 1) > 1e-3  # at the turn itself rounding decides
+    np.testing.assert_array_equal(risen[clear], (np.array(ALPHAS) > turn[:, None])[clear])
     assert 0 < risen.mean() < 1
 
 

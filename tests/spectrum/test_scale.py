@@ -87,6 +87,7 @@ def test_the_check_itself_sees_a_gathered_vector(placed):
     assert "f32[4032]" in text or "f32[56,72]" in text
 
 
+@pytest.mark.slow
 def test_the_spectra_of_64_networks_in_one_call():
     model = lj.models.mlp((4,), 2)
     batch = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32), np.arange(20) % 2
