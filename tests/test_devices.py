@@ -113,6 +113,7 @@ def test_as_many_devices_as_divide_the_runs(runs, count):
     assert (mesh.size if mesh else None) == count
 
 
+@pytest.mark.slow
 def test_drive_takes_the_split_that_runs_have(problem):
     watch = {"loss": lj.observe.loss}
     gd = lj.dynamics.gradient(problem.loss, optax.sgd(0.1), lj.data.minibatch(problem.data, 8))

@@ -193,6 +193,7 @@ def test_sharded_takes_one_all_reduce():
     assert lj.tree.norm(lj.tree.sub(out, whole)) <= 1e-6 * lj.tree.norm(whole)
 
 
+@pytest.mark.slow
 def test_restricted_to_leaves_is_the_diagonal_block():
     model, params, x = network()
     loss = lj.losses.mean(model.apply, losses.square)

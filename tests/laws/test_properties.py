@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -60,6 +61,7 @@ def test_linear_and_symmetric(name, at, first, second, a, b, size):
     assert abs(tree.vdot(w, av) - tree.vdot(v, aw)) <= 1e-5 * scale
 
 
+@pytest.mark.slow
 @few
 @given(names, st.integers(1, N), seeds)
 def test_chunked_is_the_whole_for_any_chunking(name, num_chunks, seed):

@@ -84,6 +84,7 @@ def test_parameters_and_outputs(name):
     assert jax.eval_shape(model.apply, params, x).shape == outputs
 
 
+@pytest.mark.slow
 def test_theta_as_one_vector_is_the_same_network():
     network, x = models.simple_cnn(filters=(2, 3), dense=4), jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     flat = models.flat(network, x)

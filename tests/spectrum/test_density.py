@@ -87,6 +87,7 @@ def test_smoothed_is_the_density_with_its_band():
     assert np.isnan(spectrum.smoothed(jax.tree.map(lambda x: x[:1], many(matrix, jax.random.key(5))), grid).error).all()
 
 
+@pytest.mark.slow
 def test_trace_of_a_function_and_probes_at_once():
     matrix = example(2)
     true = np.linalg.eigvalsh(np.float64(matrix))
