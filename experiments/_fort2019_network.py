@@ -46,17 +46,9 @@ def glorot(
     return model._replace(init=lambda key, x: lj.tree.scale(factor, model.init(key, x)))  # biases are 0 and stay so
 
 
-def looked(run: lj.Run, dynamics, watch, segments: Segments) -> tuple[lj.Run, Record]:
-    """A run through all segments: leaves [looks in all, ...]. What is looked at is compiled once, whatever the gaps between."""
-
-    def look(run: lj.Run, gap: Array) -> tuple[lj.Run, Record]:
-        run, record = lj.advance(run, dynamics, watch, num_steps=1)
-        bare = run._replace(memory={})
-        bare = jax.lax.fori_loop(1, gap, lambda _, r: lj.advance(r, dynamics, {}, num_steps=1)[0], bare)
-        return bare._replace(memory=run.memory), jax.tree.map(lambda x: x[0], record)
-
-    gaps = [every for looks, every in segments for _ in range(looks)]
-    return jax.lax.scan(look, run, jnp.array(gaps))
+def gaps(segments: Segments) -> Array:
+    """Steps from each look to the next [looks]."""
+    return jnp.array([every for looks, every in segments for _ in range(looks)])
 
 
 def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
@@ -71,9 +63,9 @@ def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
         hit = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
         return {"loss": jnp.mean(task.criterion(outputs, y)), "accuracy": jnp.mean(hit.astype(outputs.dtype))}
 
-    taken = Partial(whole_gradient, sample)
+    hessian, taken = lj.curvature.hessian(task.loss), Partial(whole_gradient, sample)
     return {
-        "hessian": lj.observe.alignment(lj.curvature.hessian(task.loss), k, vectors=taken, batch=sample, tol=1e-2),
+        "hessian": lj.observe.alignment(hessian, k, vectors=taken, batch=sample, num_steps=5 * k, tol=None),
         "train": lj.observe.stateless(Partial(on, task.train)),
         "test": lj.observe.stateless(Partial(on, task.test)),
     }
@@ -82,16 +74,10 @@ def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
 def everything(task: Task, k: int, num_probes: int) -> dict[str, lj.types.Observable]:
     """And what the model speaks of: clusters, logits, weights; and the spectrum's density and tr/‖·‖_F."""
     sample, apply = task.first(task.sample), task.model.apply
-
-    def ends(curvature, k, smallest, sample, moment):
-        start = lj.tree.scattered_like(0, moment.params)
-        matvec = curvature(moment.params, sample)
-        return lj.spectrum.eigsh(matvec, start, k, smallest=smallest, num_steps=60).values
-
     ggn, h_term = (curvature(apply, task.criterion) for curvature in (lj.curvature.ggn, lj.curvature.h_term))
     return geometry(task, k) | {
-        "ggn": lj.observe.stateless(Partial(functools.partial(ends, ggn, k, 0), sample)),
-        "h_term": lj.observe.stateless(Partial(functools.partial(ends, h_term, 1, 1), sample)),
+        "ggn": lj.observe.sharpness(ggn, k, 3 * k, sample, tol=None),
+        "h_term": lj.observe.sharpness(h_term, 1, 30, sample, tol=None),
         "density": lj.observe.spectral_density(lj.curvature.hessian(task.loss), batch=sample, num_steps=40),
         "ratio": lj.observe.trace_ratio(lj.curvature.hessian(task.loss), batch=sample, num_probes=num_probes),
         "clusters": lj.observe.clustering(apply, task.first(task.clustered)),
@@ -116,7 +102,7 @@ def training(task: Task, key, rate: float, batch_size: int | None, segments: Seg
         init_key, run_key = jax.random.split(key)
         rule, watch = descent(task, rate, batch_size), everything(task, k, num_probes)
         run = lj.start(run_key, task.model.init(init_key, task.train[0]), rule, watch)
-        return looked(run, rule, watch, segments)[1]
+        return lj.paced(run, rule, watch, gaps(segments))[1]
 
     return jax.device_get(go(arrays, key))
 
@@ -151,7 +137,7 @@ def conditions(
         task = fixed._replace(criterion=criterion, train=(x, wrong[j]), test=test)
         rule, watch = descent(task, rate, batch_size), geometry(task, k)
         run = lj.start(run_key, task.model.init(init_key, x), rule, watch)
-        return looked(run, rule, watch, segments)[1]
+        return lj.paced(run, rule, watch, gaps(segments))[1]
 
     which, noise, rate = (np.array(column) for column in zip(*cells, strict=True))
     columns = np.eye(len(criteria), dtype=np.float32)[which], noise, rate.astype(np.float32)
