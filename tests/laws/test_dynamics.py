@@ -36,7 +36,7 @@ MEMBERS = [
     ("nesterov", "epochs"),
     ("adam", "full_batch"),
     ("sgd", "full_batch", "nudged"),
-    ("momentum", "independent", "nudged at times"),
+    pytest.param(("momentum", "independent", "nudged at times"), marks=pytest.mark.slow),
     ("adam", "minibatch", "sphere"),
 ]
 TOTAL = lj.types.Observable(

@@ -100,7 +100,7 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    "make", [linen, with_nnx, pytest.param(equinox, marks=pytest.mark.slow), arrays], ids=lambda f: f.__name__
+    "make", [pytest.param(linen, marks=pytest.mark.slow), with_nnx, pytest.param(equinox, marks=pytest.mark.slow), arrays], ids=lambda f: f.__name__
 )
 def test_does_what_ours_does(make, reference):
     record = trained(make)
