@@ -170,7 +170,7 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
             place, ratio = logits.num_outliers(part["hessian"]["eigenvalues"][i], judged.CUT_WITHIN)  # [η, look]
             share, late = judged.energy(part)[i], part["test"]["accuracy"][i] >= judged.LEARNED
             step = part["step"][i]
-            above.set_title(f"\n{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels")
+            above.set_title(f"{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels", fontsize=7, pad=9)
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
             for j, (rate, colour, mark) in enumerate(styles):
                 at = 1 + step[j]
@@ -181,9 +181,9 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
             above.axhspan(C - 1.4, C + 0.4, color="black", alpha=0.08, lw=0)
             below.axhline(2, color="black", ls=(0, (4, 3)), lw=0.8)
             above.set(xscale="log", ylim=(0, judged.CUT_WITHIN + 1))
-            middle.set(xscale="log", ylim=(0, 1))
+            middle.set(xscale="log", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
             below.set(xscale="log", yscale="log", xlabel="1 + step")
-            middle.legend()
+            middle.legend(ncols=len(rates), loc="upper center", columnspacing=0.8, handlelength=1.2)
         axes[0, 0].set_ylabel("widest gap after …\n(area: ratio − 1; pale: not learned yet)")
         axes[1, 0].set_ylabel(f"gradient energy in the top {C}")
         axes[2, 0].set_ylabel("ηλ₁ (2 dashed)")
