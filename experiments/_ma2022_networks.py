@@ -44,7 +44,7 @@ def at_teacher(activation: Callable, scales: Array, key: Key, *, dim=20, width=6
     teacher = jax.random.normal(of_w, (dim, width))
     batch, radii = (x, apply(teacher, x)), jnp.asarray(TEACHER_RADII)
     loss, matrix = lj.losses.mean(apply, lj.losses.square), lj.curvature.ggn(apply, lj.losses.square)(teacher, batch)
-    top = tree.row(eigsh(matrix, tree.scattered_like(0, teacher), tol=1e-6).vectors, 0)
+    top = tree.row(eigsh(matrix, tree.scattered_like(0, teacher), num_steps=60).vectors, 0)
     vs = jax.vmap(lambda k: unit_like(k, teacher))(jax.random.split(of_v, num_random))
     along = multiscale.profile(loss, teacher, top, radii, batch)
     random = multiscale.averaged(jax.lax.map(lambda v: multiscale.profile(loss, teacher, v, radii, batch), vs))
@@ -119,34 +119,44 @@ def _afterwards(loss: Loss, params: Params, rate: Array, key: Key, train: Batch)
     """
     gradient, radii = jax.grad(loss), jnp.asarray(RADII)
 
-    def descended(params: Params, rate: Array, num_steps: int) -> tuple[Params, tuple[Params, Array]]:
-        def step(params, _):
+    def descended(params: Params, rates: Array) -> tuple[Params, Array, Array]:
+        """θ and the way along v after each stretch of `DROP_STEPS`, leaves [stretch, ...]; all losses, the last θ's too."""
+
+        def step(params: Params, rate: Array):
             grads = gradient(params, train)
             return tree.axpy(-rate, grads, params), (tree.vdot(grads, v) * rate, loss(params, train))
 
-        return jax.lax.scan(step, params, length=num_steps)
+        def stretch(params: Params, rate: Array):
+            params, (moved, losses) = jax.lax.scan(lambda theta, _: step(theta, rate), params, length=DROP_STEPS)
+            return params, (params, moved, losses)
 
-    def grown(params: Params, v: Params, radii: Array) -> multiscale.Profile:
-        return multiscale.profile(loss, multiscale.line_minimum(loss, params, v, train), v, radii, train)
+        end, (places, moved, losses) = jax.lax.scan(stretch, params, rates)
+        return places, moved, jnp.append(losses, loss(end, train))
+
+    def grown(at: tuple[Params, Params, Array]) -> multiscale.Profile:
+        start, v, radii = at
+        return multiscale.profile(loss, multiscale.line_minimum(loss, start, v, train), v, radii, train)
 
     hessian = lj.curvature.hessian(loss)(params, train)
-    eigs = eigsh(hessian, tree.scattered_like(0, params), tol=1e-6)
+    eigs = eigsh(hessian, tree.scattered_like(0, params), num_steps=100)
     v = tree.row(eigs.vectors, 0)
-    after, (moved, early) = descended(params, rate, 20)
-    kept = descended(after, rate, 2 * DROP_STEPS - 20 + 1)[1][1]
-    once, (_, first) = descended(params, rate / 4, DROP_STEPS)
-    _, (_, second) = descended(once, rate / 16, DROP_STEPS + 1)
-    swing = jnp.mean(jnp.abs(moved)) / 2
-    slopes = [tree.scale(1 / tree.norm(g), g) for g in (gradient(params, train), gradient(once, train))]
-    others = [unit_like(k, params) for k in jax.random.split(jax.random.fold_in(key, 1), 2)]
-    directions = jax.tree.map(lambda *x: jnp.stack(x), v, *slopes, *others)
-    starts = jax.tree.map(lambda a, b: jnp.stack([a, a, b, a, a]), params, once)
-    profiles = jax.lax.map(lambda at: grown(at[0], at[1], radii), (starts, directions))
-    here = grown(params, v, swing * jnp.array([0.9, 1.0, 1.1]))
-    random = multiscale.averaged(jax.tree.map(lambda x: x[3:], profiles))
+    rates = rate * jnp.array([[1.0, 1.0], [1 / 4, 1 / 16]])
+    places, moved, losses = jax.lax.map(lambda stretches: descended(params, stretches), rates)
+    swing = jnp.mean(jnp.abs(moved[0, 0, :20])) / 2
+    once = jax.tree.map(lambda x: x[1, 0], places)
+    starts = jax.tree.map(lambda a, b: jnp.stack([a, a, a, a, b, a]), params, once)
+    slopes = jax.lax.map(lambda theta: gradient(theta, train), jax.tree.map(lambda x: x[3:5], starts))
+    slopes = jax.vmap(lambda g: tree.scale(1 / tree.norm(g), g))(slopes)
+    others = jax.vmap(lambda k: unit_like(k, params))(jax.random.split(jax.random.fold_in(key, 1), 2))
+    directions = jax.tree.map(lambda v, g, o: jnp.concatenate([v[None], o, g, v[None]]), v, slopes, others)
+    near = swing * jnp.linspace(0.9, 1.1, len(radii) | 1)[: len(radii)]
+    profiles = jax.lax.map(grown, (starts, directions, jnp.stack([*[radii] * 5, near])))
+    random = multiscale.averaged(jax.tree.map(lambda x: x[1:3], profiles))
+    middle = len(radii) // 2
     return {
-        "top": profiles.exponent[0], "rise": profiles.rise[0], "gradient": profiles.exponent[1],
-        "gradient_after": profiles.exponent[2], "random": random.exponent,
-        "swing": swing, "curvature": eigs.values[0], "secant": (here.exponent * here.rise)[1] / swing**2,
-        "dropped": jnp.concatenate([first, second]), "kept": jnp.concatenate([early, kept]),
+        "top": profiles.exponent[0], "rise": profiles.rise[0], "gradient": profiles.exponent[3],
+        "gradient_after": profiles.exponent[4], "random": random.exponent,
+        "swing": swing, "curvature": eigs.values[0],
+        "secant": (profiles.exponent * profiles.rise / profiles.radii**2)[5, middle],
+        "dropped": losses[1], "kept": losses[0],
     }  # fmt: skip
