@@ -4,7 +4,7 @@ import os
 
 # most of the time is compilation: machine code that is not polished saves a third of it, and the small runs lose nothing
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -27,7 +27,7 @@ def clean_environment(**more):
     """What a process of its own should see: this package, one CPU device, code polished as here, no other of these settings."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here.parent), str(here)])
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1", "PYTHONPATH": path} | more
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": path} | more
 
 
 def pytest_collection_modifyitems(items):

@@ -348,7 +348,6 @@ ROWS = {
         ValueError,
         r"k=4 eigenpairs are more than the p=3",
     ),
-    "tracker: no period": (lambda: spectrum.tracker(1, period=0), ValueError, r"period=0 must be at least 1"),
     "independent: no example": (lambda: lj.data.independent(DATA, 0), ValueError, r"batch_size=0 must be at least 1"),
 }
 

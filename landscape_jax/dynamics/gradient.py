@@ -1,5 +1,7 @@
 """Gradient descent in every form optax knows."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -34,7 +36,8 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     def step(batches: Batches, key: Key, t: Array, params: Params, state):
         batch = batches(key, t)
         losses.check(loss, params, batch)
-        value, grads = jax.value_and_grad(loss)(params, batch)
+        with _shared_precision():
+            value, grads = jax.value_and_grad(loss)(params, batch)
         updates, state = updated(optimizer, grads, state, params, value, lambda theta: loss(theta, batch))
         # the sum is rounded the same way whether or not somebody looks at the updates
         updates = jax.lax.optimization_barrier(updates)
@@ -42,6 +45,12 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
         return optax.apply_updates(params, updates), state, moment
 
     return Dynamics(Partial(init, batches), Partial(step, batches))
+
+
+def _shared_precision():
+    """On a CPU, which has but one precision of matrix products, call it by the name that curvatures call it: to the compiler
+    the gradient inside of a step's first Hessian product is then the step's own, and is computed once."""
+    return jax.default_matmul_precision("highest") if jax.default_backend() == "cpu" else contextlib.nullcontext()
 
 
 def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):

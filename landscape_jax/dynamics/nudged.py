@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import tree
-from landscape_jax.spectrum.tracker import PERIOD, tracker
+from landscape_jax.spectrum import tracker
 from landscape_jax.types import Batch, Curvature, Dynamics, Key, Params
 
 
@@ -31,7 +31,7 @@ def nudged(
     *,
     refresh: int = 1,
     batch: Batch | None = None,
-    num_steps: int = 12,
+    num_steps: int | None = None,
     tol: float | None = 2e-3,
 ) -> Dynamics:
     """θ_{t+1} = θ_t + u_t + (γ − 1) Qᵀ Q u_t: the step u_t of any dynamics, scaled by γ in the span of the k sharpest
@@ -51,11 +51,11 @@ def nudged(
       refresh: Q is looked for at every step that this divides, at its start, and kept between: 1 follows it at each step, the
         number of steps in an epoch is what the source does.
       batch: where the curvature is measured; default: the batch of the step. Give a fixed sample.
-      num_steps, tol: of the tracker (`spectrum.tracker`); with `refresh` > 1 every look is a full round. With tol=None each
-        look is `num_steps` products, k at least; the source's way, where 2k + 12 will do.
+      num_steps, tol: of the tracker (`spectrum.tracker`). With tol=None each look is `num_steps` products, k at least; the
+        source's way, where 2k + 12 will do.
     Returns: a `Dynamics`; its state's `values` are the k eigenvalues at the last look, for observers to have for nothing.
 
-    Cost: the inner step, 4 k p multiply-adds, and, at a refresh, 2k + 3 products at least (4k + 8 with `refresh` > 1). Runs
+    Cost: the inner step, 4 k p multiply-adds, and, at a refresh, k products at least. Runs
     vmapped together, in step with each other, pay for a refresh only when it is due.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §5 (Nudged-SGD).
     """
@@ -64,7 +64,7 @@ def nudged(
     if not isinstance(gamma, Tracer) and not (jnp.ndim(gamma) == 0 and gamma >= 0):
         raise ValueError(f"nudged: gamma={gamma} must be one number, at least 0: a negative one walks uphill")
     fence = jax.lax.optimization_barrier
-    track = tracker(k, max(num_steps, k), tol=tol, period=PERIOD if refresh == 1 else 1)
+    track = tracker(k, num_steps, tol=tol)
 
     def init(inner: Dynamics, gamma, batch: Batch, params: Params) -> Nudged:
         real = tree.dtype(params)

@@ -77,7 +77,7 @@ def alignment(
     *,
     vectors: Vectors = gradient_taken,
     batch: Batch | None = None,
-    num_steps: int = 12,
+    num_steps: int | None = None,
     tol: float | None = 2e-3,
 ) -> Observable:
     """The `overlaps` of gradients or steps with the k sharpest directions of a curvature, as an observable.
@@ -95,7 +95,7 @@ def alignment(
     Cost: the tracker's products, 2k + 3 at least, and what `vectors` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.
     """
-    return eigenpairs(curvature, k, overlaps(vectors), max(num_steps, k), batch, tol=tol)
+    return eigenpairs(curvature, k, overlaps(vectors), num_steps, batch, tol=tol)
 
 
 def random_cosine(p: int) -> float:

@@ -80,7 +80,7 @@ def step_effect(
     multiples: Sequence[float] = MULTIPLES,
     steps: Vectors = update_taken,
     batch: Batch | None = None,
-    num_steps: int = 12,
+    num_steps: int | None = None,
     tol: float | None = 2e-3,
 ) -> Observable:
     """The `changes` of the loss along the k sharpest directions of a curvature, as an observable.
@@ -101,7 +101,7 @@ def step_effect(
     Cost: m A (k + 3) losses and one gradient on `batch`, one at a time; the tracker's products and what `steps` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §4.
     """
-    return eigenpairs(curvature, k, changes(loss, multiples, steps, batch), max(num_steps, k), batch, tol=tol)
+    return eigenpairs(curvature, k, changes(loss, multiples, steps, batch), num_steps, batch, tol=tol)
 
 
 def sections(
@@ -142,7 +142,7 @@ def cross_sections(
     places: Sequence[float] = PLACES,
     steps: Vectors = update_taken,
     batch: Batch | None = None,
-    num_steps: int = 12,
+    num_steps: int | None = None,
     tol: float | None = 2e-3,
 ) -> Observable:
     """The `sections` of the loss along the k sharpest directions of a curvature, as an observable.
@@ -155,4 +155,4 @@ def cross_sections(
     Cost: k · len(places) losses, one at a time; the tracker's products and what `steps` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §4.
     """
-    return eigenpairs(curvature, k, sections(loss, places, steps, batch), max(num_steps, k), batch, tol=tol)
+    return eigenpairs(curvature, k, sections(loss, places, steps, batch), num_steps, batch, tol=tol)

@@ -128,7 +128,7 @@ def projected(krylov: Krylov, count) -> tuple[Array, Array, Array]:
     matrix = jnp.where(reached[:, None], jnp.triu(gram[:m]), 0)  # above the diagonal everything is measured
     size = jnp.max(jnp.abs(matrix))
     far = jnp.where(reached, 0, jnp.where(size == 0, -1, -4 * m * size))  # what is not reached sorts last
-    values, rotation = _eigh(matrix + jnp.diag(far))
+    values, rotation = eigh(matrix + jnp.diag(far))
     values, rotation = values[::-1], jnp.where(reached[:, None], rotation[:, ::-1], 0)
     tail = jnp.where(jnp.arange(rows)[:, None] < count, 0, gram)
     coupling = jnp.matmul(tail, rotation, precision=jax.lax.Precision.HIGHEST)  # [m + b, m]
@@ -137,7 +137,7 @@ def projected(krylov: Krylov, count) -> tuple[Array, Array, Array]:
 
 
 @jax.custom_batching.custom_vmap
-def _eigh(matrix: Array) -> tuple[Array, Array]:
+def eigh(matrix: Array) -> tuple[Array, Array]:
     """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
 
     Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
@@ -147,10 +147,10 @@ def _eigh(matrix: Array) -> tuple[Array, Array]:
     return values, vectors
 
 
-@_eigh.def_vmap
+@eigh.def_vmap
 def _eigh_batched(size: int, batched, matrices: Array):
     together = jax.vmap(lambda m: tuple(jnp.linalg.eigh(m, UPLO="U", symmetrize_input=False)))
-    one_by_one = functools.partial(jax.lax.map, _eigh)
+    one_by_one = functools.partial(jax.lax.map, eigh)
     return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=together), (True, True)
 
 

@@ -100,7 +100,7 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    "make", [pytest.param(linen, marks=pytest.mark.slow), with_nnx, pytest.param(equinox, marks=pytest.mark.slow), arrays], ids=lambda f: f.__name__
+    "make", [with_nnx, arrays, *(pytest.param(f, marks=pytest.mark.slow) for f in (linen, equinox))], ids=lambda f: f.__name__
 )
 def test_does_what_ours_does(make, reference):
     record = trained(make)
