@@ -1,0 +1,120 @@
+"""What does sharpness at every step of gradient descent cost over plain gradient descent, and how wrong is it?
+
+    python benchmarks/tracking.py [--tasks a b] [--write]
+
+Task a (p = 17,610, η = 0.1, 1,200 steps) and b (p = 656,810, η = 0.02, 300 steps) of `_tasks`, full batch, over the edge of
+stability. Time: compiled runs that go on from late in training, plain and watched in turn, medians. Error: every step's value
+against an eigenvalue converged to a residual of 2e-4 from the last step's four; the first ten steps are left out. Fails when
+an error passes 1 % or a value lies outside of its residual (and the reference's). `--write` keeps the numbers in
+results/<device>.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _results import keep
+from _tasks import loss, task
+
+import landscape_jax as lj
+from landscape_jax import tree
+
+RATES, STEPS, TIMED = {"a": 0.1, "b": 0.02}, {"a": 1200, "b": 300}, {"a": 200, "b": 40}
+ROUNDS, TOL = 5, 2e-4
+HESSIAN = lj.curvature.hessian(loss)
+
+
+def sharpness() -> lj.types.Observable:
+    def measure(key, eigs, moment):
+        return {"value": eigs.values[0], "residual": eigs.residuals[0], "products": eigs.products}
+
+    return lj.observe.eigenpairs(HESSIAN, 1, measure)
+
+
+def converged() -> lj.types.Observable:
+    """The four largest eigenvalues, each step from the eigenvectors of the last."""
+
+    def init(key, params):
+        return jax.vmap(lambda i: tree.scattered_like(i, params))(jnp.arange(4))
+
+    def look(key, vectors, moment):
+        matvec = lj.curvature.linearized_hessian(loss)(moment.params, moment.batch)
+        eigs = lj.spectrum.block_eigsh(matvec, vectors, 4, depth=16, tol=TOL, max_restarts=20)
+        return eigs.vectors, eigs.values
+
+    return lj.types.Observable(init, look)
+
+
+def advanced(rate: float, watch: dict, num_steps: int):
+    """(run, batch) ↦ run and record, compiled."""
+
+    def go(run, batch):
+        return lj.advance(run, descent(rate, batch), watch, num_steps=num_steps)
+
+    return jax.jit(go)
+
+
+def descent(rate: float, batch) -> lj.types.Dynamics:
+    return lj.dynamics.gradient(loss, optax.sgd(rate), lj.data.full_batch(batch))
+
+
+def measured(name: str) -> dict:
+    given, rate, steps = task(name), RATES[name], STEPS[name]
+    watches = {"plain": {}, "watched": {"sharpness": sharpness()}}
+    truth = watches["watched"] | {"truth": converged()}
+
+    def start(watch):
+        return jax.jit(lambda params, batch: lj.start(jax.random.key(0), params, descent(rate, batch), watch))(
+            given.params, given.batch
+        )
+
+    _, record = jax.device_get(advanced(rate, truth, steps)(start(truth), given.batch))
+    found, true = record["sharpness"], record["truth"][:, 0]
+    error = np.abs(found["value"] / true - 1)[10:]
+    outside = np.abs(found["value"] - true) > found["residual"] + TOL * np.abs(true)
+
+    programs = {key: advanced(rate, watch, TIMED[name]) for key, watch in watches.items()}
+    late = {key: advanced(rate, watch, steps // 2)(start(watch), given.batch)[0] for key, watch in watches.items()}
+    seconds: dict[str, list[float]] = {key: [] for key in programs}
+    for turn in range(ROUNDS + 1):
+        for key, program in programs.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(program(late[key], given.batch))
+            if turn:  # the first compiles
+                seconds[key].append((time.perf_counter() - begun) / TIMED[name])
+    middle = {key: statistics.median(times) for key, times in seconds.items()}
+    return {
+        "parameters": tree.size(given.params), "data": given.source, "rate": rate, "steps": steps,
+        "milliseconds a step": {key: round(1e3 * value, 3) for key, value in middle.items()},
+        "from, to": {key: [round(1e3 * min(x), 3), round(1e3 * max(x), 3)] for key, x in seconds.items()},
+        "ratio": round(middle["watched"] / middle["plain"], 2),
+        "products a step after the tenth": round(float(found["products"][10:].mean()), 3),
+        "worst relative error": float(error.max()), "median": float(np.median(error)),
+        "values outside of their residual": int(outside[10:].sum()),
+        "sharpness · η/2 at the start, highest, at the end": [float(x * rate / 2) for x in (true[0], true.max(), true[-1])],
+        "largest λ₂/λ₁": float((record["truth"][:, 1] / true).max()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=tuple(RATES), default=list(RATES))
+    parser.add_argument("--write", action="store_true", help="keep the figures in benchmarks/results/<device>.json")
+    asked = parser.parse_args()
+    told = {name: measured(name) for name in asked.tasks} | {"load average of the machine": round(os.getloadavg()[0], 1)}
+    print(json.dumps(told, indent=2, ensure_ascii=False))
+    if asked.write:
+        keep(__file__, told)
+    for name in asked.tasks:
+        if told[name]["worst relative error"] > 0.01 or told[name]["values outside of their residual"]:
+            raise SystemExit(f"task {name}: more than 1 % wrong, or outside of the residual")
+
+
+if __name__ == "__main__":
+    main()
