@@ -209,7 +209,7 @@ drive(sys.argv[1], False, 400)
 
 
 @pytest.mark.parametrize(
-    "limit", [pytest.param(340, marks=pytest.mark.slow), 1000], ids=["the record does not fit", "the run does not fit"]
+    "limit", [pytest.param(340, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.slow)], ids=["the record does not fit", "the run does not fit"]
 )
 def test_a_full_disk_stops_with_an_error_and_the_earlier_checkpoint_intact(limit, kept, tmp_path):
     env = clean_environment()

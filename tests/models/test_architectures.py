@@ -208,6 +208,7 @@ def test_top_five_eigenvalues_equal_those_of_the_dense_hessian(make):
     np.testing.assert_allclose(eigs.values, true[:5], rtol=0, atol=2e-5 * true[0])
 
 
+@pytest.mark.slow
 def test_a_transformer_sees_no_future():
     model, (tokens, _) = tiny_transformer()
     params = model.init(jax.random.key(3), tokens)
