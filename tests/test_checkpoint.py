@@ -208,9 +208,8 @@ drive(sys.argv[1], False, 400)
 """
 
 
-@pytest.mark.parametrize(
-    "limit", [pytest.param(340, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.slow)], ids=["the record does not fit", "the run does not fit"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [340, 1000], ids=["the record does not fit", "the run does not fit"])
 def test_a_full_disk_stops_with_an_error_and_the_earlier_checkpoint_intact(limit, kept, tmp_path):
     env = clean_environment()
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(limit)]
