@@ -4,7 +4,7 @@
 
 Task a (p = 17,610, η = 0.1, 1,200 steps) and b (p = 656,810, η = 0.02, 300 steps) of `_tasks`, full batch, over the edge of
 stability. Time: compiled runs that go on from late in training, plain and watched in turn, medians. Error: every step's value
-against an eigenvalue converged to a residual of 2e-4 from the last step's four; the first ten steps are left out. Fails when
+against an eigenvalue converged to a residual of 1e-3 from the last step's two; the first ten steps are left out. Fails when
 an error passes 1 % or a value lies outside of its residual (and the reference's). `--write` keeps the numbers in
 results/<device>.json.
 """
@@ -26,7 +26,7 @@ import landscape_jax as lj
 from landscape_jax import tree
 
 RATES, STEPS, TIMED = {"a": 0.1, "b": 0.02}, {"a": 1200, "b": 300}, {"a": 200, "b": 40}
-ROUNDS, TOL = 5, 2e-4
+ROUNDS, TOL = 5, 1e-3
 HESSIAN = lj.curvature.hessian(loss)
 
 
@@ -38,14 +38,14 @@ def sharpness() -> lj.types.Observable:
 
 
 def converged() -> lj.types.Observable:
-    """The four largest eigenvalues, each step from the eigenvectors of the last."""
+    """The two largest eigenvalues, each step from the eigenvectors of the last."""
 
     def init(key, params):
-        return jax.vmap(lambda i: tree.scattered_like(i, params))(jnp.arange(4))
+        return jax.vmap(lambda i: tree.scattered_like(i, params))(jnp.arange(2))
 
     def look(key, vectors, moment):
         matvec = lj.curvature.linearized_hessian(loss)(moment.params, moment.batch)
-        eigs = lj.spectrum.block_eigsh(matvec, vectors, 4, depth=16, tol=TOL, max_restarts=20)
+        eigs = lj.spectrum.block_eigsh(matvec, vectors, 2, depth=12, tol=TOL, max_restarts=20)
         return eigs.vectors, eigs.values
 
     return lj.types.Observable(init, look)

@@ -39,12 +39,10 @@ def test_a_sharded_loss_takes_one_all_reduce_a_gradient(problem, mesh):
     assert re.findall(COLLECTIVE, program(sharded, problem.params, problem.data)) == ["all-reduce"]
 
 
-SIZES = {"even": 64, "ragged": 61}
+SIZES = [pytest.param(64, marks=pytest.mark.slow), pytest.param(61, marks=pytest.mark.slow), 5]
 
 
-@pytest.mark.parametrize(
-    "n", [*(pytest.param(n, marks=pytest.mark.slow, id=name) for name, n in SIZES.items()), pytest.param(5, id="fewer than devices")]
-)
+@pytest.mark.parametrize("n", SIZES, ids=["even", "ragged", "fewer than devices"])
 def test_a_sharded_loss_is_the_loss(problem, mesh, n):
     batch = jax.tree.map(lambda x: x[:n], problem.data)
     sharded = lj.losses.sharded(problem.loss, mesh)
