@@ -54,6 +54,7 @@ def _shared_precision():
 
 
 def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):
+    """(updates, state) of one step of an optimizer, with all that optax may ask for: loss, gradient, loss as a function."""
     # optax mixes ints and floats here and there, which a caller's strict promotion would refuse
     with jax.numpy_dtype_promotion("standard"):
         return optimizer.update(grads, state, params, value=value, grad=grads, value_fn=value_fn)

@@ -164,6 +164,7 @@ def _commit() -> str | None:
 
 
 def replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a reader, or a kill, never meets half of it."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
     os.chmod(file.name, 0o644)
