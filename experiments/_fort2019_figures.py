@@ -170,7 +170,7 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
             place, ratio = logits.num_outliers(part["hessian"]["eigenvalues"][i], judged.CUT_WITHIN)  # [η, look]
             share, late = judged.energy(part)[i], part["test"]["accuracy"][i] >= judged.LEARNED
             step = part["step"][i]
-            above.set_title(f"{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels", fontsize=7, pad=9)
+            above.set_title(f"{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels", fontsize=7, pad=4, loc="right")
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
             for j, (rate, colour, mark) in enumerate(styles):
                 at = 1 + step[j]
@@ -183,8 +183,9 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
             above.set(xscale="log", ylim=(0, judged.CUT_WITHIN + 1))
             middle.set(xscale="log", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
             below.set(xscale="log", yscale="log", xlabel="1 + step")
-            middle.legend(ncols=len(rates), loc="upper center", columnspacing=0.8, handlelength=1.2)
-        axes[0, 0].set_ylabel("widest gap after …\n(area: ratio − 1; pale: not learned yet)")
+            small = {"fontsize": 6, "columnspacing": 0.6, "handlelength": 1, "handletextpad": 0.4}
+            middle.legend(ncols=len(rates), loc="upper center", **small)
+        axes[0, 0].set_ylabel("widest gap after …\n(area: ratio − 1; pale: not learned)")
         axes[1, 0].set_ylabel(f"gradient energy in the top {C}")
         axes[2, 0].set_ylabel("ηλ₁ (2 dashed)")
         _lettered(axes)
