@@ -20,11 +20,12 @@ class _Layer(nn.Module):
     scale: float
     scaling: Scaling
     bias: bool
+    draw: Callable
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         std = (self.scale * self.scaling.variance) ** 0.5
-        kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.size), float_of(x))
+        kernel = self.param("kernel", self.draw(std), (x.shape[-1], self.size), float_of(x))
         x = x @ kernel * self.scaling.weight  # [n, size]
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.size,), float_of(x))
@@ -39,6 +40,7 @@ class _MLP(nn.Module):
     bias: bool
     parametrisation: Parametrisation
     output_scale: float
+    draw: Callable
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -46,7 +48,7 @@ class _MLP(nn.Module):
         last = len(self.sizes) - 1
         for i, (size, scale) in enumerate(zip(self.sizes, self.scales, strict=True)):
             scaling = self.parametrisation(x.shape[-1], size, i == 0, i == last)
-            x = _Layer(size, scale, scaling, self.bias, name=f"layer{i}")(x)
+            x = _Layer(size, scale, scaling, self.bias, self.draw, name=f"layer{i}")(x)
             x = x if i == last else self.activation(x)
         return x * self.output_scale
 
@@ -60,10 +62,11 @@ def mlp(
     init_scale: float | Sequence[float] = 1 / 3,
     parametrisation: Parametrisation = standard,
     output_scale: float = 1.0,
+    draw: Callable[[float], Callable] = nn.initializers.normal,
 ) -> Model:
     """A multilayer perceptron: h_{l+1} = φ(W_l h_l + b_l) for each hidden layer, outputs α (W_L h_L + b_L).
 
-    Weights start as W_l ~ N(0, s_l / fan_in), biases at 0: with s = 1 a linear layer keeps the variance of its input
+    Weights start with mean 0 and variance s_l / fan_in, normal unless `draw` says otherwise, biases at 0: with s = 1 a linear layer keeps the variance of its input
     (LeCun), s = 2 does so through a ReLU (He et al. 2015, arXiv 1502.01852). The default, s = 1/3, is the variance of
     PyTorch's linear layers, with which the papers on sharpness begin (Cohen et al. 2021): training starts well below the
     edge of stability at common learning rates, where s = 1 starts above it and may diverge.
@@ -77,6 +80,8 @@ def mlp(
       parametrisation: how width enters: `models.standard` (as above), `models.ntk` or `models.mup`.
       output_scale: α; small values train nearly as features move, large ones "lazily" (L. Chizat et al. 2019, arXiv
         1812.07956).
+      draw: std ↦ initialiser of that std, (key, shape, dtype) ↦ W: Flax's `normal`, or `models.uniform`. Glorot's uniform
+        weights (2010, eq. 16) are uniform with s_l = 2 fan_in / (fan_in + fan_out).
     Returns: `Model(init, apply)`; `apply` flattens each example and gives [n, c]. Parameters have the inputs' dtype.
     """
     sizes = (*widths, outputs)
@@ -90,7 +95,7 @@ def mlp(
         )
     if any(scale < 0 for scale in scales):
         raise ValueError(f"mlp: init_scale={scales} are variances times fan_in and can't be negative")
-    return model(_MLP(sizes, scales, activation, bias, parametrisation, output_scale))
+    return model(_MLP(sizes, scales, activation, bias, parametrisation, output_scale, draw))
 
 
 def deep_linear(widths: Sequence[int], outputs: int, *, init_scale: float | Sequence[float] = 1.0) -> Model:

@@ -52,5 +52,11 @@ def gaussian(scale: float) -> Callable:
     return nn.initializers.variance_scaling(scale, "fan_in", "normal") if scale else nn.initializers.zeros
 
 
+def uniform(std: float) -> Callable:
+    """W ~ U(−√3 std, √3 std), as an initialiser (key, shape, dtype) ↦ W."""
+    reach = 3**0.5 * std
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -reach, reach)
+
+
 he = gaussian(2.0)  # keeps the variance through a ReLU: K. He et al. 2015, arXiv 1502.01852, eq. 10
 glorot_uniform = nn.initializers.glorot_uniform()  # X. Glorot and Y. Bengio 2010, eq. 16

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape_jax import tree
-from landscape_jax.models import mlp
+from landscape_jax.models import mlp, uniform
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 5)), jnp.float32)  # examples of shape [2, 5] are flattened
 
@@ -44,6 +44,15 @@ def test_weights_start_with_variance_scale_over_fan_in():
     assert not three["kernel"].any()
     assert not any(layer["bias"].any() for layer in (one, two, three))
     assert abs(np.mean(one["kernel"])) < 0.01
+
+
+def test_uniform_weights_are_those_of_glorot():
+    """Var = 2 / (fan_in + fan_out), and none beyond √(6 / (fan_in + fan_out))."""
+    layer = mlp((300,), 1, init_scale=(2 * 100 / 400, 0.0), draw=uniform).init(jax.random.key(0), jnp.zeros((1, 100)))["layer0"]
+    kernel, bound = np.asarray(layer["kernel"]), (6 / 400) ** 0.5
+    np.testing.assert_allclose(np.var(kernel), 2 / 400, rtol=0.02)
+    np.testing.assert_allclose([kernel.min(), kernel.max()], [-bound, bound], rtol=1e-3)
+    assert abs(kernel.mean()) < 0.01 * bound
 
 
 def test_another_key_gives_other_weights():
