@@ -104,6 +104,21 @@ def test_two_names_and_two_keys_give_other_numbers(problem, gd):
     assert len(set(numbers.tolist())) == 4 * STEPS
 
 
+@pytest.mark.parametrize("names", [tuple(STATELESS), pytest.param(ALL, marks=pytest.mark.slow)], ids=["stateless", "all"])
+def test_vmap_over_keys_is_a_loop(problem, gd, watched, names):
+    """Three runs that start apart: the middle one's record is that of its run alone, but for the signs of eigenvectors."""
+    watch = {name: ({"noise": lambda _: NOISE} | STATELESS | REMEMBERING)[name](problem) for name in names}
+    keys = jnp.stack([jax.random.key(i) for i in (1, 2, 3)])
+    starts = jax.tree.map(lambda x: jnp.stack([1.5 * x, x, 0.5 * x]), problem.params)
+    runs, record = jax.jit(jax.vmap(lambda *given: lj.run(*given, gd, watch, num_steps=STEPS, every=4)))(keys, starts)
+    alone, expected = watched(ALL, 4)
+    middle = jax.tree.map(lambda x: x[1], (runs.params, {name: record[name] for name in names}))
+    expected = alone.params, {name: expected[name] for name in names}
+    signless = lambda x: jax.tree.map(jnp.abs, x)  # noqa: E731
+    chex.assert_trees_all_close(signless(middle), signless(expected), rtol=5e-3, atol=1e-4)
+    assert np.all(np.ptp(record["loss"], axis=0) > 0)
+
+
 @pytest.mark.slow
 def test_finite_on_a_zero_gradient(problem):
     """At a minimum that θ fits exactly, and on a loss that is flat everywhere."""

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 import landscape_jax as lj
 from landscape_jax import tree
@@ -75,46 +74,3 @@ def test_redrawn_steps_are_those_of_sgd_on_other_minibatches(problem):
     spread = jax.vmap(lambda u: tree.norm(tree.sub(u, whole)))(drawn)
     assert jnp.min(spread) > 0.2 * tree.norm(whole)
     assert tree.norm(tree.sub(tree.row(drawn, 0), tree.row(record["u"], 0))) > 0.1 * tree.norm(whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", ["step", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("alignment", "cross_sections"))]
-)
-def test_works_on_a_network_of_nnx_through_vmap_over_seeds(kind):
-    """And leaves its trajectory alone."""
-    train, _ = lj.data.digits(40)
-    net = nnx.Linear(64, 10, rngs=nnx.Rngs(0))
-    graph, theta = nnx.split(net)
-
-    def loss(params, batch):
-        return jnp.mean(lj.losses.cross_entropy(nnx.merge(graph, params)(batch[0]), batch[1]))
-
-    hessian, batches = lj.curvature.hessian(loss), lj.data.minibatch(train, 8)
-    gd = lj.dynamics.gradient(loss, optax.sgd(0.1), batches)
-    drawn = lj.observe.redrawn(loss, batches, 2, rate=0.1)
-    watch = {
-        "alignment": lambda: lj.observe.alignment(hessian, 2, vectors=drawn, batch=train),
-        "step": lambda: lj.observe.step_effect(loss, hessian, 2, multiples=(1.0, 2.0), steps=drawn, batch=train),
-        "cross_sections": lambda: lj.observe.cross_sections(loss, hessian, 2, places=(0.0, 1.0), steps=drawn, batch=train),
-    }[kind]()
-    shapes = {
-        "alignment": {"eigenvalues": (2,), "cosines": (2,), "energy": ()},
-        "step": {"loss": (), "sharpest": (2, 2), "subspace": (2,), "random": (2,), "whole": (2,)}
-        | dict.fromkeys(("eigenvalues", "slope", "first", "second"), (2,)),
-        "cross_sections": {"unit": (2,), "loss": (2, 2)},
-    }[kind]
-
-    def trained(key, watch):
-        return lj.run(key, theta, gd, watch, num_steps=4, every=2)
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    watched, record = jax.jit(jax.vmap(lambda key: trained(key, {"seen": watch})))(keys)
-    alone, _ = jax.jit(jax.vmap(lambda key: trained(key, {})))(keys)
-    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (watched.params, alone.params)), strict=True))
-    assert jax.tree.map(lambda x: x.shape, record["seen"]) == {name: (3, 2, *shape) for name, shape in shapes.items()}
-    assert all(np.isfinite(x).all() and np.ptp(x) > 0 for x in jax.tree.leaves(record["seen"]))
-    if kind == "step":
-        solo = trained(keys[1], {"seen": watch})[1]
-        for name in shapes:
-            np.testing.assert_allclose(record["seen"][name][1], solo["seen"][name], rtol=5e-3, atol=2e-6, err_msg=name)
