@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments._jastrzebski2019_claims import LATE, best, sweeps
+from experiments._jastrzebski2019_claims import LATE, TRACKED, best, cell, sweeps, variants
 from landscape_jax import Record, observe, plots
 from landscape_jax.observe.step import PLACES
 from landscape_jax.record import clock
@@ -20,9 +20,10 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 def whole(record: Record, config) -> Figure:
     """All rows of three panels each."""
     rows = [
-        *([_grid] if "grid" in record and config.grid else []),
+        *([_grid, _first_epochs] if "grid" in record and config.grid else []),
         *([_step, _bowls] if "step" in record and config.step_runs else []),
         *([_nudged, _merits] if "nudged" in record else []),
+        *([_variants] if "nudged" in record and (config.ablation or TRACKED in record["nudged"]) else []),
     ]
     style: Any = plots.STYLE | {"font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "axes.titlesize": 8}
     with matplotlib.rc_context(style):
@@ -30,7 +31,7 @@ def whole(record: Record, config) -> Figure:
         axes = figure.subplots(max(1, len(rows)), 3, squeeze=False)
         for draw, row in zip(rows, axes, strict=False):
             draw(row, record, config)
-        for axis, letter in zip(axes.flat, "abcdefghijklmno", strict=False):
+        for axis, letter in zip(axes.flat, "abcdefghijklmnopqrstu", strict=False):
             axis.set_title(letter, loc="left", fontweight="bold", pad=3)
         return figure
 
@@ -69,31 +70,57 @@ def _directions(k: int) -> str:
     return "e₁" if k == 1 else f"e₁ … $e_{{{k}}}$"
 
 
+Cell = tuple[float, int]  # η, S
+
+
+def _looks(record: Record, config) -> dict[Cell, tuple[np.ndarray, np.ndarray]]:
+    """Epochs [check] and eigenvalues [seed, check, k] of each cell of the grid."""
+    cells = {(rate, size): record["grid"][cell(rate, size)] for rate, size, *_ in config.grid}
+    return {at: (clock(x) * at[1] / config.n_train, np.asarray(x["eigenvalues"])) for at, x in cells.items()}
+
+
+def _top(axes: Axes, looks: dict, keys: list[Cell], varied: int, end: float = np.inf, **style) -> None:
+    """λ₁ in some cells up to an epoch, λ₂ faint and dotted."""
+    shown = [(x[x <= end], values[:, x <= end]) for x, values in (looks[key] for key in keys)]
+    names = ["η = {0:g}", "S = {1}"]
+    _lines(axes, [x for x, _ in shown], [v[..., 0] for _, v in shown], [names[varied].format(*key) for key in keys], **style)
+    for (x, v), colour in zip(shown, plots.colours(len(keys)), strict=True):
+        axes.plot(x, np.median(v[..., min(1, v.shape[-1] - 1)], axis=0), color=colour, lw=0.6, ls=":")
+    axes.set(ylabel="λ₁ (λ₂ dotted)", ylim=(0, None))
+    axes.legend(title=names[1 - varied].format(*keys[0]), title_fontsize=7)
+
+
 def _grid(row, record: Record, config) -> None:
-    cells = {(rate, size): record["grid"][f"rate{rate:g}-batch{size}"] for rate, size, *_ in config.grid}
-
-    def epochs(key: tuple[float, int]) -> np.ndarray:
-        return clock(cells[key]) * key[1] / config.n_train
-
-    for axes, keys, name in zip(row, sweeps(config), ("η = {0:g}", "S = {1}"), strict=False):
-        top = [np.asarray(cells[key]["eigenvalues"])[..., 0] for key in keys]
-        _lines(axes, [epochs(key) for key in keys], top, [name.format(*key) for key in keys])
-        for key, colour in zip(keys, plots.colours(len(keys)), strict=True):  # λ₂ faint and dotted
-            second = np.median(np.asarray(cells[key]["eigenvalues"])[..., min(1, config.k - 1)], axis=0)
-            axes.plot(epochs(key), second, color=colour, lw=0.6, ls=":")
-        axes.set(xlabel="epoch (linear up to 1)", ylabel="λ₁ (λ₂ dotted)", ylim=(0, None))
-        _from_zero(axes, max(epochs(key)[-1] for key in keys))
-        fixed = f"S = {keys[0][1]}" if axes is row[0] else f"η = {keys[0][0]:g}"
-        axes.legend(title=fixed, title_fontsize=7)
+    looks = _looks(record, config)
+    for varied, (axes, keys) in enumerate(zip(row, sweeps(config), strict=False)):
+        _top(axes, looks, keys, varied)
+        axes.set_xlabel("epoch (linear up to 1)")
+        _from_zero(axes, max(looks[key][0][-1] for key in keys))
     axes, styles = row[2], zip(("o-", "s--"), ("η varies", "S varies"), plots.colours(2), strict=True)
     for keys, (mark, label, colour) in zip(sweeps(config), styles, strict=True):
-        peaks = [np.asarray(cells[key]["eigenvalues"])[..., 0].max(axis=-1) for key in keys]
+        peaks = [looks[key][1][..., 0].max(axis=-1) for key in keys]
         x = [rate / size for rate, size in keys]
         axes.plot(x, [np.median(p) for p in peaks], mark, color=colour, ms=4, label=label)
         for at, p in zip(x, peaks, strict=True):
             axes.plot([at] * len(p), p, ".", color=colour, ms=3, alpha=0.6)
     axes.set(xscale="log", xlabel="η / S", ylabel="peak of λ₁", ylim=(0, None))
     axes.legend()
+
+
+def _first_epochs(row, record: Record, config) -> None:
+    """The zoom: every check of the first two epochs; and all K eigenvalues of the middle cell along its run."""
+    looks, end = _looks(record, config), 2.0
+    for varied, (axes, keys) in enumerate(zip(row, sweeps(config), strict=False)):
+        _top(axes, looks, keys, varied, end, marks=True)
+        axes.set(xlabel="epoch, the first two", xlim=(0, end))
+    axes, rates = row[2], sweeps(config)[0]
+    middle = rates[len(rates) // 2]
+    x, values = looks[middle]
+    for i, colour in enumerate(plots.colours(values.shape[-1])):
+        axes.plot(x, np.median(values[..., i], axis=0), color=colour, label=f"$λ_{{{i + 1}}}$")
+    axes.set(xlabel="epoch (linear up to 1)", ylabel="eigenvalues", ylim=(0, None))
+    _from_zero(axes, x[-1])
+    axes.legend(title=f"η = {middle[0]:g}, S = {middle[1]}", title_fontsize=7)
 
 
 def _step(row, record: Record, config) -> None:
@@ -195,16 +222,35 @@ def _merits(row, record: Record, config) -> None:
     row[1].set(xlabel="γ", ylabel="difference to γ = 1, pair by pair")
     row[1].legend()
 
-    points = {0: (part, plain)} | {k: (record["nudged"][f"k{k}"], 0) for k in (config.k, *config.ablation)}
-    ks = sorted(points)
-    for values, mark, label in (
-        ([np.asarray(points[k][0]["frobenius"])[points[k][1], :, -1] for k in ks], "o-", r"$\|H\|_F$ at the end"),
-        ([np.asarray(points[k][0]["eigenvalues"])[points[k][1], :, -1, 0] for k in ks], "s--", "λ₁ at the end"),
-    ):
-        colour = plots.colours(2)[mark == "s--"]
-        row[2].plot(range(len(ks)), [np.median(v) for v in values], mark, color=colour, ms=4, label=label)
-        for at, v in enumerate(values):
-            row[2].plot([at] * len(v), v, ".", color=colour, ms=3, alpha=0.5)
-    row[2].set_xticks(range(len(ks)), ["SGD", *(f"{k}" for k in ks[1:])])
-    row[2].set(xlabel=f"K, nudged by γ = {config.gammas[0]:g}", ylabel="curvature", ylim=(0, None))
-    row[2].legend()
+    _lines(row[2], epoch, list(np.asarray(part["distance"])), [f"γ = {gamma:g}" for gamma in config.gammas])
+    row[2].set(xlabel="epoch", ylabel="distance from the start", xlim=(0, None), ylim=(0, None))
+    row[2].legend(loc="lower right")
+
+
+def _variants(row, record: Record, config) -> None:
+    """The smallest γ over K, and with directions tracked at every step."""
+    ends = variants(record, config)
+    places = np.arange(len(ends))
+    names = ["SGD", *(name.removeprefix("K = ").partition(",")[0] for name in list(ends)[1:])]
+    names = [name + "*" if "tracked" in long else name for name, long in zip(names, ends, strict=True)]
+    curvature = (("‖H‖_F", r"$\|H\|_F$ at the end", "o"), ("λ₁", "λ₁ at the end", "s"))
+    for axes, shown in ((row[0], curvature), (row[1], (("best test accuracy", "best test accuracy", "o"),))):
+        for (what, label, mark), colour in zip(shown, plots.colours(2), strict=False):
+            for at, each in zip(places, ends.values(), strict=True):
+                axes.plot([at] * len(each[what]), each[what], mark, color=colour, ms=3, alpha=0.4, mew=0)
+            means = [np.mean(each[what]) for each in ends.values()]
+            axes.plot(places, means, mark, color=colour, ms=6, mfc="none", label=label)
+        axes.set_xticks(places, names)
+        axes.set_xlabel(f"K, nudged by γ = {config.gammas[0]:g}" + (" (*: at every step)" if TRACKED in record["nudged"] else ""))
+    row[0].set(ylabel="curvature", ylim=(0, None))
+    row[0].legend()
+    row[1].set(ylabel="best test accuracy")
+
+    part, axes = record["nudged"][f"k{config.k}"], row[2]
+    runs = [part["eigenvalues"][config.gammas.index(1.0)], part["eigenvalues"][0]]
+    labels = ["SGD", "directions of each epoch" if config.refresh is None else f"each {config.refresh} steps"]
+    if TRACKED in record["nudged"]:
+        runs, labels = [*runs, record["nudged"][TRACKED]["eigenvalues"][0]], [*labels, "directions of each step"]
+    _lines(axes, clock(part) / config.epoch, [np.asarray(x)[..., 0] for x in runs], labels)
+    axes.set(xlabel="epoch", ylabel="λ₁", xlim=(0, None), ylim=(0, None))
+    axes.legend(title=f"K = {config.k}, γ = {config.gammas[0]:g}", title_fontsize=7)

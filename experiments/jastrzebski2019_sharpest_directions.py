@@ -7,7 +7,7 @@ and past the peak the step along them overshoots: twice of it raises the loss. N
 sharpest directions by γ: γ < 1 trains into sharper, γ > 1 into flatter regions.
 
 Three parts, each its own batch of runs: a grid of (η, S), the step taken apart, and Nudged-SGD over γ and K.
-Small preset: digits with 30 % of the labels drawn anew in place of CIFAR-10, whose labels are learnt too easily to show the
+Small preset: digits with labels drawn anew with probability 0.3 in place of CIFAR-10, whose labels are learnt too easily to show the
 transient; a 64-64 ReLU network; under two minutes on two CPU cores. Presets `cifar`: a narrow SimpleCNN on real CIFAR-10
 images, over half an hour on two cores; `paper`, `paper_resnet`: the source's networks and settings, for an accelerator.
 """
@@ -64,12 +64,14 @@ class Config:
     k: int = 5
     """K, how many sharpest directions are looked at, and nudged."""
     grid: tuple[tuple[float, int, int, int], ...] = (
-        (0.3, 32, 20, 49), (0.1, 32, 60, 49), (0.03, 32, 200, 49),
-        (0.1, 8, 60, 49), (0.1, 128, 60, 49), (0.1, 512, 60, 49),
+        (0.3, 32, 960, 97), (0.1, 32, 2880, 97), (0.03, 32, 9600, 97),
+        (0.1, 8, 2880, 97), (0.1, 128, 2880, 97), (0.1, 512, 2880, 97),
     )  # fmt: skip
-    """Runs: (η, S, steps between checks, checks)."""
-    step_runs: tuple[tuple[float, int, int], ...] = ((0.1, 80, 21), (0.01, 800, 21))
-    """Runs whose step is taken apart: (η, steps between checks, checks)."""
+    """Runs: (η, S, steps, checks), the first check before any step and the last after all of them."""
+    growth: float = 100.0
+    """How many times as long the last gap between these checks is as the first: they are dense in the first epochs."""
+    step_runs: tuple[tuple[float, int, int], ...] = ((0.1, 1600, 21), (0.01, 16_000, 21))
+    """Runs whose step is taken apart: (η, steps, checks), evenly spaced."""
     step_batch: int = 32
     """S of these."""
     num_draws: int = 10
@@ -88,8 +90,10 @@ class Config:
     """Initialisations of Nudged-SGD; each starts, and draws its minibatches, alike for all γ."""
     refresh: int | None = None
     """Steps between looks at the sharpest directions; None: an epoch, as in the source; 1: tracked at every step."""
-    ablation: tuple[int, ...] = (1, 20)
+    ablation: tuple[int, ...] = (1, 3, 10, 20)
     """Further K, at the smallest γ."""
+    tracked: bool = True
+    """Also a run at the smallest γ whose directions are followed at every step."""
     early: tuple[int, int] = (3, 25)
     """Epochs whose loss tells how fast training is."""
     num_probes: int = 30
@@ -113,9 +117,11 @@ class Config:
             raise ValueError(f"model={self.model} does not fit data={self.data}: digits take mlp, cifar10 the others")
         if self.augment and self.data == "digits":
             raise ValueError("augment=True needs images: digits are vectors of pixels here")
-        cells = [*((r, b, e, c) for r, b, e, c in self.grid), *((r, 1, e, c) for r, e, c in self.step_runs)]
-        if any(rate <= 0 or batch < 1 or every < 1 or checks < 3 for rate, batch, every, checks in cells):
-            raise ValueError("grid and step_runs: rates must be positive, batches and cadences at least 1, checks at least 3")
+        cells = [*self.grid, *((rate, 1, steps, checks) for rate, steps, checks in self.step_runs)]
+        if any(rate <= 0 or batch < 1 or not 3 <= checks <= steps for rate, batch, steps, checks in cells):
+            raise ValueError("grid and step_runs: rates must be positive, batches at least 1, checks 3 at least and no more than steps")
+        if self.growth <= 0:
+            raise ValueError(f"growth={self.growth} must be positive: it is a ratio of gaps")
         names = [(rate, batch) for rate, batch, *_ in self.grid], [rate for rate, *_ in self.step_runs]
         if any(len(set(each)) < len(each) for each in names):
             raise ValueError("grid and step_runs: each (rate, batch), and each rate, may stand there once")
@@ -140,15 +146,16 @@ SMALL = Config()
 CIFAR = Config(
     parts=("nudged",), data="cifar10", n_train=2000, n_validation=2000, n_test=1000, n_curvature=128, label_noise=0.0,
     model="simple_cnn", widths=(8, 16, 32), nudged_rate=0.1, nudged_batch=32, nudged_epochs=16, gammas=(0.01, 1.0),
-    num_pairs=4, ablation=(), early=(3, 8), num_probes=5,
+    num_pairs=4, ablation=(), tracked=False, early=(3, 8), num_probes=5,
 )  # fmt: skip
 PAPER = Config(
     data="cifar10", n_train=45_000, n_validation=5_000, n_test=10_000, n_curvature=2560, label_noise=0.0, augment=True,
     model="simple_cnn", widths=(32, 64, 128), num_seeds=2,
-    grid=((0.1, 128, 44, 400), (0.01, 128, 44, 400), (0.001, 128, 44, 400),
-          (0.05, 1024, 11, 200), (0.05, 128, 44, 400), (0.05, 32, 176, 400)),
-    step_runs=((0.05, 352, 60), (0.01, 352, 300)), step_batch=128, multiples=(0.25, 0.33, 0.5, 1.0, 2.0, 3.0, 4.0),
-    nudged_rate=0.01, nudged_batch=128, nudged_epochs=300, num_pairs=2, ablation=(1, 3, 10, 20, 50), early=(5, 50),
+    grid=((0.1, 128, 17_600, 400), (0.01, 128, 17_600, 400), (0.001, 128, 17_600, 400),
+          (0.05, 1024, 2200, 200), (0.05, 128, 17_600, 400), (0.05, 32, 70_400, 400)),
+    step_runs=((0.05, 21_120, 61), (0.01, 105_600, 301)), step_batch=128, multiples=(0.25, 0.33, 0.5, 1.0, 2.0, 3.0, 4.0),
+    nudged_rate=0.01, nudged_batch=128, nudged_epochs=300, num_pairs=2, ablation=(1, 3, 10, 20, 50), tracked=False,
+    early=(5, 50),
 )  # fmt: skip
 PAPER_RESNET = dataclasses.replace(PAPER, model="resnet32", widths=(16,), ablation=(1, 3, 7, 10, 20))
 
@@ -173,7 +180,7 @@ def problem(config: Config, key: lj.types.Key) -> Problem:
     load, scale = (lj.data.digits, floor) if config.data == "digits" else (lj.data.cifar10, lj.data.centred)
     whole, test = load(config.n_train + config.n_validation, config.n_test, scale=scale)
     x, y = (part[: config.n_train] for part in whole)
-    train = x, lj.data.with_label_noise(noise_key, y, config.label_noise * (1 - 1 / y.shape[1]))  # one in ten stays right
+    train = x, drawn_anew(noise_key, y, config.label_noise)
     held = {"test": test} | ({"validation": tuple(p[config.n_train :] for p in whole)} if config.n_validation else {})
     changes = (lj.data.shifted, lj.data.flipped) if config.augment else ()
     sample = tuple(part[: config.n_curvature] for part in train)
@@ -189,6 +196,14 @@ def problem(config: Config, key: lj.types.Key) -> Problem:
     return Problem(train, held, sample, model, loss, lj.curvature.hessian(loss), batches)
 
 
+def drawn_anew(key: lj.types.Key, y: jax.Array, probability: float) -> jax.Array:
+    """One-hot labels [n, c], each replaced with this probability by one drawn from all c classes."""
+    which, what = jax.random.split(key)
+    classes = jax.random.randint(what, len(y), 0, y.shape[1])
+    replaced = jax.random.bernoulli(which, probability, (len(y), 1))
+    return jnp.where(replaced, jax.nn.one_hot(classes, y.shape[1], dtype=y.dtype), y)
+
+
 def network(config: Config) -> lj.types.Model:
     if config.model == "resnet32":
         return lj.models.resnet(32, width=config.widths[0], init_scale=1 / 15)
@@ -197,7 +212,7 @@ def network(config: Config) -> lj.types.Model:
         return lj.models.simple_cnn(kernel=config.kernel, filters=(one, two), dense=dense)
     sizes = (64, *config.widths, 10)
     glorot = tuple(2 * a / (a + b) for a, b in zip(sizes, sizes[1:], strict=False))  # variances times fan-in
-    return lj.models.mlp(config.widths, 10, activation=jax.nn.relu, init_scale=glorot)
+    return lj.models.mlp(config.widths, 10, activation=jax.nn.relu, init_scale=glorot, draw=lj.models.uniform)
 
 
 def run(config: Config, key: lj.types.Key) -> Record:
@@ -267,18 +282,19 @@ def _sgd(given: Problem, rate, size: int) -> lj.types.Dynamics:
     return lj.dynamics.gradient(given.loss, optax.sgd(rate), given.batches(given.train, size))
 
 
-def _cells(config: Config, given: Problem, key, watch: Callable, cells: list) -> dict[tuple[str, ...], Callable]:
-    """SGD in cells (name, η, S, steps between checks, checks); those alike in S and number of checks share a program."""
+def _cells(config: Config, given: Problem, key, watch: Callable, cells: list, growth: float = 1.0) -> dict[tuple, Callable]:
+    """SGD in cells (name, η, S, steps, checks); those alike in S and number of checks share a program."""
     programs = {}
     for size, checks in dict.fromkeys((size, checks) for _, _, size, _, checks in cells):
-        names, rates, times = zip(*((n, r, e) for n, r, s, e, c in cells if (s, c) == (size, checks)), strict=True)
+        names, rates, lengths = zip(*((n, r, t) for n, r, s, t, c in cells if (s, c) == (size, checks)), strict=True)
 
-        def one_run(given, key, params, rate, times, size=size, checks=checks):
+        def one_run(given, key, params, rate, length, size=size, checks=checks):
             rule, seen = _sgd(given, rate, size), watch(given, rate)
-            _, record = lj.paced(lj.start(key, params, rule, seen), rule, seen, jnp.full(checks, times))
+            gaps = jnp.append(lj.pace(length, checks - 1, growth), 1)  # the last check makes the step that it looks at
+            _, record = lj.paced(lj.start(key, params, rule, seen), rule, seen, gaps)
             return record | record.pop("sharpest", {})
 
-        programs[names] = _program(given, one_run, config.num_seeds, key, rates, times)
+        programs[names] = _program(given, one_run, config.num_seeds, key, rates, lengths)
     return programs
 
 
@@ -287,7 +303,7 @@ def _grid(config: Config, given: Problem, key) -> dict:
         values = lj.observe.sharpness(given.hessian, config.k, products(config.k), given.sample, tol=None)
         return {"loss": on(given, given.sample), "eigenvalues": values}
 
-    return _cells(config, given, key, watch, [(judged.cell(*at[:2]), *at) for at in config.grid])
+    return _cells(config, given, key, watch, [(judged.cell(*at[:2]), *at) for at in config.grid], config.growth)
 
 
 def _step(config: Config, given: Problem, key) -> dict:
@@ -306,12 +322,12 @@ def _step(config: Config, given: Problem, key) -> dict:
             ),
         }
 
-    cells = [(f"rate{rate:g}", rate, config.step_batch, every, checks) for rate, every, checks in config.step_runs]
+    cells = [(f"rate{rate:g}", rate, config.step_batch, steps, checks) for rate, steps, checks in config.step_runs]
     return _cells(config, given, key, watch, cells)
 
 
 def _nudged(config: Config, given: Problem, key) -> dict:
-    programs, refresh = {}, config.refresh or config.epoch
+    programs, usual = {}, config.refresh or config.epoch
 
     def frobenius(hessian, sample, key, memory, moment):
         norm = lj.spectrum.frobenius_norm(hessian(moment.params, sample), key, moment.params, num_probes=config.num_probes)
@@ -327,16 +343,18 @@ def _nudged(config: Config, given: Problem, key) -> dict:
             **{name: lj.observe.accuracy(given.model.apply, data) for name, data in given.held.items()},
         }
 
-    for k, gammas in ((config.k, config.gammas), *((k, config.gammas[:1]) for k in config.ablation)):
+    least = config.gammas[:1]
+    runs = [(f"k{config.k}", config.k, config.gammas, usual), *((f"k{k}", k, least, usual) for k in config.ablation)]
+    for name, k, gammas, refresh in [*runs, *([(judged.TRACKED, config.k, least, 1)] if config.tracked else [])]:
         look: dict[str, Any] = dict(num_steps=products(k), tol=None) if refresh > 1 else {}
 
-        def one_run(given, key, params, gamma, k=k, look=look):
+        def one_run(given, key, params, gamma, k=k, refresh=refresh, look=look):
             sgd = _sgd(given, config.nudged_rate, config.nudged_batch)
             rule = lj.dynamics.nudged(sgd, given.hessian, gamma, k, refresh=refresh, batch=given.sample, **look)
             steps = config.epoch * (config.nudged_epochs + 1)
             return lj.run(key, params, rule, watch(given), num_steps=steps, every=config.epoch)[1]
 
-        programs[f"k{k}"] = _program(given, one_run, config.num_pairs, key, gammas)
+        programs[name] = _program(given, one_run, config.num_pairs, key, gammas)
     return programs
 
 
@@ -350,5 +368,5 @@ def claims(record: Record, config: Config) -> list[Claim]:
 
 
 def plot(record: Record, config: Config) -> Figure:
-    """One row a part: λ₁ over the grid; the step against the curvature, in two; Nudged-SGD."""
+    """λ₁ over the grid and its first epochs; the step against the curvature, in two rows; Nudged-SGD in three."""
     return figures.whole(record, config)

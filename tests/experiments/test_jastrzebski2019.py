@@ -63,11 +63,11 @@ def record():
     }
     gammas = np.array(CONFIG.gammas)[:, None, None]
     epochs, pairs = np.arange(51), 1 + 0.01 * np.arange(4)[None, :, None]
-    top = (9 - 3 * np.log10(gammas / 0.01) / np.log10(500) * 2) * pairs * np.minimum(1, 0.2 + epochs / 20)
+    top = np.array([9.0, 6.0, 3.3, 2.0])[:, None, None] * pairs * np.minimum(1, 0.2 + epochs / 20)
     nudged = {
         "step": np.tile(epochs * 32, (4, 4, 1)),
         "eigenvalues": top[..., None] * np.ones(5),
-        "frobenius": 2.5 * top,
+        "frobenius": 2.5 * top**0.9,
         "loss": 2.3 * np.exp(-epochs / 20) * (1 + 0.02 * np.log10(gammas / 0.01)) * pairs,
         "test": np.broadcast_to(0.9 + 0.001 * pairs, top.shape) * np.minimum(1, 0.5 + epochs / 20),
         "distance": 0.2 * epochs * pairs * np.ones_like(gammas),
@@ -80,7 +80,7 @@ def verdicts(made, config=CONFIG):
 
 
 HELD = ("lambda1-rise-and-fall", "peak-falls-with-lr", "peak-falls-with-small-batch", "step-overshoots-e1",
-        "step-criterion-sign", "gradient-aligned-with-sharp", "nsgd-controls-sharpness")  # fmt: skip
+        "step-criterion-sign", "gradient-aligned-with-sharp", "nsgd-controls-sharpness", "nsgd-ends-much-sharper")  # fmt: skip
 
 
 def test_a_record_as_the_paper_has_it():
@@ -132,12 +132,29 @@ def unaligned(made):
     made["step"]["rate0.01"]["alignment"]["cosines"][1] *= 0.6
 
 
-def flatter_below(made):
-    made["nudged"]["k5"]["frobenius"][0] *= 0.7
+def norms_out_of_order(made):
+    made["nudged"]["k5"]["frobenius"][1] *= 0.5
 
 
 def too_alike(made):
-    made["nudged"]["k5"]["eigenvalues"][3, 2] *= 1.5
+    made["nudged"]["k5"]["eigenvalues"][3, 2] *= 2
+
+
+def norms_too_alike(made):
+    made["nudged"]["k5"]["frobenius"][3, 2] *= 2
+
+
+def no_slower_above(made):
+    made["nudged"]["k5"]["loss"][3] = made["nudged"]["k5"]["loss"][2]
+
+
+def worse_below(made):
+    made["nudged"]["k5"]["test"] = made["nudged"]["k5"]["test"].copy()
+    made["nudged"]["k5"]["test"][0] -= 0.016
+
+
+def one_no_sharper(made):
+    made["nudged"]["k5"]["eigenvalues"][0, 1] *= 0.8
 
 
 def as_fast(made):
@@ -156,8 +173,12 @@ def as_fast(made):
         (noise_along_random, "step-overshoots-e1"),
         (signs_at_random, "step-criterion-sign"),
         (unaligned, "gradient-aligned-with-sharp"),
-        (flatter_below, "nsgd-controls-sharpness"),
+        (norms_out_of_order, "nsgd-controls-sharpness"),
         (too_alike, "nsgd-controls-sharpness"),
+        (norms_too_alike, "nsgd-controls-sharpness"),
+        (no_slower_above, "nsgd-controls-sharpness"),
+        (worse_below, "nsgd-controls-sharpness"),
+        (one_no_sharper, "nsgd-ends-much-sharper"),
         (as_fast, "nsgd-trains-faster"),
     ],
     ids=lambda x: getattr(x, "__name__", None),
@@ -185,6 +206,18 @@ def test_parts_that_were_not_run_are_not_tested():
     assert found["nsgd-controls-sharpness"] == "reproduced"
 
 
+def test_with_gammas_up_to_one_what_is_there_is_judged():
+    """No flatter end is told of, the sharper one is."""
+    config = dataclasses.replace(CONFIG, gammas=(0.01, 1.0))
+    two = record()
+    two["nudged"]["k5"] = jax.tree.map(lambda x: x[::2], two["nudged"]["k5"])
+    found = verdicts(two, config)
+    assert found["nsgd-controls-sharpness"] == "not tested"
+    assert found["nsgd-ends-much-sharper"] == "reproduced"
+    one_no_sharper(two)
+    assert verdicts(two, config)["nsgd-ends-much-sharper"] == "not reproduced"
+
+
 def test_interval_is_students():
     """Against SciPy's quantiles, which the experiment does not need."""
     from scipy import stats
@@ -202,9 +235,9 @@ def test_best_epoch_is_chosen_by_validation_where_there_is_one():
 
 
 TINY = dataclasses.replace(
-    CONFIG, n_train=64, n_test=40, n_curvature=32, widths=(6,), k=2, num_seeds=1, num_pairs=1, grid=((0.1, 8, 2, 4),),
-    step_runs=((0.1, 2, 4),), num_draws=2, multiples=(1.0, 2.0), gammas=(0.1, 1.0), nudged_batch=16, nudged_epochs=2,
-    early=(1, 2), num_probes=2,
+    CONFIG, n_train=64, n_test=40, n_curvature=32, widths=(6,), k=2, num_seeds=1, num_pairs=1, grid=((0.1, 8, 12, 4),),
+    growth=4.0, step_runs=((0.1, 6, 4),), num_draws=2, multiples=(1.0, 2.0), gammas=(0.1, 1.0), nudged_batch=16,
+    nudged_epochs=2, early=(1, 2), num_probes=2,
 )  # fmt: skip
 
 
@@ -212,6 +245,10 @@ def test_a_tiny_run_from_end_to_end():
     made = experiment.run(TINY, jax.random.key(0))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(made))
     assert made["grid"]["rate0.1-batch8"]["eigenvalues"].shape == (1, 4, 2)
+    first, *_, last = np.diff(made["grid"]["rate0.1-batch8"]["step"][0])
+    assert first < last
+    assert made["grid"]["rate0.1-batch8"]["step"][0, [0, -1]].tolist() == [0, 12]
+    assert made["step"]["rate0.1"]["step"].tolist() == [[0, 2, 4, 6]]
     assert made["step"]["rate0.1"]["change"]["sharpest"].shape == (1, 4, 2, 2)
     nudged = made["nudged"]["k2"]
     assert nudged["eigenvalues"].shape == (2, 1, 3, 2)
@@ -219,7 +256,18 @@ def test_a_tiny_run_from_end_to_end():
     np.testing.assert_array_equal(nudged["loss"][0, :, 0], nudged["loss"][1, :, 0])  # pairs begin alike
     assert np.all(nudged["loss"][0, :, -1] != nudged["loss"][1, :, -1])
     assert {claim.passed for claim in experiment.claims(made, TINY)} <= {True, False, None}
-    assert len(experiment.plot(made, TINY).axes) == 15
+    assert made["nudged"]["tracked"]["eigenvalues"].shape == (1, 1, 3, 2)
+    np.testing.assert_allclose(made["nudged"]["tracked"]["eigenvalues"][0, :, 0], nudged["eigenvalues"][0, :, 0], rtol=1e-2)
+    assert len(experiment.plot(made, TINY).axes) == 21
+
+
+def test_labels_are_drawn_anew_from_all_classes():
+    """A share q(1 − 1/c) is then wrong, within chance, and wrong ones are uniform."""
+    y = jax.nn.one_hot(jnp.zeros(20_000, jnp.int32), 10)
+    drawn = experiment.drawn_anew(jax.random.key(0), y, 0.3)
+    np.testing.assert_array_equal(drawn.sum(axis=1), 1)
+    np.testing.assert_allclose(drawn.mean(axis=0), [0.73, *[0.03] * 9], atol=0.01)
+    np.testing.assert_array_equal(experiment.drawn_anew(jax.random.key(0), y, 0.0), y)
 
 
 def test_ctrl_c_stops_before_the_next_program_and_keeps_what_is_done(monkeypatch):
@@ -235,7 +283,7 @@ def test_ctrl_c_stops_before_the_next_program_and_keeps_what_is_done(monkeypatch
 
     monkeypatch.setattr(experiment, "held_interrupts", noted)
     monkeypatch.setattr(experiment, "_program", program)
-    config = dataclasses.replace(TINY, parts=("grid",), grid=tuple((0.1, size, 2, 4) for size in range(1, 9)))
+    config = dataclasses.replace(TINY, parts=("grid",), grid=tuple((0.1, size, 8, 4) for size in range(1, 9)))
     with pytest.raises(lj.Interrupted, match="stopped by Ctrl-C with 2 of 8 programs done") as stop:
         experiment.run(config, jax.random.key(0))
     assert list(stop.value.record["grid"]) == ["rate0.1-batch1", "rate0.1-batch2"]
@@ -276,8 +324,9 @@ def test_large_presets_have_shapes(name):
         (["--data", "cifar10"], "model=mlp does not fit data=cifar10"),
         (["--gammas", "0.01", "5"], "gammas=(0.01, 5.0) must be ascending"),
         (["--multiples", "1", "4"], "must hold 1 and 2"),
-        (["--grid", "0.1", "32", "0", "5"], "cadences at least 1"),
-        (["--grid", "0.1", "32", "4", "5", "0.1", "32", "8", "5"], "may stand there once"),
+        (["--grid", "0.1", "32", "4", "5"], "no more than steps"),
+        (["--grid", "0.1", "32", "40", "5", "0.1", "32", "80", "5"], "may stand there once"),
+        (["--growth", "0"], "growth=0.0 must be positive"),
         (["--early", "3", "60"], "early=(3, 60) must lie between"),
         (["--refresh", "0"], "refresh at least 1"),
         (["--label-noise", "2"], "label_noise=2.0 must lie in [0, 1]"),
