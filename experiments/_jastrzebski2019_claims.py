@@ -213,7 +213,8 @@ def of_nudging(record: Record, config: Any) -> list[Claim]:
             factors = {name: x[0] / x[-1] for name, x in ends.items()}  # [pair]
             for name, x in ends.items():
                 told[0][f"{name} ratio of the least to the largest γ"] = factors[name]
-                told[0][f"initialisations with {name} in order"] = f"{(np.diff(x, axis=0) < 0).all(axis=0).sum()} of {x.shape[1]}"
+                each = np.asarray((np.diff(x, axis=0) < 0).all(axis=0))  # [pair]
+                told[0][f"initialisations with {name} in order"] = f"{each.sum()} of {each.size}"
             late = eigenvalues[..., -LATE:].mean(axis=-1)
             told[0][f"λ₁ ratio of these, means over the last {LATE} epochs"] = late[0] / late[-1]
             means = {name: x.mean(axis=1) for name, x in ends.items()}  # [γ]

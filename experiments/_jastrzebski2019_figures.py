@@ -241,7 +241,8 @@ def _variants(row, record: Record, config) -> None:
             means = [np.mean(each[what]) for each in ends.values()]
             axes.plot(places, means, mark, color=colour, ms=6, mfc="none", label=label)
         axes.set_xticks(places, names)
-        axes.set_xlabel(f"K, nudged by γ = {config.gammas[0]:g}" + (" (*: at every step)" if TRACKED in record["nudged"] else ""))
+        also = " (*: at every step)" if TRACKED in record["nudged"] else ""
+        axes.set_xlabel(f"K, nudged by γ = {config.gammas[0]:g}{also}")
     row[0].set(ylabel="curvature", ylim=(0, None))
     row[0].legend()
     row[1].set(ylabel="best test accuracy")

@@ -7,9 +7,10 @@ and past the peak the step along them overshoots: twice of it raises the loss. N
 sharpest directions by γ: γ < 1 trains into sharper, γ > 1 into flatter regions.
 
 Three parts, each its own batch of runs: a grid of (η, S), the step taken apart, and Nudged-SGD over γ and K.
-Small preset: digits with labels drawn anew with probability 0.3 in place of CIFAR-10, whose labels are learnt too easily to show the
-transient; a 64-64 ReLU network; under two minutes on two CPU cores. Presets `cifar`: a narrow SimpleCNN on real CIFAR-10
-images, over half an hour on two cores; `paper`, `paper_resnet`: the source's networks and settings, for an accelerator.
+Small preset: digits in place of CIFAR-10, their labels drawn anew with probability 0.3, as the right ones are learnt too
+easily to show the transient; a 64-64 ReLU network; under two minutes on two CPU cores. Presets `cifar`: a narrow SimpleCNN
+on real CIFAR-10 images, over half an hour on two cores; `paper`, `paper_resnet`: the source's networks and settings, for an
+accelerator.
 """
 
 import dataclasses
@@ -119,7 +120,7 @@ class Config:
             raise ValueError("augment=True needs images: digits are vectors of pixels here")
         cells = [*self.grid, *((rate, 1, steps, checks) for rate, steps, checks in self.step_runs)]
         if any(rate <= 0 or batch < 1 or not 3 <= checks <= steps for rate, batch, steps, checks in cells):
-            raise ValueError("grid and step_runs: rates must be positive, batches at least 1, checks 3 at least and no more than steps")
+            raise ValueError("grid and step_runs: rates must be positive, batches at least 1, checks 3 at least, steps as many")
         if self.growth <= 0:
             raise ValueError(f"growth={self.growth} must be positive: it is a ratio of gaps")
         names = [(rate, batch) for rate, batch, *_ in self.grid], [rate for rate, *_ in self.step_runs]

@@ -66,10 +66,11 @@ def mlp(
 ) -> Model:
     """A multilayer perceptron: h_{l+1} = φ(W_l h_l + b_l) for each hidden layer, outputs α (W_L h_L + b_L).
 
-    Weights start with mean 0 and variance s_l / fan_in, normal unless `draw` says otherwise, biases at 0: with s = 1 a linear layer keeps the variance of its input
-    (LeCun), s = 2 does so through a ReLU (He et al. 2015, arXiv 1502.01852). The default, s = 1/3, is the variance of
-    PyTorch's linear layers, with which the papers on sharpness begin (Cohen et al. 2021): training starts well below the
-    edge of stability at common learning rates, where s = 1 starts above it and may diverge.
+    Weights start with mean 0 and variance s_l / fan_in, normal unless `draw` says otherwise, biases at 0: with s = 1 a
+    linear layer keeps the variance of its input (LeCun), s = 2 does so through a ReLU (He et al. 2015, arXiv 1502.01852).
+    The default, s = 1/3, is the variance of PyTorch's linear layers, with which the papers on sharpness begin (Cohen et al.
+    2021): training starts well below the edge of stability at common learning rates, where s = 1 starts above it and may
+    diverge.
 
     Args:
       widths: the hidden widths, one per hidden layer; () gives a linear model.

@@ -324,7 +324,7 @@ def test_large_presets_have_shapes(name):
         (["--data", "cifar10"], "model=mlp does not fit data=cifar10"),
         (["--gammas", "0.01", "5"], "gammas=(0.01, 5.0) must be ascending"),
         (["--multiples", "1", "4"], "must hold 1 and 2"),
-        (["--grid", "0.1", "32", "4", "5"], "no more than steps"),
+        (["--grid", "0.1", "32", "4", "5"], "checks 3 at least, steps as many"),
         (["--grid", "0.1", "32", "40", "5", "0.1", "32", "80", "5"], "may stand there once"),
         (["--growth", "0"], "growth=0.0 must be positive"),
         (["--early", "3", "60"], "early=(3, 60) must lie between"),
