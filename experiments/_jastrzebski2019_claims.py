@@ -106,7 +106,9 @@ def of_the_step(record: Record, config: Any) -> list[Claim]:
             "late ΔL % along e₁ … e_K at α = 2": late["subspace"][:, two],
             "late ΔL % of the whole step at α = 1": late["whole"][:, one],
             "first ΔL % along e₁ at α = 2": start,
+            "first ΔL % along e₁ … e_K at α = 2": percent["subspace"][:, 0, two],
             "α* along e₁, first": turn[:, 0], "α* along e₁, late median": np.median(turn[:, -LATE:], axis=1),
+            "late ΔL % along a random direction at α = 1": late["random"][:, one],
             "largest |ΔL| % along a random direction at α = 1": np.abs(percent["random"][..., one]).max(axis=1),
         }
         raised = (late["sharpest"][:, 0, two] > 0) & (late["subspace"][:, two] > 0)
