@@ -132,13 +132,19 @@ def multiplier(toy: Toy, cycle: Array, rate: Array) -> Array:
 # ── where scales come from ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def saturating_loss(t: Array, magnitudes: Array, weights: Array, activation: Callable = jnp.tanh) -> Array:
-    """L(t) = ½ Σ_x ρ(x) φ(t x)², at distance t [...] from the minimum of one unit that sees data of magnitudes x [n].
+def saturating_loss(t: Array, magnitudes: Array, weights: Array, activation: Callable = jnp.tanh, centre: float = 0.0) -> Array:
+    """L(t) = ½ Σ_x ρ(x) (φ((w* + t) x) − φ(w* x))², at distance t [...] from the minimum w* of a unit that sees data x [n].
 
-    A datum of size x gives about ½ min((t x)², 1) under φ = tanh: a core of width 1/x with curvature x². Magnitudes far apart
-    give separate scales, a continuum of them a power law. With φ(u) = u it is a parabola whatever the data.
+    A datum of size x gives about ½ min((t x)², 1) under φ = tanh at w* = 0: a core of width 1/x with curvature x². Magnitudes
+    far apart give separate scales, a continuum of them a power law. With φ(u) = u it is a parabola whatever the data. So it is,
+    up to |t| = w*, with φ = relu, which does not saturate: relu(x u) = x relu(u) for x > 0, and L factorises,
+
+        L(t) = ½ (relu(w* + t) − relu(w*))² Σ_x ρ(x) x²,
+
+    so that magnitudes set its size and not its shape. The only scale is that of the kink, at the same t = −w* for every datum.
     """
-    return 0.5 * activation(jnp.tensordot(t, magnitudes, axes=0)) ** 2 @ weights  # [..., n] @ [n]
+    at = jnp.tensordot(centre + t, magnitudes, axes=0)  # [..., n]
+    return 0.5 * (activation(at) - activation(jnp.broadcast_to(centre * magnitudes, at.shape))) ** 2 @ weights
 
 
 def continuum_exponent(q):

@@ -81,3 +81,12 @@ def test_magnitudes_make_the_exponent(x64):
         linear = toys.saturating_loss(t, x, x ** (1 - q), activation=lambda u: u)
         assert np.polyfit(np.log(t), np.log(linear), 1)[0] == pytest.approx(2)
     assert toys.continuum_exponent(5.0) == 2
+
+
+def test_magnitudes_do_not_shape_the_loss_of_a_relu(x64):
+    t, x = jnp.array([-0.9, -1e-3, 1e-3, 0.5]), jnp.geomspace(1.0, 1e4, 101)
+    for weights in (x**-0.5, x**-2.0):
+        of_one = 0.5 * t**2 * (weights @ x**2)  # a parabola, up to the kink at −1 …
+        np.testing.assert_allclose(toys.saturating_loss(t, x, weights, jax.nn.relu, 1.0), of_one, rtol=1e-9)
+        beyond = toys.saturating_loss(jnp.array([-1.0, -3.0]), x, weights, jax.nn.relu, 1.0)
+        np.testing.assert_allclose(beyond, 0.5 * (weights @ x**2), rtol=1e-9)  # … and flat beyond
