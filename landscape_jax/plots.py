@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import matplotlib.colors
@@ -77,7 +77,9 @@ def sharpness(
         return figure
 
 
-def section(xs, values, labels: Sequence[str] | None = None, *, log: bool = False, xlabel: str = "distance") -> Figure:
+def section(
+    xs, values, labels: Sequence[str] | None = None, *, log: bool = False, xlabel: str = "distance", axes: Axes | None = None
+) -> Figure:  # fmt: skip
     """The loss along one line, or several: `landscape.line`, `landscape.interpolation`.
 
     Args:
@@ -85,23 +87,27 @@ def section(xs, values, labels: Sequence[str] | None = None, *, log: bool = Fals
       values: [n], or [g, n] for g lines.
       labels: one per line.
       log: a logarithmic axis of losses.
+      axes: where to draw; default: a figure of its own.
+    Returns: the figure.
     """
     values = np.atleast_2d(np.asarray(values, float))
     if values.shape[-1] != len(xs):
         raise ValueError(f"values have shape {values.shape}, which doesn't end in the {len(xs)} places xs")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 2.8), dpi=200)
-        axes = figure.subplots()
+        axes = Figure(figsize=(4.2, 2.8), dpi=200).subplots() if axes is None else axes
         styles = zip(values, colours(len(values)), itertools.cycle(DASHES), strict=False)
         for i, (row, colour, dash) in enumerate(styles):
             axes.plot(xs, row, color=colour, ls=dash, label=None if labels is None else labels[i])
         axes.set(xlabel=xlabel, ylabel="loss", xlim=(np.min(xs), np.max(xs)), yscale="log" if log else "linear")
         if labels is not None:
             axes.legend()
-        return figure
+        return _figure(axes)
 
 
-def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, names: Sequence[str] = ("x", "y")) -> Figure:
+def contour(
+    xs, ys, values, path=None, *, log: bool = True, levels: int = 24, names: Sequence[str] = ("x", "y"),
+    axes: Axes | None = None,
+) -> Figure:  # fmt: skip
     """The loss over a plane, and a path on it: `landscape.plane`, with `landscape.principal(...).coordinates`.
 
     Args:
@@ -110,6 +116,8 @@ def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, na
       path: [T, 2], from a ring to a star; more of them as [g, T, 2].
       log: levels evenly spaced in the logarithm, where all finite losses are positive.
       names: what the axes are.
+      axes: where to draw, a colour bar beside it; default: a figure of its own.
+    Returns: the figure.
     """
     values = _plane(xs, ys, values)
     shown, log = np.ma.masked_invalid(values), log and bool(np.nanmin(_finite(values)) > 0)
@@ -118,16 +126,16 @@ def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, na
     steps = np.geomspace(low, high, levels) if log else np.linspace(low, high, levels)
     norm = matplotlib.colors.LogNorm(low, high) if log else matplotlib.colors.Normalize(low, high)
     with matplotlib.rc_context(PLAIN):
-        figure = Figure(figsize=(4.6, 3.7), dpi=200)
-        axes = figure.subplots()
+        axes = Figure(figsize=(4.6, 3.7), dpi=200).subplots() if axes is None else axes
         axes.set_facecolor("white")
+        axes.grid(False)
         if shown.mask.any():
             axes.patch.set(hatch="////", edgecolor="0.75")
         filled = axes.contourf(xs, ys, shown.T, steps, norm=norm, cmap="viridis")
         axes.contour(xs, ys, shown.T, steps[::3], colors="white", linewidths=0.4, alpha=0.6)
-        bar = figure.colorbar(filled, ax=axes, label="loss")
+        bar = axes.figure.colorbar(filled, ax=axes, label="loss")
         ticks = steps[:: max(1, levels // 6)].tolist()
-        bar.set_ticks(ticks, labels=[f"{x:.3g}" for x in ticks])
+        bar.set_ticks(ticks, labels=[f"{x:.2g}" for x in ticks])
         bar.minorticks_off()
         if path is not None:
             for way in np.asarray(path, float).reshape(-1, *np.shape(path)[-2:]):
@@ -136,17 +144,20 @@ def contour(xs, ys, values, path=None, *, log: bool = True, levels: int = 24, na
                 axes.plot(*way[0], "o", mfc="white", mec="crimson", ms=5)
                 axes.plot(*way[-1], "*", color="crimson", mec="white", ms=10)
         axes.set(xlabel=names[0], ylabel=names[1], xlim=(np.min(xs), np.max(xs)), ylim=(np.min(ys), np.max(ys)))
-        return figure
+        return _figure(axes)
 
 
 def relief(
-    xs, ys, values, *, log: bool = True, names: Sequence[str] = ("x", "y"), view: tuple[float, float] = (38, -55)
-) -> Figure:
+    xs, ys, values, *, log: bool = True, names: Sequence[str] = ("x", "y"), view: tuple[float, float] = (38, -55),
+    axes: Any = None,
+) -> Figure:  # fmt: skip
     """The loss over a plane as a surface in three dimensions, lit from one side, its contours on the floor.
 
     Args:
       xs, ys, values, log, names: as for `contour`; on a logarithmic scale heights are log₁₀ of the loss.
       view: elevation and azimuth in degrees.
+      axes: where to draw, made with `projection="3d", computed_zorder=False`; default: a figure of its own.
+    Returns: the figure.
     """
     values = _plane(xs, ys, values)
     log = log and bool(np.nanmin(_finite(values)) > 0)
@@ -154,8 +165,8 @@ def relief(
     low, high = np.nanmin(heights), np.nanmax(heights)
     floor = low - 0.35 * max(high - low, 1e-6)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.0, 4.2), dpi=200)
-        axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
+        if axes is None:
+            axes = Figure(figsize=(5.0, 4.2), dpi=200).add_subplot(projection="3d", computed_zorder=False)
         x, y = np.meshgrid(xs, ys, indexing="ij")
         light = matplotlib.colors.LightSource(azdeg=315, altdeg=50)
         colour = matplotlib.colormaps["viridis"]((heights - low) / max(high - low, 1e-12))
@@ -172,7 +183,11 @@ def relief(
             axis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axes.view_init(*view)
         axes.set_box_aspect((1, 1, 0.75), zoom=0.92)
-        return figure
+        return _figure(axes)
+
+
+def _figure(axes: Axes) -> Figure:
+    return cast(Figure, axes.get_figure(root=True))
 
 
 def _plane(xs, ys, values) -> np.ndarray:
