@@ -53,6 +53,13 @@ def test_the_data_in_chunks_are_the_data(relu):
         lj.losses.chunked(loss, 0)
 
 
+def test_a_plane_of_the_data_in_chunks_is_the_plane(relu):
+    loss, params, train = relu
+    directions, xs = landscape.random_directions(jax.random.key(2), params), np.linspace(-1, 1, 3)
+    parts = landscape.plane(lj.losses.chunked(loss, 5), params, directions, xs, xs, train)
+    np.testing.assert_allclose(parts, landscape.plane(loss, params, directions, xs, xs, train), rtol=1e-6)
+
+
 def test_interpolation_ends_at_its_ends(relu):
     loss, params, train = relu
     other = tree.scale(0.5, params)
