@@ -203,7 +203,7 @@ def mean_model(found, dim: int) -> Figure:
     fine = np.geomspace(1.0005, ratios[-1], 200)
     with float64():
         critical = sparse_coding.critical_rate(dim)
-        limit = np.asarray(sparse_coding.edge_limit(fine * critical, dim))
+        limit = np.asarray(sparse_coding.next_edge_limit(fine * critical, dim))
         below = 1 - np.asarray(sparse_coding.edge_sharpness(limit, dim))
         flow = float(sparse_coding.mean_sharpness(found["flow"], dim)) * critical / 2
     dot: dict[str, Any] = dict(ls="", marker="o", ms=3.2, color=colours(3)[1], mfc="white", zorder=3)

@@ -108,6 +108,12 @@ def edge_limit(rate, dim) -> Array:
     return inverse_firing(2 / (dim * jnp.asarray(rate, float) ** 0.5))
 
 
+def next_edge_limit(rate, dim) -> Array:
+    """b∞ above the critical step, to next order: g(b∞) = 2/(d√η) · √(1 − 6 Φ²/(d² g⁴)), with the correction at `edge_limit`."""
+    corrected = edge_sharpness(edge_limit(rate, dim), dim) ** 0.5
+    return inverse_firing(2 / (dim * jnp.asarray(rate, float) ** 0.5) * corrected)
+
+
 def edge_sharpness(b, dim):
     """η λ/2 = d²η g²/4 at the end, to next order: 1 − 6 Φ(b)²/(d² g(b)⁴) for b = b∞."""
     return 1 - 6 * norm.cdf(b) ** 2 / (dim**2 * firing(b) ** 4)

@@ -131,7 +131,9 @@ def test_above_it_the_bias_makes_the_sharpness_fit(ratio, x64):
     assert b == pytest.approx(float(sc.edge_limit(ratio * RATE, D)), abs=0.01)
     measured = float(sc.mean_sharpness(b, D)) * ratio * RATE / 2
     assert 0.98 < measured < 1
-    assert 1 - measured == pytest.approx(1 - float(sc.edge_sharpness(b, D)), rel=0.02)
+    better = float(sc.next_edge_limit(ratio * RATE, D))
+    assert b == pytest.approx(better, abs=2e-5)
+    assert 1 - measured == pytest.approx(1 - float(sc.edge_sharpness(better, D)), rel=0.02)
 
 
 def test_the_inverse_of_firing(x64):
