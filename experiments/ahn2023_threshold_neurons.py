@@ -151,6 +151,7 @@ def three_parameters(config: Config, key: lj.types.Key) -> dict[str, dict]:
     parts = {"network": {
         **jax.tree.map(lambda x: x[:count].reshape(*shape, -1), record), "final_bias": np.asarray(final["bias"]),
         "accuracy": np.asarray(networks.accuracy(final, keys, config.n_test, config.dim, config.signal)),
+        "mean_label": np.array([y.mean() for _, y in draws[: config.num_seeds]]),
     }}  # fmt: skip
     if config.scaling:
         shape = len(config.scaling), config.scaling_seeds, len(config.scaling_ratios)

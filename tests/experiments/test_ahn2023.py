@@ -111,6 +111,7 @@ def test_mean_models_that_do_not_agree_are_told_apart(theory):
     assert mean.large_steps(found | {"bias": found["bias"] - 0.008})[1] is False
     assert mean.large_steps(found | {"a": found["a"] + 1e-3})[1] is False
     assert mean.next_order(found | {"edge": found["edge"] - 1e-3})[1] is False
+    assert mean.next_order(found | {"bias": found["bias"] - 2e-4})[1] is False
 
 
 # ── the verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +129,7 @@ def made(change=lambda record: None):
     bent = -np.maximum(np.array(ahn.SMALL.scaling_ratios) / 1.02 - 1, 0)
     record = {
         "network": {"final_bias": bias, "accuracy": 58.5 - 0.6 * bent.min() * (bias < -2) + 10.0 * (bias < -2), "bias": path,
-                    "time": np.broadcast_to(clock, path.shape)},
+                    "time": np.broadcast_to(clock, path.shape), "mean_label": np.zeros(SEEDS)},
         "scaling": {"final_bias": -0.01 + np.tile(bent, (5, 3, 1))},
     }  # fmt: skip
     change(record)
@@ -144,6 +145,9 @@ def test_claims_hold_on_a_record_that_bears_them_out():
     assert middle == pytest.approx(1.02, abs=0.01)
     assert low <= middle <= high
     assert found["knee-scaling"].measured["knee ∝ d to the power"] == pytest.approx([-2.0] * 3)
+    learns = found["fig1-large-step-learns"].measured
+    assert learns["all three"] == "4 of 4"
+    assert learns["standard error of an accuracy, points"] == pytest.approx(100 * (0.585 * 0.415 / 5000) ** 0.5)
 
 
 def moved(record, factor):
@@ -163,6 +167,15 @@ def moved(record, factor):
 ])  # fmt: skip
 def test_claims_fail_on_a_record_that_does_not(claim, change):
     assert made(change)[claim].passed is False
+
+
+def test_what_sets_draws_apart_is_told_where_there_are_enough():
+    rng = np.random.default_rng(0)
+    imbalance, bias = rng.uniform(0, 0.2, 25), rng.uniform(-2, -1.3, 25)
+    told = verdicts._apart(60 - 5 * imbalance, 60 - 5 * imbalance - 6 * bias, bias, imbalance, 5000)
+    assert told["correlation of accuracy(.5) and |mean label|"] == pytest.approx(-1)
+    assert told["correlation of gain and b(19 η_c)"] == pytest.approx(-1)
+    assert len(verdicts._apart(np.full(5, 58.0), np.full(5, 68.0), bias[:5], imbalance[:5], 5000)) == 1
 
 
 def test_one_bad_draw_is_enough():
@@ -187,7 +200,7 @@ def test_intervals_are_student_s():
 
 def test_steps_that_were_not_run_are_not_judged():
     config, whole, path = dataclasses.replace(ahn.SMALL, ratios=(0.5, 2.0)), np.zeros((2, 2)), np.zeros((2, 2, 3))
-    network = {"final_bias": whole, "accuracy": whole, "bias": path, "time": path}
+    network = {"final_bias": whole, "accuracy": whole, "bias": path, "time": path, "mean_label": np.zeros(2)}
     assert {c.passed for c in ahn.claims(lj.Record({"network": network}), config)} == {None}
 
 
