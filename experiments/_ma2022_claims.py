@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _ma2022_toys as toys
-from experiments._ma2022_networks import RADII, TEACHER_RADII
+from experiments._ma2022_networks import CORE_RADII, RADII, TEACHER_RADII
 from landscape_jax import Record
 from landscape_jax.landscape.multiscale import fitted_exponent, separate_scales
 from landscape_jax.record import Claim
@@ -82,8 +82,14 @@ def _stairs(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["toys"]["staircase"]
     plateau, predicted = np.asarray(part["plateau"]), np.asarray(part["predicted"])
     good = np.abs(plateau - predicted) <= 1e-3 * predicted + 1e-6
-    ends = np.asarray(part["decays"]).reshape(len(toys.DECAYS), -1)[:, -1]
-    return {"rates within": f"{good.sum()} of {good.size}", "loss at the end of each decay": ends.tolist()}, bool(good.all())
+    return {"rates within": f"{good.sum()} of {good.size}"}, bool(good.all())
+
+
+def _decays(record: Record, config: Any) -> tuple[dict, bool]:
+    part = record["toys"]["staircase"]
+    ends, plateaus = np.asarray(part["decays"]).reshape(len(toys.DECAYS), -1)[:, -1], np.asarray(part["decay_plateaus"])
+    measured = {f"η = {rate:g}": end for rate, end in zip(toys.DECAYS, ends.tolist(), strict=True)}
+    return measured, bool((np.abs(ends - plateaus) <= 1e-3 * plateaus + 1e-6).all() and (np.diff(ends) < 0).all())
 
 
 def _continuum(record: Record, config: Any) -> tuple[dict, bool]:
@@ -98,6 +104,25 @@ def _continuum(record: Record, config: Any) -> tuple[dict, bool]:
     return {"exponent": named, "core": core, "linear unit": linear}, bool(off[:3].max() < 0.1)
 
 
+def _no_continuum(record: Record, config: Any) -> tuple[dict, bool]:
+    part = record["toys"]["continuum"]
+    relu, t = np.asarray(part["relu"]), np.asarray(part["t"])
+    exponents = [fitted_exponent(t, rise, 3e-3, 3e-2) for rise in relu]
+    shape = relu / relu[:, :1]
+    apart = float(np.max(np.abs(shape / shape[:1] - 1)))
+    passed = np.abs(np.array(exponents) - 2).max() < 1e-6 and apart < 1e-6
+    named = {f"q = {q:g}": p for q, p in zip(part["q"], exponents, strict=True)}
+    return {"exponent": named, "shapes apart": apart}, bool(passed)
+
+
+def _separated(record: Record, config: Any) -> tuple[dict, bool]:
+    part = record["toys"]["separated"]
+    places = [int(np.abs(np.log(np.asarray(part["t"]) / t)).argmin()) for t in toys.SEPARATED_AT]
+    p, count = np.asarray(part["exponent"])[places], separate_scales(part["exponent"])
+    measured = {"p": p.tolist(), "scales beyond the first": count}
+    return measured, bool(count == 2 and np.abs(p - toys.SEPARATED_P).max() <= 0.05)
+
+
 # ── origin ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -110,22 +135,25 @@ def counted(exponents) -> np.ndarray:
 def _scales(record: Record, config: Any) -> tuple[dict, bool]:
     top = np.asarray(record["origin"]["tanh"]["top"])
     counts = counted(top)
-    core = top[..., TEACHER_RADII <= 1e-4]
-    core = np.abs(core - 2)[[0, -1]].max()  # the control and the most spread data
+    core = np.abs(top[..., TEACHER_RADII <= 1e-4] - 2)[[0, -1]].max()  # the control and the most spread data
     measured = {str(s): counts[i].tolist() for i, s in enumerate(config.scales)} | {"|p − 2| at r ≤ 1e-4": float(core)}
+    further_in = np.abs(np.asarray(record["origin"]["tanh"]["core"]) - 2)[[0, -1]].max(axis=(0, 1))  # [radius]
+    for radius in (1e-5, 1e-6):
+        measured[f"|p − 2| at r = {radius:g}"] = float(further_in[np.abs(np.log(CORE_RADII / radius)).argmin()])
     return measured, bool((counts[0] == 0).all() and (counts[-1] >= 2).all() and core <= 0.02)
 
 
 def _both(record: Record, config: Any) -> tuple[dict, bool]:
-    counts = {name: counted(part["top"]) for name, part in record["origin"].items()}
-    linear = np.abs(np.asarray(record["origin"]["linear"]["top"]) - 2)
-    measured: dict[str, Any] = {"convex model, spread data: |p − 2|": float(np.nanmax(linear[-1])),
-                                "tanh, uniform data: scales": counts["tanh"][0].tolist(),
-                                "tanh, spread data: scales": counts["tanh"][-1].tolist(),
-                                "ReLU, uniform data: scales": counts["relu"][0].tolist(),
-                                "ReLU, spread data: scales": counts["relu"][-1].tolist()}  # fmt: skip
-    passed = np.nanmax(linear[-1]) < 0.02 and (counts["tanh"][0] == 0).all() and (counts["tanh"][-1] >= 2).all()
-    return measured, bool(passed)
+    counts = counted(record["origin"]["tanh"]["top"])
+    linear = np.nanmax(np.abs(np.asarray(record["origin"]["linear"]["top"])[-1] - 2))
+    measured = {"convex model, spread data: |p − 2|": float(linear), "tanh, uniform data: scales": counts[0].tolist(),
+                "tanh, spread data: scales": counts[-1].tolist()}  # fmt: skip
+    return measured, bool(linear < 0.02 and (counts[0] == 0).all() and (counts[-1] >= 2).all())
+
+
+def _relu_has_none(record: Record, config: Any) -> tuple[dict, bool]:
+    counts = counted(record["origin"]["relu"]["top"])
+    return {str(s): row.tolist() for s, row in zip(config.scales, counts, strict=True)}, bool((counts == 0).all())
 
 
 # ── networks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,6 +195,15 @@ def _drop(record: Record, config: Any) -> tuple[dict, bool]:
     return {"loss after 20 steps": by_rate(part, fall)}, bool((fall <= gates).all())
 
 
+def _removed(record: Record, config: Any) -> tuple[dict, bool]:
+    """What swings at λ = 2/η with amplitudes a has the energy Σ ½ λ a² = η ‖∇L‖²/4; at η/4 each step leaves a quarter of it."""
+    part, _ = edge(record, config)
+    before = part["dropped"][..., 0]
+    lost, energy = 1 - part["dropped"][..., 20] / before, part["rate"][:, None] * part["slope"] / (4 * before)
+    measured = {"part of the loss lost": by_rate(part, lost), "η ‖∇L‖²/(4 L)": by_rate(part, energy)}
+    return measured, bool((np.abs(lost - energy) <= 0.02).all())
+
+
 def _random(record: Record, config: Any) -> tuple[dict, bool]:
     part, _ = edge(record, config)
     p = at(part["random"], 1)
@@ -198,13 +235,14 @@ def _one_cycle(record: Record, config: Any) -> tuple[dict, bool]:
 def _cross_entropy(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["networks"]["cross_entropy"]
     ratio, high = late(record["networks"], "cross_entropy"), highest(part["top"], RADII <= 1.01)
-    return {"λ₁ η/2": ratio.tolist(), "largest p at r ≤ 1": high.tolist()}, bool((ratio < 0.5).all() and (high > 2.1).all())
+    measured = {"λ₁ η/2": ratio.ravel().tolist(), "largest p at r ≤ 1": high.ravel().tolist()}
+    return measured, bool((ratio < 0.5).all() and (high > 2.1).all())
 
 
 def _relu(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["networks"]["relu"]
     high = highest(part["top"], RADII >= 0.99)
-    measured = {"λ₁ η/2": late(record["networks"], "relu").tolist(), "largest p at r ≥ 1": high.tolist()}
+    measured = {"λ₁ η/2": late(record["networks"], "relu").ravel().tolist(), "largest p at r ≥ 1": high.ravel().tolist()}
     return measured, bool((high > 2.1).all())
 
 
@@ -222,8 +260,16 @@ PARTS = {
          "at 600 steps big and small alone each have over 100 times the loss of big, then small; plateau within 1 %", _decay),
         ("lr-staircase", "With three scales, the loss at rate η is stuck where f'(w)/w = 2/η.", HERE,
          "all 14 rates within 1e-3 relative + 1e-6", _stairs),
+        ("lr-staircase-decays", "As the rate decays, one descent falls from plateau to plateau of these.", PAPER,
+         "200 steps at each of six rates end within 1e-3 relative + 1e-6 of the plateau, each lower than the last", _decays),
         ("origin-continuum-exponent", "Magnitudes with density x^−q give growth t^(q−1) to a saturating unit.", HERE,
          "exponent on 3e-3 < t < 3e-2 within 0.1 of q − 1 for q = 1.5, 2, 2.5", _continuum),
+        ("origin-relu-continuum", "A ReLU does not saturate: up to its kink growth is quadratic, and magnitudes set the size "
+         "of the loss, not its shape.", HERE,
+         "exponent there within 1e-6 of 2 for every q; L(t)/L(1e-6) the same for every q to 1e-6", _no_continuum),
+        ("origin-separated-scales", "Magnitudes 1, 100, 10⁴ give a saturating unit exponents that fall and rise again.", HERE,
+         "two scales beyond the first; p within 0.05 of 2, 1.1, .18, .94, .07, .92 at log₁₀ t = −5.5, −4, −3, −2, −1.2, 0",
+         _separated),
     ],
     "origin": [
         ("origin-two-layer-scales", "In a two-layer tanh network, data of separate magnitudes give the loss separate scales.",
@@ -231,6 +277,8 @@ PARTS = {
          "the last of `scales`, for every seed; both p = 2 ± 0.02 at r ≤ 1e-4", _scales),
         ("origin-needs-both", "A convex model alone, or uniform data alone, give no separate scales.", PAPER,
          "linear network on spread data: |p − 2| < 0.02; tanh on uniform data: no maxima; both together: at least 2", _both),
+        ("origin-relu-has-none", "With ReLU, which does not saturate, spread data give no separate scales either.", HERE,
+         "no maxima of the smoothed p(r), every seed, on all of `scales`", _relu_has_none),
     ],
     "networks": [
         ("net-reaches-eos", "The network's sharpness settles at 2/η.", PAPER,
@@ -240,6 +288,8 @@ PARTS = {
          "p(1) < 1.97 and p(3) < 1.8, every seed at both larger rates", _subquadratic),
         ("net-lr-drop", "Dividing η by 4 at the edge lowers the loss at once.", PAPER,
          "loss after 20 steps at most 0.95 (η = 0.3) and 0.6 (η = 0.6) times", _drop),
+        ("net-drop-removes-swing", "What the drop removes is the swing, the part of the loss in directions of curvature 2/η.",
+         HERE, "part lost within 20 steps within 0.02 of η ‖∇L‖²/(4 L), every seed at both larger rates", _removed),
         ("net-second-drop-idle", "A second drop does nothing: one scale is active.", HERE,
          "loss 20 steps after it over 0.95 times", _second),
         ("net-random-quadratic", "Along random directions growth stays quadratic: subquadratic growth is not universal.", HERE,

@@ -1,6 +1,7 @@
 """The figure of `ma2022_multiscale`: toys, origin, networks; a row or two for each part that was run."""
 
 import itertools
+import string
 from typing import Any
 
 import matplotlib
@@ -21,7 +22,7 @@ def whole(record: Record, config: Any) -> Figure:
         grid = figure.subplots(len(rows), 3, squeeze=False)
         for draw, axes in zip(rows, grid, strict=True):
             draw(axes, record, config)
-        for axes, letter in zip(grid.flat, "abcdefghijkl", strict=False):
+        for axes, letter in zip(grid.flat, string.ascii_lowercase, strict=False):
             axes.set_title(f"{letter}   {axes.get_title()}", loc="left", pad=3)
             axes.set_title("")
         return figure
@@ -60,16 +61,38 @@ def _toys(row, record: Record, config: Any) -> None:
     axes.set_title("three scales: the plateau of each rate")
     axes.legend()
 
-    axes, part = row[2], found["continuum"]
+    axes = row[2]
+    decays, plateaus = np.asarray(part["decays"]), np.asarray(part["decay_plateaus"])
+    axes.plot(decays, color=dark, lw=0.9, label="loss")
+    for i, (plateau, rate) in enumerate(zip(plateaus, toys.DECAYS, strict=True)):
+        ends = np.array([i, i + 1]) * toys.DECAY_STEPS
+        axes.plot(ends, [plateau] * 2, color=light, lw=3, alpha=0.6, label=None if i else "f(x*) at this rate")
+        place = ends.mean(), max(plateau, 2e-10)
+        axes.annotate(f"{rate:g}", place, (0, 5), textcoords="offset points", ha="center", fontsize=6.5)
+    axes.set(yscale="log", ylim=(1e-10, 100), xlabel="step", ylabel="loss", xlim=(0, len(decays)))
+    axes.set_title("three scales, rate after rate")
+    axes.legend(loc="lower left")
+
+
+def _magnitudes(row, record: Record, config: Any) -> None:
+    """The growth of one unit's loss by the magnitudes of its data."""
+    found = record["toys"]
+    axes, part = row[0], found["continuum"]
     t = np.asarray(part["t"])
-    exponents = np.gradient(np.log(np.asarray(part["tanh"])), np.log(t), axis=1)
-    _lines(axes, t, exponents, [f"q = {q:g}" for q in part["q"]])
+    exponents = {name: np.gradient(np.log(np.asarray(part[name])), np.log(t), axis=1) for name in ("tanh", "linear", "relu")}
+    _lines(axes, t, exponents["tanh"], [f"q = {q:g}" for q in part["q"]])
     for q, colour in zip(part["predicted"], plots.colours(len(part["q"])), strict=True):
         axes.plot([3e-3, 3e-2], [q, q], color=colour, lw=3, alpha=0.35)
-    axes.set(xscale="log", xlabel="distance t", ylabel="d log L / d log t", ylim=(0, 2.1))
     axes.plot([], [], color="grey", lw=3, alpha=0.35, label="q − 1")
-    axes.set_title("magnitudes of density $x^{-q}$")
-    axes.legend()
+    middle = [list(part["q"]).index(2.0)]
+    _lines(row[1], t, [exponents[name][middle] for name in exponents], ["tanh", "linear", "ReLU, kink at 1"])
+    apart = found["separated"]
+    _lines(row[2], np.asarray(apart["t"]), [apart["exponent"]], ["magnitudes 1, 10², 10⁴"])
+    row[2].plot(toys.SEPARATED_AT, toys.SEPARATED_P, "o", ms=4, mfc="none", color="black", label="as derived")
+    titles = "magnitudes of density $x^{-q}$, tanh", "q = 2, by the unit's activation", "separate magnitudes, tanh"
+    for axes, title in zip(row, titles, strict=True):
+        axes.set(xscale="log", xlabel="distance t", ylabel="d log L / d log t", ylim=(0, 2.2), title=title)
+        axes.legend(loc="lower left" if axes is not row[2] else "upper right")
 
 
 def _exponents(axes: Axes, radii: np.ndarray, title: str, highest: float = 2.4) -> None:
@@ -84,7 +107,7 @@ def _origin(row, record: Record, config: Any) -> None:
     shown = (("tanh", "top", "tanh, sharpest direction"), ("tanh", "random", "tanh, random directions"))
     for axes, (name, direction, title) in zip(row, shown, strict=False):
         _lines(axes, TEACHER_RADII, np.asarray(found[name][direction]), labels)
-        _exponents(axes, TEACHER_RADII, title)
+        _exponents(axes, TEACHER_RADII, title, highest=max(2.4, 1.05 * np.nanmax(found[name][direction])))
     groups = [found["relu"]["top"][-1], found["linear"]["top"][-1], found["tanh"]["top"][0]]
     _lines(row[2], TEACHER_RADII, groups, ["ReLU, spread data", "linear, spread data", "tanh, uniform data"])
     _exponents(row[2], TEACHER_RADII, "one cause alone: sharpest direction")
@@ -141,4 +164,4 @@ def _limits(row, record: Record, config: Any) -> None:
     axes.legend(loc="upper left")
 
 
-ROWS = {"toys": [_toys], "origin": [_origin], "networks": [_edge, _limits]}
+ROWS = {"toys": [_toys, _magnitudes], "origin": [_origin], "networks": [_edge, _limits]}

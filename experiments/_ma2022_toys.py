@@ -21,7 +21,8 @@ STAIR_RATES = np.geomspace(1e-4, 1.5, 14)
 DECAYS, DECAY_STEPS = np.array([0.5, 0.1, 0.02, 4e-3, 8e-4, 1.6e-4]), 200
 QS = np.array([1.5, 2.0, 2.5, 2.9, 3.5])  # tails of the magnitudes' density
 DISTANCES = np.geomspace(1e-6, 10, 141)
-SEPARATED = np.array([1.0, 1e2, 1e4]), np.array([1.0, 0.1, 0.01])
+SEPARATED = np.array([1.0, 1e2, 1e4]), np.array([1.0, 0.1, 0.01])  # magnitudes, weights
+SEPARATED_AT, SEPARATED_P = 10 ** np.array([-5.5, -4, -3, -2, -1.2, 0]), np.array([2, 1.1, 0.18, 0.94, 0.07, 0.92])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -85,11 +86,17 @@ def _staircase() -> dict:
 
 
 def _continuum() -> dict:
-    """Magnitudes from 1 to 10⁴ with density x^−q, log-spaced; tanh, and a linear unit for a control."""
+    """Magnitudes from 1 to 10⁴ with density x^−q, log-spaced; tanh about 0, and units that do not saturate: linear, and ReLU
+    about w* = 1, even part."""
     t, x = jnp.asarray(DISTANCES), jnp.geomspace(1.0, 1e4, 4001)
-    units = (("tanh", jnp.tanh), ("linear", lambda u: u))
-    rise = {name: jnp.stack([toys.saturating_loss(t, x, x ** (1 - q), phi) for q in QS]) for name, phi in units}
-    return {"q": QS, "t": t, "predicted": toys.continuum_exponent(jnp.asarray(QS)), **rise}
+
+    def rise(q: float) -> dict[str, Array]:
+        of = functools.partial(toys.saturating_loss, magnitudes=x, weights=x ** (1 - q))
+        relu = (of(t, activation=jax.nn.relu, centre=1.0) + of(-t, activation=jax.nn.relu, centre=1.0)) / 2
+        return {"tanh": of(t), "linear": of(t, activation=lambda u: u), "relu": relu}
+
+    return {"q": QS, "t": t, "predicted": toys.continuum_exponent(jnp.asarray(QS)),
+            **jax.tree.map(lambda *rows: jnp.stack(rows), *map(rise, QS))}  # fmt: skip
 
 
 def _separated() -> dict:

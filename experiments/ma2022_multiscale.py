@@ -7,10 +7,10 @@ from a model that is not convex together with data that are not uniform. The phe
 none of the paper's figures is redrawn. A subquadratic loss is not necessary for the edge: depth-2 diagonal linear networks
 have it too.
 
-Three parts. toys: gradient descent on one-dimensional losses against closed forms. origin: the growth exponent p(r) of a
+Four parts. toys: gradient descent on one-dimensional losses against closed forms. origin: the growth exponent p(r) of a
 two-layer network around its teacher, by magnitudes of data and activation. networks: digits networks trained at the edge, p(r)
-along the sharpest direction, random ones and the gradient, and what dividing the rate does. All in float64. Under two minutes
-on two CPU cores.
+along the sharpest direction, random ones and the gradient, and what dividing the rate does. landscape: planes and lines through
+the end of one of them, to look at. All in float64. Under two minutes on two CPU cores.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments import _ma2022_claims as judged
 from experiments import _ma2022_figures as figures
+from experiments import _ma2022_landscape as landscape
 from experiments import _ma2022_networks as networks
 from experiments import _ma2022_toys as toys
 from experiments._float64 import float64
@@ -33,7 +34,7 @@ from landscape_jax.types import Key
 class Config:
     """What to run."""
 
-    parts: tuple[Literal["toys", "origin", "networks"], ...] = ("toys", "origin", "networks")
+    parts: tuple[Literal["toys", "origin", "networks", "landscape"], ...] = ("toys", "origin", "networks", "landscape")
     """Which parts to run; claims about the others are "not tested"."""
     num_seeds: int = 3
     """Independent draws of data and teacher, and initialisations of each training."""
@@ -54,7 +55,7 @@ class Config:
 
     def __post_init__(self):
         if not self.parts:
-            raise ValueError("parts is empty: name at least one of toys, origin, networks")
+            raise ValueError("parts is empty: name at least one of toys, origin, networks, landscape")
         if self.num_seeds < 1:
             raise ValueError(f"num_seeds={self.num_seeds} must be at least 1")
         if len(self.scales) < 2 or min(map(min, self.scales)) <= 0 or len(set(self.scales[0])) > 1:
@@ -66,12 +67,13 @@ class Config:
 
 
 SMALL = Config()
-WIDE = Config(widths=(200, 200), n_train=1000, num_steps=6000)
+PAPER = Config(widths=(200, 200), n_train=1000, num_steps=6000, num_seeds=10)  # the paper's own scale is not known to us
 
 
 def run(config: Config, key: Key) -> Record:
-    """By part: "toys"; "origin", leaves [scales, seed, ...] by activation; "networks", leaves [rate, seed, ...] by task."""
-    of_origin, *keys = jax.random.split(key, 4)
+    """By part: "toys"; "origin", leaves [scales, seed, ...] by activation; "networks", leaves [rate, seed, ...] by task;
+    "landscape"."""
+    of_origin, of_networks, of_landscape = jax.random.split(key, 3)
     found = {}
     if "toys" in config.parts:
         found["toys"] = toys.measured()
@@ -84,9 +86,9 @@ def run(config: Config, key: Key) -> Record:
                 "relu": networks.Task("relu", "square", 2.0, (config.relu_rate,)),
                 "cross_entropy": networks.Task("tanh", "cross_entropy", 1.0, (config.cross_entropy_rate,)),
             }
-            found["networks"] = {
-                name: networks.trained(task, config, key) for (name, task), key in zip(tasks.items(), keys, strict=True)
-            }
+            found["networks"] = networks.trained(tasks, config, of_networks)
+        if "landscape" in config.parts:
+            found["landscape"] = landscape.pictured(config, of_landscape)
     return Record(found)
 
 
@@ -95,6 +97,7 @@ def claims(record: Record, config: Config) -> list[Claim]:
     return judged.claims(record, config)
 
 
-def plot(record: Record, config: Config) -> Figure:
-    """A row for each part that was run."""
-    return figures.whole(record, config)
+def plot(record: Record, config: Config) -> dict[str, Figure]:
+    """A row or two for each part that was run, and the landscape."""
+    drawn = {"figure": figures.whole(record, config)} if figures.ROWS.keys() & record.keys() else {}
+    return drawn | ({"landscape": landscape.drawn(record["landscape"], config)} if "landscape" in record else {})
