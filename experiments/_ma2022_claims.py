@@ -189,6 +189,7 @@ def _subquadratic(record: Record, config: Any) -> tuple[dict, bool]:
 
 
 def _drop(record: Record, config: Any) -> tuple[dict, bool]:
+    """Gates of one initialisation. How much is lost depends on how far θ happens to swing when the rate drops: `_removed`."""
     part, _ = edge(record, config)
     fall = part["dropped"][..., 20] / part["dropped"][..., 0]
     gates = np.where(np.isclose(part["rate"], 0.3), 0.95, 0.6)[:, None]

@@ -34,20 +34,22 @@ def pictured(config: Any, key: Key) -> dict[str, Any]:
     descent = lj.dynamics.gradient(loss, optax.sgd(config.rates[-1]), lj.data.full_batch(train))
     watch = {"loss": lj.observe.loss, "params": lj.observe.stateless(lambda m: m.params)}
     every = math.gcd(config.num_steps, 20)
+    count = config.num_steps // every
 
-    def trained(key: Key) -> tuple[lj.Run, lj.Record, lj.Record]:
+    @jax.jit
+    def trained(key: Key) -> lj.Record:
         run = lj.start(key, model.init(of_init, train[0]), descent, watch)
-        run, path = lj.advance(run, descent, watch, num_steps=config.num_steps, every=every)
-        return run, path, lj.advance(run, descent, watch, num_steps=SWINGS)[1]
+        return lj.paced(run, descent, watch, np.repeat(np.int32([every, 1]), [count, SWINGS]))[1]
 
-    run, path, late = jax.jit(trained)(of_run)
-    end = run.params
+    record = trained(of_run)
+    path, late = (jax.tree.map(lambda x, part=part: x[part], dict(record)) for part in (slice(count + 1), slice(count, None)))
+    end = tree.row(late["params"], 0)
 
     def cut(directions: Params, xs: np.ndarray, ys: np.ndarray) -> dict[str, Any]:
         return {"xs": xs, "ys": ys, "loss": landscape.plane(loss, end, directions, xs, ys, train, mesh=mesh)}
 
     way = jax.jit(landscape.principal)(path["params"], end)
-    filters = landscape.random_directions(of_plane, end)
+    filters = jax.jit(landscape.random_directions)(of_plane, end)
     eigs = landscape.sharpest(lj.curvature.hessian(loss), end, train)
     swing = jax.jit(landscape.coordinates)(late["params"], end, eigs.vectors)
     far, side = 1.3 * float(np.abs(swing).max()), np.linspace(-1, 1, POINTS)

@@ -144,7 +144,8 @@ def test_a_landscape_goes_from_training_to_its_figure(tmp_path, monkeypatch):
     record = ma.run(config, jax.random.key(106))
     found = record["landscape"]
     way, plane = found["path"], found["principal"]
-    assert way["coordinates"].shape == (3, 2)
+    assert way["coordinates"].shape == (4, 2)  # steps 0, 10, 20 and the end
+    np.testing.assert_allclose(way["coordinates"][-1], 0, atol=1e-12)
     assert plane["loss"].shape == found["sharpest"]["loss"].shape == (9, 9)
     assert plane["xs"].min() < way["coordinates"][:, 0].min() < way["coordinates"][:, 0].max() < plane["xs"].max()
     middle = found["random"]["loss"][4, 4]  # all slices pass through the end
