@@ -38,6 +38,21 @@ def test_the_map_is_gradient_descent(target, width, x64):
         f, lam = uv.step(f, lam, rate, width, target)
 
 
+@pytest.mark.parametrize("width", [16, 256])
+def test_the_map_is_gradient_descent_through_a_catapult(width, x64):
+    """k = 3: the loss rises by far, and falls at a smaller trace. Errors of rounding grow with it."""
+    u, v = layers(width, seed=width)
+    f, lam = start = uv.output(u, v), uv.trace(u, v)
+    truth = descended(u, v, rate := 3 / lam, 40, 0.0)
+    peak = np.abs(truth).max(axis=0)
+    for seen in truth:
+        np.testing.assert_allclose((f, lam) / peak, seen / peak, atol=1e-12)
+        f, lam = uv.step(f, lam, rate, width)
+    assert peak[0] > 1.5 * abs(start[0])
+    assert abs(f) < 1e-2 * peak[0]
+    assert lam < 2 / rate
+
+
 def test_the_scaled_map_is_the_map():
     f, lam, rate, width = 0.7, 1.3, 1.9, 16
     x, kappa = rate**2 * f**2 / width, rate * lam
