@@ -19,12 +19,13 @@ PHASES = {
     "loss and sharpness catapult": "#4a86b8", "divergence": "#5b5b6b",
 }  # fmt: skip
 MARKS = ("o", "^", "s", "D")
+PLATEAU = (40, 200)  # c · step
 
 
 def phase_diagram(record, depths, widths, cs, num_sharp: int) -> Figure:
     """c against 1/w, a panel a depth: the phases between lines fitted to the means, and means with standard errors.
 
-    Below each width stands how many initialisations never saw each event on the grid.
+    Below each width stands how many initialisations never saw each event on the grid, and in the means they are not.
     """
     boundaries = np.array(record["phases"]["boundaries"])  # [d, w, s, 4]
     with matplotlib.rc_context(STYLE):
@@ -41,7 +42,7 @@ def phase_diagram(record, depths, widths, cs, num_sharp: int) -> Figure:
         figure.legend(areas + marks[0], [*PHASES, *marks[1]], loc="outside lower center", ncols=3, fontsize=7.5)
         total = boundaries.shape[2]
         figure.suptitle(
-            f"small figures: how many of {total} initialisations had no c_loss · c_sharp (of {num_sharp}) · c_barrier · c_max",
+            f"below the widths: how many of {total} inits have no c_loss · c_sharp (of {num_sharp}) · c_barrier · c_max",
             fontsize=7,
         )
         return figure
@@ -66,16 +67,14 @@ def _phases(axes: Axes, boundaries: list[np.ndarray], widths: np.ndarray, cs: np
         mean, error, undefined = means(values)
         missing.append(undefined)
         axes.errorbar(
-            inverse, mean, error, fmt=mark, ms=4.5, color="black", mfc="white", mew=0.9, elinewidth=0.9, capsize=2,
-            label=f"c_{name}", zorder=3,
+            inverse, mean, error, fmt=mark, ms=6 if name == "barrier" else 4.5, color="black", mfc="white", mew=0.9,
+            elinewidth=0.9, capsize=2, label=f"c_{name}", zorder=3,  # c_barrier is often c_max: seen around its mark
         )  # fmt: skip
     axes.set_yscale("log", base=2)
     axes.set_ylim(cs[0], top)
     axes.set_xlim(x[0], x[-1])
-    ticks = [f"1/{w}" for w in widths]
-    axes.set_xticks(inverse, ticks, fontsize=7.5)
-    for place, counts, level in zip(inverse, np.transpose(missing), 1.1 * 1.25 ** (np.arange(len(widths)) % 2), strict=True):
-        axes.annotate("·".join(map(str, counts)), (place, level), fontsize=6.5, ha="center", va="center")
+    ticks = [f"1/{w}\n" + "·".join(map(str, counts)) for w, counts in zip(widths, np.transpose(missing), strict=True)]
+    axes.set_xticks(inverse, ticks, fontsize=7)
     axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.grid(False)
 
@@ -91,8 +90,8 @@ def means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, error, (~known).sum(axis=-1)
 
 
-def regimes(record, cs, every: int, time: float) -> Figure:
-    """Loss and sharpness over a long run against c times the steps, with the edge of stability of each c dashed."""
+def regimes(record, network, cs, every: int, time: float) -> Figure:
+    """Loss and sharpness over a long run against c times the steps, with the edge of stability of each c dotted."""
     long = record["regimes"]
     sharp, loss = np.asarray(long["sharpness"]), np.asarray(long["loss"])
     with matplotlib.rc_context(STYLE):
@@ -108,8 +107,10 @@ def regimes(record, cs, every: int, time: float) -> Figure:
                                ha="left", va="center", xytext=(3, 0), textcoords="offset points")
         for axes in (above, below):
             axes.axvline(time, color="0.3", lw=0.7)
-        below.annotate(f"plateau taken at c · step = {time:g}", (time, 1.0), xycoords=("data", "axes fraction"), fontsize=7,
-                       xytext=(3, -9), textcoords="offset points")
+            axes.axvspan(*PLATEAU, color="0.92", lw=0, zorder=0)
+        above.annotate("plateau", (PLATEAU[0], 1.0), xycoords=("data", "axes fraction"), fontsize=7, xytext=(2, -9),
+                       textcoords="offset points")
+        above.set_title(f"depth {network[0]}, width {network[1]}; line: c · step = {time:g}", fontsize=9)
         above.set(xscale="log", yscale="log", ylabel="training loss")
         below.set(xlabel="c · (step + 1)", ylabel="sharpness  λ/λ₀", yscale="log")
         low, high = np.nanmin(sharp), np.nanmax(sharp)
@@ -164,6 +165,9 @@ def uv_models(record) -> Figure:
             left.fill_between(a, below, above, color=colour, lw=0, zorder=0)
         left.plot(a, k, color="black", lw=1.2, label="k_loss, theory")
         left.axhline(uv.MAX_THRESHOLD, color="black", ls=DASHES[1], label="k_trace = k_max = 4, theory")
+        for name in ("loss", "trace", "max", "top"):
+            left.plot(found["random_a"].ravel(), found[f"random_{name}"].ravel(), ".", ms=2.5, color="white", mew=0,
+                      label="random u, v" if name == "loss" else None)  # fmt: skip
         for name, mark, label in (("loss", "o", "loss rises"), ("trace", "^", "trace rises"), ("max", "x", "diverges"),
                                   ("top", "s", "top eigenvalue rises")):  # fmt: skip
             left.plot(found["a"], found[f"grid_{name}"], mark, ms=4, color="black", mfc="white", label=label)

@@ -99,7 +99,7 @@ def first_steps(
       ceiling: the loss above which it counts as diverged.
       num_between: on how many places of the line from θ₀ to the last θ, both ends included, the loss is taken.
     Returns: "loss" and "sharpness" at steps 0 … num_steps [num_steps + 1], NaN once diverged; "diverged" [], bool; "barrier"
-      []: the highest loss on the line.
+      []: the highest loss on the line up to the first place above the initial loss; that itself if there is none.
     """
     dynamics = task.descent(c / start.sharpness)
     last = Observable(lambda key, params: params, lambda key, params, moment: (moment.params, ()))
@@ -107,25 +107,31 @@ def first_steps(
     run = lj.start(jax.random.clone(start.key), start.params, dynamics, watch)
     run, record = lj.advance(run, dynamics, watch, num_steps=num_steps + 1, ceiling=ceiling)
 
+    diverged, initial = run.status == lj.Status.DIVERGED, record["loss"][0]
     change = lj.tree.sub(run.memory["last"], start.params)
     way = jnp.linspace(0, 1, num_between)
-    between = jax.lax.map(lambda x: task.loss(lj.tree.axpy(x, change, start.params), task.train), way)
-    return {
-        "loss": record["loss"], "sharpness": record["sharpness"],
-        "diverged": run.status == lj.Status.DIVERGED, "barrier": jnp.max(between),
-    }  # fmt: skip
+
+    def further(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, highest = carry
+        return i + 1, jnp.maximum(highest, task.loss(lj.tree.axpy(way[i], change, start.params), task.train))
+
+    def below(carry: tuple[Array, Array]) -> Array:  # to the first crossing: on a small network the line costs as much as
+        return (carry[0] < num_between) & (carry[1] <= initial)  # the steps do
+
+    begun = jnp.where(diverged, num_between, 1), initial  # the start is no higher than itself, whatever the rounding
+    _, highest = jax.lax.while_loop(below, further, begun)
+    return {"loss": record["loss"], "sharpness": record["sharpness"], "diverged": diverged, "barrier": highest}
 
 
-def events(first: Mapping[str, np.ndarray], slack: float = 0.0) -> np.ndarray:
+def events(first: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which of the four were seen, [..., 4] in the order of `BOUNDARIES`. What diverged has raised its loss and the rest too.
 
     Args:
       first: of `first_steps`, with any leading axes.
-      slack: by how much, relative to λ₀, sharpness must rise to count.
     """
     loss, sharp, diverged = (np.asarray(first[name]) for name in ("loss", "sharpness", "diverged"))
     rises = np.any(loss[..., 1:] > loss[..., :1], axis=-1)  # False for NaN
-    sharpens = np.any(sharp[..., 1:] > (1 + slack) * sharp[..., :1], axis=-1)
+    sharpens = np.any(sharp[..., 1:] > sharp[..., :1], axis=-1)
     crosses = np.asarray(first["barrier"]) > loss[..., 0]
     return np.stack([rises | diverged, sharpens | diverged, crosses | diverged, diverged], axis=-1)
 
@@ -140,7 +146,7 @@ def brackets(seen: np.ndarray, cs: np.ndarray) -> np.ndarray:
 
 def phases(
     train: Callable[[np.ndarray, np.ndarray], dict], cs: np.ndarray, sharp: np.ndarray, *, halvings: int, together: int,
-    sharp_every: int = 1, slack: float = 0.0,
+    sharp_every: int = 1,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """The first steps of all initialisations at every c, and the four boundaries of each.
 
@@ -163,14 +169,14 @@ def phases(
         for row, here in zip(padded, measured, strict=True)
     ]
     first = jax.tree.map(lambda *rows: np.concatenate(rows, axis=1)[:, :c], *parts)
-    seen = events(first, slack)  # [s, c, 4]
+    seen = events(first)  # [s, c, 4]
     which = np.arange(len(BOUNDARIES))
     sharpest = which[:, None] == BOUNDARIES.index("sharp")  # [4, 1]
     found = np.where(sharpest, brackets(seen[:, ::sharp_every], cs[::sharp_every]), brackets(seen, cs))  # [s, 4, 2]
     for _ in range(halvings):
         middle = np.sqrt(found[..., 0] * found[..., 1])  # [s, 4]
         tried = jax.device_get(train(middle, sharp[:, None] & (which == BOUNDARIES.index("sharp"))[None]))
-        seen = events(tried, slack)[:, which, which]  # [s, 4]
+        seen = events(tried)[:, which, which]  # [s, 4]
         found = np.where(seen[..., None], np.stack([found[..., 0], middle], -1), np.stack([middle, found[..., 1]], -1))
     boundaries = found[..., 1].copy()
     boundaries[:, 1] = np.where(sharp, boundaries[:, 1], np.nan)

@@ -68,7 +68,7 @@ class Config:
     """And from a zero last layer."""
     num_sharp: int = 8
     """Of how many of them sharpness is measured at every step: nine tenths of the cost."""
-    sharp_every: int = 2
+    sharp_every: int = 1
     """And at each how manieth c of the grid."""
     num_steps: int = 10
     """How many first steps."""
@@ -78,7 +78,7 @@ class Config:
     """… by factors of 2 to this power."""
     halvings: int = 4
     """Bisections of the grid's interval around each boundary."""
-    num_between: int = 11
+    num_between: int = 101
     """Places on the line from the first to the last of these steps."""
     ceiling: float = 1e5
     """The loss above which a run counts as diverged."""
@@ -97,19 +97,21 @@ class Config:
     saturation_time: float = 100.0
     """K: the plateau is measured at the step τ with c τ = K."""
     long_examples: int = 256
-    """Training examples there and in the long runs."""
-    regimes_at: tuple[int, int] = (8, 64)
+    """Training examples there."""
+    regimes_at: tuple[int, int] = (8, 128)
     """(depth, width) of the network that is trained for long."""
-    regimes_c: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-    """At these c."""
+    regimes_c: tuple[float, ...] = (1.0, 3.0, 5.0, 8.0, 11.0)
+    """At these c; at which of them the edge is reached differs from initialisation to initialisation, as λ₀ does."""
     regimes_steps: int = 2000
     """For so many steps."""
+    regimes_examples: int = 64
+    """On so many training examples: few, for the edge is reached only once most of the loss is gone."""
     uv_widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
     """Widths of the uv models with random initialisations."""
 
     def __post_init__(self):
         known = SETS[self.data]
-        for name in ("n_train", "long_examples"):
+        for name in ("n_train", "long_examples", "regimes_examples"):
             if not 1 <= getattr(self, name) <= known:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 1 and {known}, the size of {self.data}")
         for name in ("depths", "widths"):
@@ -117,8 +119,9 @@ class Config:
             if not values or min(values) < (2 if name == "depths" else 1) or list(values) != sorted(set(values)):
                 raise ValueError(f"{name}={values} must ascend, from {2 if name == 'depths' else 1}; give at least one")
         allowed = {"myrtle": (5, 7, 10), "resnet18": (18,)}.get(self.network)
-        if allowed and not set(self.depths) <= set(allowed):
-            raise ValueError(f"network={self.network} comes in depths {allowed}, not {self.depths}: set --depths")
+        for name, depths in self._depths_of().items():
+            if allowed and not set(depths) <= set(allowed):
+                raise ValueError(f"network={self.network} comes in depths {allowed}, but --{name} has {depths}: set it")
         if allowed and self.data == "digits":
             raise ValueError(f"network={self.network} needs images of 28 pixels or more: set --data to other than digits")
         if not set(self.zero_depths) <= set(self.depths):
@@ -147,6 +150,11 @@ class Config:
         if min((*self.uv_widths, 2)) < 2 or min((size for at in self.saturation_at for size in at), default=2) < 2:
             raise ValueError(f"uv_widths={self.uv_widths} and saturation_at={self.saturation_at} must hold numbers from 2 on")
 
+    def _depths_of(self) -> dict[str, tuple[int, ...]]:
+        """The depths that each option asks for."""
+        long = {"regimes-at": self.regimes_at[:1]} if self.regimes_c else {}
+        return {"depths": self.depths, "saturation-at": tuple(depth for depth, _ in self.saturation_at)} | long
+
     @property
     def cs(self) -> np.ndarray:
         """[c]: the grid."""
@@ -158,7 +166,8 @@ PAPER = Config(
     data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
     num_sharp=10, sharp_every=1, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096,
     side_by_side=4, saturation_time=200.0,  # d = 16, w = 2048: 8 GiB an initialisation for λ₀, 5 a training (of which 4 each)
-    saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512),
+    saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512), regimes_c=(0.5, 1.0, 2.0, 4.0),
+    regimes_examples=50_000,
 )  # fmt: skip
 
 
@@ -307,7 +316,7 @@ def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
 
 def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
     """Long runs from one initialisation: "step", "loss" and "sharpness" [c, time], sharpness in units of λ₀."""
-    train = training_set(config, config.long_examples)
+    train = training_set(config, config.regimes_examples)
 
     @jax.jit
     def trained(train, key, cs):
@@ -340,7 +349,7 @@ def plot(record: Record, config: Config) -> dict[str, Figure]:
     if "saturation" in record:
         parts["saturation"] = figures.saturation(record, config.saturation_at, SATURATION_CS, config.saturation_time)
     if "regimes" in record:
-        parts["regimes"] = figures.regimes(record, config.regimes_c, EVERY, config.saturation_time)
+        parts["regimes"] = figures.regimes(record, config.regimes_at, config.regimes_c, EVERY, config.saturation_time)
     if "uv" in record:
         parts["uv"] = figures.uv_models(record)
     return parts
