@@ -138,9 +138,10 @@ def _edge(row, record: Record, config: Any) -> None:
         axes.plot([], [], color=colour, label=f"η = {rate:g}, then η/4, η/16")
     axes.plot([], [], color="black", lw=0.6, ls=":", label="η kept")
     axes.axvline(values.shape[1] // 2, color="black", lw=0.6)
-    axes.set(xlabel="step after the drop", ylabel="loss, relative", ylim=(0, None), xlim=(0, None))
+    axes.set(xlabel="step after the drop", ylabel="loss, relative", xlim=(0, None))
+    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
     axes.set_title("dividing the rate by 4, twice")
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def _limits(row, record: Record, config: Any) -> None:
