@@ -46,13 +46,42 @@ def _lines(axes: Axes, x, named: dict[str, Any], **style) -> None:
 def _spectra(left: Axes, right: Axes, record: Record, config: Any) -> None:
     if "model" in record:
         _histogram(left, {"": record["model"]["example"]["values"]}, C - 1)
-    if "spectra" in record.get("network", {}):
-        found, step = record["network"]["spectra"], record["network"]["step"]
-        at = int(found["look"][1])
-        named = {"H": found["hessian"][1], "G": found["ggn"][1], "H − G": found["h_term"][1]}
-        _histogram(right, named, int(logits.num_outliers(found["hessian"][1], judged.CUT_WITHIN)[0]))
-        _note(right, f"step {step[at]}, where λ₁ is largest", 0.97)
-        right.legend(loc="center right")
+    if "network" in record:
+        _spectrum(right, record["network"], _looks(record["network"])[1], ", where λ₁ is largest")
+
+
+def _looks(part: dict) -> list[int]:
+    """The first look, the one with the largest λ₁, the last."""
+    return [0, int(np.argmax(part["hessian"]["eigenvalues"][:, 0])), len(part["step"]) - 1]
+
+
+def _spectrum(axes: Axes, part: dict, look: int, said: str = "") -> None:
+    """H and its parts at one look: all eigenvalues, or, where they were too many, densities with lines as Gaussians."""
+    top = part["hessian"]["eigenvalues"][look]
+    count = int(logits.num_outliers(top, judged.CUT_WITHIN)[0])
+    if "spectra" in part:
+        found = part["spectra"]
+        i = np.asarray(found["look"]).tolist().index(look)
+        _histogram(axes, {"H": found["hessian"][i], "G": found["ggn"][i], "H − G": found["h_term"][i]}, count)
+    else:
+        densities = {"H": part["density"], "H − G": part["h_term"]}
+        ends = [part["nodes"][look] for part in densities.values()]
+        grid = np.linspace(min(map(np.min, ends)), max(map(np.max, ends)) * 1.02, 400)
+        width = np.ptp(grid) / 200
+        curves = {name: _density(each, look, grid, width) for name, each in densities.items()}
+        _lines(axes, grid, curves, lw=1)
+        lowest = 1 / (10 * int(part["p"]) * width)  # a tenth of one eigenvalue: below, curves are their Gaussians' tails
+        axes.set(yscale="log", ylim=(lowest, None), xlabel="eigenvalue", ylabel="density")
+        _mark(axes, top[:count], count, lowest * 1.5)
+    _note(axes, f"step {part['step'][look]}{said}", 0.97)
+    axes.legend(loc="center right")
+
+
+def _density(found: dict, look: int, grid: np.ndarray, width: float) -> np.ndarray:
+    """The mean over probes of lines drawn as Gaussians [grid]."""
+    nodes, weights = (np.asarray(found[name][look], float) for name in ("nodes", "weights"))  # [s, m]
+    lines = np.exp(-0.5 * ((grid[:, None, None] - nodes) / width) ** 2) / (width * (2 * np.pi) ** 0.5)
+    return (lines * weights).sum(axis=2).mean(axis=1)
 
 
 def _histogram(axes: Axes, named: dict[str, np.ndarray], count: int) -> None:
@@ -61,10 +90,13 @@ def _histogram(axes: Axes, named: dict[str, np.ndarray], count: int) -> None:
     bins = np.linspace(low - 0.01 * (high - low), high * 1.02, 90)
     for (label, values), colour, dash in zip(named.items(), plots.colours(len(named)), plots.DASHES, strict=False):
         axes.stairs(np.histogram(values, bins)[0], bins, color=colour, ls=dash, label=label, lw=1)
-    first = next(iter(named.values()))
-    axes.plot(first[:count], np.full(count, 0.7), "v", color="black", ms=3.5)
-    _note(axes, f"{count} to the right of the widest gap", 0.87)
     axes.set(yscale="log", ylim=(0.5, None), xlabel="eigenvalue", ylabel="count")
+    _mark(axes, next(iter(named.values()))[:count], count, 0.7)
+
+
+def _mark(axes: Axes, values: np.ndarray, count: int, height: float) -> None:
+    axes.plot(values, np.full(count, height), "v", color="black", ms=3.5)
+    _note(axes, f"{count} beyond the widest gap", 0.87)
 
 
 def _note(axes: Axes, text: str, height: float) -> None:
@@ -156,6 +188,64 @@ def _transient(left: Axes, right: Axes, record: Record, config: Any) -> None:
         right.legend()
 
 
+# ── H and its parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parts(part: Any) -> Figure:
+    """H, its Gauss–Newton part G and the rest: above their spectra at the start, at the peak of λ₁ and at the end; below their
+    ends, the density of H and tr H/‖H‖_F through training."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 5.0), dpi=170)
+        axes = figure.subplots(2, 3)
+        for axis, look in zip(axes[0], _looks(part), strict=True):
+            _spectrum(axis, part, look)
+        _ends(axes[1, 0], part)
+        _densities(figure, axes[1, 1], part)
+        ratio, time = part["ratio"], 1 + part["step"]
+        axes[1, 2].errorbar(time, ratio["value"], 2 * ratio["error"], color=plots.colours(1)[0], marker="o", ms=2.5, lw=1)
+        axes[1, 2].set(xscale="log", ylim=(0, None), xlabel="1 + step", ylabel="tr H / ‖H‖$_F$, ± 2 standard errors")
+        _lettered(axes)
+        return figure
+
+
+def _ends(axes: Axes, part: dict) -> None:
+    """The largest eigenvalue of each, and how far each reaches below 0; G does not."""
+    top = part["hessian"]["eigenvalues"]
+    named = {"H": top[:, 0], "G": part["ggn"][:, 0], f"H, {C}th": top[:, C - 1], f"G, {C}th": part["ggn"][:, C - 1]}
+    named["H − G"] = part["h_term"]["nodes"].max(axis=(1, 2))
+    named["H − G, − lowest"] = -part["h_term"]["nodes"].min(axis=(1, 2))
+    named["H, − lowest"] = -part["density"]["nodes"].min(axis=(1, 2))
+    colour = dict(zip("HGR", plots.colours(3), strict=True))
+    for name, values in named.items():
+        kind = "R" if "H − G" in name else name[0]
+        dash = "--" if "lowest" in name else ":" if "th" in name else "-"
+        axes.plot(1 + part["step"], values, dash, color=colour[kind], lw=1.1, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="1 + step", ylabel="ends of the spectra")
+    axes.legend(fontsize=5.5, ncols=2, loc="lower left")
+
+
+def _densities(figure: Figure, axes: Axes, part: dict) -> None:
+    """The density of H at every look, against asinh of the eigenvalue: linear about 0, logarithmic beyond."""
+    nodes, step = part["density"]["nodes"], part["step"]
+    unit = np.ptp(nodes) / 25  # forty nodes a probe tell no finer structure about 0
+    x = np.linspace(*np.arcsinh(np.array([nodes.min(), nodes.max()]) / unit), 240)
+    found = {"nodes": np.arcsinh(nodes / unit), "weights": part["density"]["weights"]}
+    image = np.stack([_density(found, look, x, 4 * (x[1] - x[0])) for look in range(len(step))])  # [look, x]
+    edges = np.append(1 + step, (1 + step[-1]) * 1.2)
+    low = 1e-5
+    mesh = axes.pcolormesh(edges, np.append(x, 2 * x[-1] - x[-2]), np.log10(np.maximum(image.T, low)), cmap="magma",
+                           vmin=np.log10(low), rasterized=True)  # fmt: skip
+    top = np.arcsinh(part["hessian"]["eigenvalues"][:, [0, C - 1]] / unit)
+    axes.plot((edges[:-1] * edges[1:]) ** 0.5, top, color="white", lw=0.7)
+    ticks = [
+        t for t in (-1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10) if nodes.min() <= t <= nodes.max() and (not t or abs(t) > unit / 2)
+    ]
+    axes.set_yticks(np.arcsinh(np.array(ticks) / unit), [f"{t:g}" for t in ticks])
+    axes.set(xscale="log", xlabel="1 + step", ylabel=f"eigenvalue of H; white: λ₁, λ$_{{{C}}}$")
+    axes.grid(False)
+    figure.colorbar(mesh, ax=axes, label="log₁₀ density")
+
+
 # ── conditions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -173,16 +263,20 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
             above.set_title(f"{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels", fontsize=7, pad=4, loc="right")
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
             for j, (rate, colour, mark) in enumerate(styles):
-                at = 1 + step[j]
+                at = step[j]
                 above.scatter(at, place[j] * 1.02 ** (j - 1), 60 * (ratio[j] - 1) + 5, color=colour, marker=mark,
                               alpha=np.where(late[j], 1.0, 0.25), lw=0)  # fmt: skip
                 middle.plot(at, share[j], color=colour, marker=mark, ms=2.5, label=f"η = {rate:g}")
                 below.plot(at, rate * part["hessian"]["eigenvalues"][i, j, :, 0], color=colour, marker=mark, ms=2.5)
             above.axhspan(C - 1.4, C + 0.4, color="black", alpha=0.08, lw=0)
             below.axhline(2, color="black", ls=(0, (4, 3)), lw=0.8)
-            above.set(xscale="log", ylim=(0, judged.CUT_WITHIN + 1))
-            middle.set(xscale="log", ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
-            below.set(xscale="log", yscale="log", xlabel="1 + step")
+            above.set(ylim=(0, judged.CUT_WITHIN + 1))
+            middle.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
+            below.set(yscale="log", xlabel="step")
+            for axis in (above, middle, below):
+                axis.set_xscale("function", functions=(_root, _square))  # looks at 0, and many late
+                axis.set_xlim(-4, step.max() * 1.1)
+                axis.set_xticks([t for t in (0, 100, 400, 900, 1600, 2500) if t <= step.max()])
             small = {"fontsize": 6, "columnspacing": 0.6, "handlelength": 1, "handletextpad": 0.4}
             middle.legend(ncols=len(rates), loc="upper center", **small)
         axes[0, 0].set_ylabel("widest gap after …\n(area: ratio − 1; pale: not learned)")
@@ -190,6 +284,14 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
         axes[2, 0].set_ylabel("ηλ₁ (2 dashed)")
         _lettered(axes)
         return figure
+
+
+def _root(t):
+    return np.sign(t) * np.abs(t) ** 0.5
+
+
+def _square(t):
+    return np.sign(t) * np.square(t)
 
 
 # ── the Goldilocks zone ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +308,7 @@ def goldilocks(record: Record, config: Any) -> Figure:
             part = record["zone"][name]
             _lines(row[0], radii, {"whole space": part["whole"], "weights alone": part["weights"]}, marker="o", ms=2.5)
             row[0].set(ylabel=f"tr H / ‖H‖$_F$, {name}")
-            row[0].legend()
+            row[0].legend(loc="upper left" if name == "relu" else "lower left")
             panels = (row[1], "plane", "ratio in planes"), (row[2], "positive", "positive curvature in planes")
             for axis, key, label in panels:
                 for d, colour, mark, found, said in zip(

@@ -14,38 +14,57 @@ import landscape_jax as lj
 from landscape_jax.theory import logits
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
-SURFACES = {"plane": lj.dynamics.plane, "sphere": lj.dynamics.sphere}
+SURFACES = "plane", "sphere"
 DENSE = 4000  # up to so many parameters the whole Hessian is written down
 
 
-def zone(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, np.ndarray]:
-    """R = tr H/‖H‖_F against radius, in the whole space and in random planes, at one initialisation.
+def either(which: Array) -> Callable:
+    """ReLU or tanh, by number, which may be traced: one program serves both."""
+    relu, tanh = ACTIVATIONS.values()
+    return lambda x: jnp.where(which == 0, relu(x), tanh(x))
 
+
+def ratios(loss: lj.types.Loss, params: Any, data: lj.types.Batch, key, num_probes: int, dense: int = DENSE) -> tuple:
+    """R = tr H/‖H‖_F of the whole Hessian and of the block of the weights alone [2]; and H [p, p], or None where p > dense.
+
+    There both are Hutchinson's, from `num_probes` products each.
+    """
+    hessian, weight = lj.curvature.hessian(loss), _is_weight
+    if lj.tree.size(params) <= dense:
+        matrix = lj.curvature.dense(hessian)(params, data)
+        ones = lj.tree.select(jax.tree.map(jnp.ones_like, params), weight)
+        kept = ravel_pytree(lj.tree.filled(ones, params))[0]  # [p], 0 for biases
+        block = matrix * kept[:, None] * kept[None]
+        return jnp.stack([jnp.trace(m) / jnp.linalg.norm(m) for m in (matrix, block)]), matrix
+    inner = lj.curvature.restricted(hessian, weight)
+    pairs = (hessian(params, data), params), (inner(params, data), lj.tree.select(params, weight))
+    return jnp.stack([lj.observe.hutchinson_ratio(matvec, key, like, num_probes).value for matvec, like in pairs]), None
+
+
+def _is_weight(path: str) -> bool:
+    return not path.endswith("bias")
+
+
+def zones(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, dict[str, np.ndarray]]:
+    """R = tr H/‖H‖_F against radius, in the whole space and in random planes, at one initialisation: {activation: ...}.
+
+    Args:
+      model_of: activation ↦ network at Xavier's radius.
     Returns: "whole", "weights" [radius], the latter of the block of the weights alone; "plane" [d, radius], the mean R_d over
       draws, and "positive" alike, the mean fraction of positive eigenvalues; with "predicted" and "predicted_positive".
     """
-    radii, dims = np.array(config.radii), config.plane_dims
-    shapes = jax.eval_shape(lambda: model_of(1.0).init(key, data[0]))
-    p, most = lj.tree.size(shapes), max(dims)
-    is_weight = np.concatenate([np.full(np.prod(x.shape), str(path[-1].key) != "bias")
-                                for path, x in jax.tree_util.tree_leaves_with_path(shapes)])  # fmt: skip
-    mesh = lj.devices.dividing(len(radii))
+    radii, dims, most = np.array(config.radii), config.plane_dims, max(config.plane_dims)
+    p = _size(model_of, data)
+    which = np.repeat(np.arange(len(ACTIVATIONS)), len(radii))
+    mesh = lj.devices.dividing(len(which))
 
-    def one(radius: Array, whole):
-        key, data = whole
-        params = model_of(radius).init(key, data[0])
-        loss = lj.losses.mean(model_of(1.0).apply, lj.losses.cross_entropy)
+    def one(cell, whole):
+        (which, radius), (key, data) = cell, whole
+        model = model_of(either(which))
+        params = lj.tree.scale(radius, model.init(key, data[0]))
+        loss = lj.losses.mean(model.apply, lj.losses.cross_entropy)
+        found, matrix = ratios(loss, params, data, jax.random.fold_in(key, 1), config.num_probes)
         hvp = lj.curvature.hessian(loss)(params, data)
-        matrix = None
-        if p <= DENSE:
-            matrix = lj.curvature.dense(lj.curvature.hessian(loss))(params, data)
-            block = matrix * is_weight[:, None] * is_weight[None]
-            ratios = [jnp.trace(m) / jnp.linalg.norm(m) for m in (matrix, block)]
-        else:  # Hutchinson's
-            weights = lj.tree.select(params, lambda path: not path.endswith("bias"))
-            inner = lj.curvature.restricted(lj.curvature.hessian(loss), lambda path: not path.endswith("bias"))(params, data)
-            ratios = [lj.observe.hutchinson_ratio(mv, jax.random.fold_in(key, 1), like, config.num_probes).value
-                      for mv, like in ((hvp, params), (inner, weights))]  # fmt: skip
 
         def drawn(i):
             basis = lj.dynamics.generated_basis(jax.random.fold_in(key, 2 + i), params, most)
@@ -58,12 +77,16 @@ def zone(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, np.
             return inside
 
         inside = jax.lax.map(drawn, jnp.arange(config.plane_draws))  # [draw, d, d]; its first d' directions are a plane, too
-        return jnp.stack(ratios), inside
+        return found, inside
 
-    ratios, inside = jax.device_get(
-        jax.jit(lj.sweep.over_runs(one, mesh))(jnp.asarray(radii, jnp.float32), (key, data))
-    )
-    measured, positive = np.empty((2, len(dims), len(radii)))
+    cells = jnp.asarray(which), jnp.asarray(np.tile(radii, len(ACTIVATIONS)), jnp.float32)
+    found, inside = jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(cells, (key, data)))
+    return {name: _zone(found[which == i], inside[which == i], dims, p) for i, name in enumerate(ACTIVATIONS)}
+
+
+def _zone(ratios: np.ndarray, inside: np.ndarray, dims: tuple[int, ...], p: int) -> dict[str, np.ndarray]:
+    """From ratios [radius, 2] and PᵀHP [radius, draw, d, d]."""
+    measured, positive = np.empty((2, len(dims), len(ratios)))
     for i, d in enumerate(dims):
         part = np.asarray(inside, np.float64)[..., :d, :d]
         measured[i] = (np.trace(part, axis1=2, axis2=3) / np.linalg.norm(part, axis=(2, 3))).mean(axis=1)
@@ -75,39 +98,54 @@ def zone(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, np.
     }  # fmt: skip
 
 
-def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.Batch) -> dict[str, dict[str, Any]]:
-    """Accuracy after training in planes and on spheres: {"plane", "sphere"}: {"accuracy", "loss"} [radius, dimension, draw].
+def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.Batch) -> dict[str, Any]:
+    """Accuracy after training in planes and on spheres.
 
-    One program for each surface: radius, dimension and draw are arguments. Draw i has an initialisation and a plane of its own,
+    Returns: {activation: {surface: {"accuracy", "loss"} [radius, dimension, draw]}}, and "p" [].
+
+    The whole map is one program, over activation, surface, draw, dimension and radius: side by side on an accelerator, one
+    after the other on a CPU, where batches of small products gain nothing. Draw i has an initialisation and a plane of its own,
     the same for all radii; planes of fewer dimensions lie within those of more, and the last is all of θ's space. Adam, full
     batch; its rate is `map_rate` times Xavier's radius in the plane, and times the radius itself on the sphere.
     """
-    dims = (*config.map_dims, lj.tree.size(jax.eval_shape(lambda: model_of(1.0).init(key, train[0]))))
-    cells = [(radius, d, i) for i in range(config.map_draws) for d in dims for radius in config.map_radii]
-    mesh, loss = lj.devices.dividing(len(cells)), lj.losses.mean(model_of(1.0).apply, lj.losses.cross_entropy)
-    found = {}
-    for name, surface in SURFACES.items():
+    p = _size(model_of, train)
+    dims, radii = (*config.map_dims, p), config.map_radii
+    shape = len(ACTIVATIONS), len(SURFACES), config.map_draws, len(dims), len(radii)
+    which, on_sphere, draw, d, radius = np.indices(shape).reshape(len(shape), -1)
+    cells = which, on_sphere == 1, draw, np.array(dims)[d], np.array(radii, np.float32)[radius]
+    mesh = lj.devices.dividing(len(which))
 
-        def one(cell, whole, surface=surface):
-            radius, d, i = cell
-            key, train, test = whole
-            init_key, basis_key = jax.random.split(jax.random.fold_in(key, i))
-            params = model_of(radius).init(init_key, train[0])
-            xavier = lj.tree.norm(params) / radius
-            rate = config.map_rate * (xavier if surface is lj.dynamics.plane else lj.tree.norm(params))
-            basis = lj.dynamics.leading(lj.dynamics.generated_basis(basis_key, params, dims[-1]), d)
-            rule = lj.dynamics.subspace(loss, optax.adam(rate), lj.data.full_batch(train), basis, surface)
-            run = lj.start(jax.random.clone(init_key), params, rule, {})
-            run, _ = lj.advance(run, rule, {}, num_steps=config.map_steps, every=config.map_steps)
-            outputs = model_of(1.0).apply(run.params, test[0])
-            hits = jnp.mean((jnp.argmax(outputs, axis=1) == jnp.argmax(test[1], axis=1)).astype(outputs.dtype))
-            return {"accuracy": hits, "loss": loss(run.params, train)}
+    def one(cell, whole):
+        (which, on_sphere, draw, d, radius), (key, train, test) = cell, whole
+        init_key, basis_key = jax.random.split(jax.random.fold_in(key, draw))
+        model = model_of(either(which))
+        loss = lj.losses.mean(model.apply, lj.losses.cross_entropy)
+        xavier = model.init(init_key, train[0])
+        params = lj.tree.scale(radius, xavier)
 
-        columns = [jnp.asarray(c, kind) for c, kind in zip(zip(*cells, strict=True), (jnp.float32, int, int), strict=True)]
-        result = jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(tuple(columns), (key, train, test)))
-        shape = (config.map_draws, len(dims), len(config.map_radii))
-        found[name] = jax.tree.map(lambda x: np.asarray(x).reshape(shape).transpose(2, 1, 0), result)  # noqa: B023
-    return found
+        def surface(origin, shift):
+            beside = lj.dynamics.plane(origin, shift)
+            return lj.tree.where(on_sphere, lj.dynamics.sphere(origin, shift), beside)
+
+        rate = config.map_rate * lj.tree.norm(xavier) * jnp.where(on_sphere, radius, 1)
+        basis = lj.dynamics.leading(lj.dynamics.generated_basis(basis_key, params, p), d)
+        rule = lj.dynamics.subspace(loss, optax.adam(rate), lj.data.full_batch(train), basis, surface)
+        run = lj.start(jax.random.clone(init_key), params, rule, {})
+        run, _ = lj.advance(run, rule, {}, num_steps=config.map_steps, every=config.map_steps)
+        outputs = model.apply(run.params, test[0])
+        hits = jnp.mean((jnp.argmax(outputs, axis=1) == jnp.argmax(test[1], axis=1)).astype(outputs.dtype))
+        return {"accuracy": hits, "loss": loss(run.params, train)}
+
+    result = jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(jax.tree.map(jnp.asarray, cells), (key, train, test)))
+    found = jax.tree.map(lambda x: np.asarray(x).reshape(shape).swapaxes(2, 4), result)
+    return {
+        name: {surface: jax.tree.map(lambda x: x[i, j], found) for j, surface in enumerate(SURFACES)}  # noqa: B023
+        for i, name in enumerate(ACTIVATIONS)
+    } | {"p": np.asarray(p)}
+
+
+def _size(model_of: Callable, data: lj.types.Batch) -> int:
+    return lj.tree.size(jax.eval_shape(lambda: model_of(jnp.tanh).init(jax.random.key(0), data[0])))
 
 
 def needed(accuracy: np.ndarray, dims: np.ndarray, part: float = 0.9) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 from jax import Array
 
 import landscape_jax as lj
+from experiments._float64 import float64
+from experiments._fort2019_network import hasty
 from landscape_jax.theory import logits
 
 CLASSES = (3, 5, 10, 20)
@@ -21,15 +23,19 @@ MARGIN, MARGIN_POWER = 3.0, 1.3  # right logits ahead by MARGIN · σ_z
 BEYOND = 5  # eigenvalues that are looked at beyond those wanted
 
 
-def top(rows: Array, key, k: int, num_steps: int) -> tuple[Array, Array]:
-    """The k largest eigenvalues [k] of MᵀM and their vectors [k, p]."""
+def top(rows: Array, key, k: int, num_steps: int) -> lj.types.Eigs:
+    """The k largest eigenvalues [k] of MᵀM, their vectors [k, p], and residuals [k]."""
 
     def product(v: Array) -> Array:
         return jnp.matmul(rows.T, jnp.matmul(rows, v, precision="highest"), precision="highest")
 
     steps = min(num_steps, rows.shape[1])
-    eigs = lj.spectrum.eigsh(product, jax.random.normal(key, (rows.shape[1],)), k, num_steps=steps)
-    return eigs.values, eigs.vectors
+    return lj.spectrum.eigsh(product, jax.random.normal(key, (rows.shape[1],)), k, num_steps=steps)
+
+
+def doubt(eigs: lj.types.Eigs, wanted: int) -> Array:
+    """The largest residual of the first so many, as a part of λ₁."""
+    return jnp.max(eigs.residuals[:wanted]) / eigs.values[0]
 
 
 def repeated(fn, key, repeats: int, *settings: Array) -> Any:
@@ -40,7 +46,7 @@ def repeated(fn, key, repeats: int, *settings: Array) -> Any:
         key, *settings = whole
         return fn(jax.random.fold_in(key, i), *settings)
 
-    return jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(jnp.arange(repeats), (key, *settings)))
+    return jax.device_get(hasty(lj.sweep.over_runs(one, mesh))(jnp.arange(repeats), (key, *settings)))
 
 
 def run(config, key) -> dict[str, Any]:
@@ -53,10 +59,11 @@ def run(config, key) -> dict[str, Any]:
 def outliers(config, key) -> dict[str, Any]:
     """The largest eigenvalues for each C, with clusters of equal and of unequal length, and under the square loss.
 
-    "equal", "unequal", "square": {C: [repeat, C + BEYOND]}; "rank": {C: [repeat]} without noise, to 1e-8 of λ₁ in float64.
+    "equal", "unequal", "square": {C: [repeat, C + BEYOND]}; "rank": {C: [repeat]} without noise, to 1e-8 of λ₁ in float64;
+    "residual": {C: [repeat, 3]}, the largest among the C outliers and the next, relative to λ₁.
     """
     p, n = config.model_p, config.model_n
-    found: dict[str, dict] = {"equal": {}, "unequal": {}, "square": {}, "rank": {}}
+    found: dict[str, dict] = {"equal": {}, "unequal": {}, "square": {}, "rank": {}, "residual": {}}
     for i, classes in enumerate(CLASSES):
         lengths = jnp.stack([jnp.ones(classes), jnp.linspace(0.5, 2, classes)])
 
@@ -66,29 +73,29 @@ def outliers(config, key) -> dict[str, Any]:
                 made = logits.draw(draw_key, classes, p, n, sigma_c=lengths)
                 softmax, square = logits.rows(made.gradients, made.logits), logits.square_rows(made.gradients)
                 k = classes + BEYOND
-                steps = 3 * k + 20
-                return top(softmax, start_key, k, steps)[0], top(square, jax.random.clone(start_key), k, steps)[0]
+                eigs = [top(m, jax.random.clone(start_key), k, 3 * k + 20) for m in (softmax, square)]
+                return *(e.values for e in eigs), *(doubt(e, classes + 1) for e in eigs)
 
             return jax.lax.map(of, lengths)
 
-        softmax, square = repeated(one, jax.random.fold_in(key, i), config.model_repeats, lengths)
+        softmax, square, *doubts = repeated(one, jax.random.fold_in(key, i), config.model_repeats, lengths)
         found["equal"][f"{classes}"], found["unequal"][f"{classes}"] = softmax[:, 0], softmax[:, 1]
         found["square"][f"{classes}"] = square[:, 0]
+        found["residual"][f"{classes}"] = np.stack([doubts[0][:, 0], doubts[0][:, 1], doubts[1][:, 0]], axis=1)
         found["rank"][f"{classes}"] = np.array([_rank(key, 100 * i + j, classes) for j in range(config.model_repeats)])
     return found
 
 
 def _rank(key, i: int, classes: int) -> int:
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.fold_in(key, i))))
-    centres, z = rng.standard_normal((classes, 200)), rng.standard_normal((50, classes))
-    prob = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-    rows = np.sqrt(prob)[..., None] * (centres - np.einsum("nk,kp->np", prob, centres)[:, None])
-    rows = rows.reshape(-1, 200)  # logits.rows, in float64
-    return int(np.linalg.matrix_rank(rows, tol=1e-4 * np.linalg.norm(rows, 2)))
+    with float64():
+        made = logits.draw(jax.random.fold_in(key, i), classes, 200, 50, sigma_e=0.0)
+        values = np.linalg.svd(np.asarray(logits.rows(made.gradients, made.logits)), compute_uv=False) ** 2
+    return int(np.sum(values > 1e-8 * values[0]))
 
 
 def transition(config, key) -> dict[str, np.ndarray]:
-    """Mean of the top C − 1 eigenvalues and their mean squared overlap with the clusters, at uniform p: [factor, repeat]."""
+    """Mean of the top C − 1 eigenvalues, "largest" of them, their mean squared overlap with the clusters, and the largest
+    residual relative to λ₁, at uniform p: [factor, repeat]; with what the closed forms say [factor]."""
     classes, p, n = 10, config.transition_p, config.transition_n
     sigma = (np.array(FACTORS) * logits.threshold(classes, n, p)) ** 0.5
 
@@ -96,16 +103,18 @@ def transition(config, key) -> dict[str, np.ndarray]:
         def at(sigma):
             draw_key, start_key = jax.random.split(jax.random.clone(key))
             made = logits.draw(draw_key, classes, p, n, sigma_c=sigma, sigma_z=0.0)
-            values, vectors = top(logits.rows(made.gradients, made.logits), start_key, classes - 1, 128)
+            eigs = top(logits.rows(made.gradients, made.logits), start_key, classes - 1, 128)
             centred = made.centres - made.centres.mean(axis=0)[None]
             span = jnp.linalg.svd(centred, full_matrices=False)[2][: classes - 1]  # [C − 1, p]
-            return values.mean(), jnp.sum(jnp.matmul(span, vectors.T, precision="highest") ** 2) / (classes - 1)
+            overlap = jnp.sum(jnp.matmul(span, eigs.vectors.T, precision="highest") ** 2) / (classes - 1)
+            return {"position": eigs.values.mean(), "largest": eigs.values[0], "overlap": overlap,
+                    "residual": doubt(eigs, classes - 1)}  # fmt: skip
 
         return jax.lax.map(at, sigma)
 
-    position, overlap = repeated(one, key, config.model_repeats, jnp.asarray(sigma, jnp.float32))
-    return {
-        "position": position.T, "overlap": overlap.T,
+    found = repeated(one, key, config.model_repeats, jnp.asarray(sigma, jnp.float32))
+    return {name: x.T for name, x in found.items()} | {
+        "edge": np.asarray(logits.bulk_edge(1.0, classes, n, p)),
         "predicted_position": logits.outlier(sigma, 1.0, classes, n, p),
         "predicted_overlap": logits.overlap(sigma, 1.0, classes, n, p),
     }  # fmt: skip
@@ -120,7 +129,7 @@ def confinement(config, key) -> dict[str, np.ndarray]:
             draw_key, start_key = jax.random.split(jax.random.clone(key))
             made = logits.draw(draw_key, classes, p, n, sigma_e=spread)
             g = logits.gradient(made.gradients, made.logits, made.labels)
-            vectors = top(logits.rows(made.gradients, made.logits), start_key, classes, 40)[1]
+            vectors = top(logits.rows(made.gradients, made.logits), start_key, classes, 40).vectors
             power = jnp.matmul(vectors, g, precision="highest") ** 2 / jnp.sum(g**2)
             return power[:-1].sum(), power.sum()
 
@@ -140,7 +149,7 @@ def freezing(config, key) -> dict[str, np.ndarray]:
 
         return jnp.mean(lj.sweep.over_runs(one)(jnp.arange(300), key))
 
-    @jax.jit
+    @hasty
     def all_of_it(key):
         seeds = [jax.random.fold_in(key, i) for i in range(2 * len(FROZEN_CLASSES))]
         cells = [
@@ -163,7 +172,7 @@ def transient(config, key) -> dict[str, np.ndarray]:
         ahead = made.logits + MARGIN * jax.nn.one_hot(made.labels, 10)
 
         def at(sigma):
-            value = [top(logits.rows(made.gradients, sigma * z), jax.random.clone(start_key), 1, 60)[0][0]
+            value = [top(logits.rows(made.gradients, sigma * z), jax.random.clone(start_key), 1, 60).values[0]
                      for z in (made.logits, ahead)]  # fmt: skip
             return *value, jnp.mean(1 - jnp.sum(jax.nn.softmax(sigma * made.logits) ** 2, axis=1))
 

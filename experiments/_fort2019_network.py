@@ -25,7 +25,7 @@ class Task(NamedTuple):
     criterion: Callable
     train: lj.types.Batch
     test: lj.types.Batch
-    sample: int  # the Hessian is that of the first so many training examples, and so is the gradient held against it
+    sample: int  # the Hessian is that of the first so many training examples; the gradient held against it, of all of them
     clustered: int  # logit gradients of the first so many
 
     @property
@@ -36,14 +36,18 @@ class Task(NamedTuple):
         return jax.tree.map(lambda x: x[:n], self.train)
 
 
-def glorot(
-    widths: tuple[int, ...], inputs: int, outputs: int, activation: Callable = jax.nn.relu, factor: Any = 1.0
-) -> lj.types.Model:
-    """A multilayer perceptron with weights N(0, 2 f²/(fan_in + fan_out)), zero biases; f is the radius in units of Xavier's."""
+def glorot(widths: tuple[int, ...], inputs: int, outputs: int, activation: Callable = jax.nn.relu, **kwargs) -> lj.types.Model:
+    """A multilayer perceptron with weights of variance 2/(fan_in + fan_out) and zero biases; more arguments go to `mlp`."""
     sizes = (inputs, *widths, outputs)
     scales = tuple(2 * a / (a + b) for a, b in zip(sizes, sizes[1:], strict=False))  # variances times fan-in
-    model = lj.models.mlp(widths, outputs, activation=activation, init_scale=scales)
-    return model._replace(init=lambda key, x: lj.tree.scale(factor, model.init(key, x)))  # biases are 0 and stay so
+    return lj.models.mlp(widths, outputs, activation=activation, init_scale=scales, **kwargs)
+
+
+def hasty(fn: Callable, **kwargs) -> Callable:
+    """`jax.jit`, which on a CPU leaves its machine code unpolished: half the time to compile, and the runs are as fast, which
+    spend theirs on products of matrices."""
+    options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(fn, compiler_options=options, **kwargs)
 
 
 def gaps(segments: Segments) -> Array:
@@ -52,34 +56,38 @@ def gaps(segments: Segments) -> Array:
 
 
 def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
-    """The k largest eigenvalues of the Hessian and the cosines of the gradient, on the same examples, with their vectors."""
+    """The k largest eigenvalues of the Hessian, and the cosines of the full training gradient with their vectors."""
     sample = task.first(task.sample)
 
-    def whole_gradient(sample, key, moment):
-        return jax.tree.map(lambda g: g[None], jax.grad(task.loss)(moment.params, sample))
+    def whole_gradient(train, key, moment):
+        return jax.tree.map(lambda g: g[None], jax.grad(task.loss)(moment.params, train))
 
     def on(data, moment):
         outputs, y = task.model.apply(moment.params, data[0]), data[1]
         hit = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
         return {"loss": jnp.mean(task.criterion(outputs, y)), "accuracy": jnp.mean(hit.astype(outputs.dtype))}
 
-    hessian, taken = lj.curvature.hessian(task.loss), Partial(whole_gradient, sample)
+    hessian, taken = lj.curvature.hessian(task.loss), Partial(whole_gradient, task.train)
     return {
-        "hessian": lj.observe.alignment(hessian, k, vectors=taken, batch=sample, num_steps=5 * k, tol=None),
+        "hessian": lj.observe.alignment(hessian, k, vectors=taken, batch=sample, num_steps=4 * k, tol=None),
         "train": lj.observe.stateless(Partial(on, task.train)),
         "test": lj.observe.stateless(Partial(on, task.test)),
     }
 
 
 def everything(task: Task, k: int, num_probes: int) -> dict[str, lj.types.Observable]:
-    """And what the model speaks of: clusters, logits, weights; and the spectrum's density and tr/‖·‖_F."""
+    """And what the model speaks of: clusters, logits, weights; and the spectrum's density, its parts and tr/‖·‖_F.
+
+    "density", "h_term" hold Lanczos nodes and weights, the outermost nodes being the ends of the spectrum of H and of H − G.
+    """
     sample, apply = task.first(task.sample), task.model.apply
+    hessian = lj.curvature.hessian(task.loss)
     ggn, h_term = (curvature(apply, task.criterion) for curvature in (lj.curvature.ggn, lj.curvature.h_term))
     return geometry(task, k) | {
         "ggn": lj.observe.sharpness(ggn, k, 3 * k, sample, tol=None),
-        "h_term": lj.observe.sharpness(h_term, 1, 30, sample, tol=None),
-        "density": lj.observe.spectral_density(lj.curvature.hessian(task.loss), batch=sample, num_steps=40),
-        "ratio": lj.observe.trace_ratio(lj.curvature.hessian(task.loss), batch=sample, num_probes=num_probes),
+        "density": lj.observe.spectral_density(hessian, batch=sample, num_steps=40),
+        "h_term": lj.observe.spectral_density(h_term, batch=sample, num_steps=40),
+        "ratio": lj.observe.trace_ratio(hessian, batch=sample, num_probes=num_probes),
         "clusters": lj.observe.clustering(apply, task.first(task.clustered)),
         "softmax": lj.observe.confidence(apply, sample),
         "norm": lj.observe.param_norm,
@@ -96,7 +104,7 @@ def training(task: Task, key, rate: float, batch_size: int | None, segments: Seg
     """One run, everything measured: leaves [look, ...]."""
     arrays, fixed = (task.train, task.test), task
 
-    @jax.jit
+    @hasty
     def go(arrays, key):
         task = fixed._replace(train=arrays[0], test=arrays[1])
         init_key, run_key = jax.random.split(key)
@@ -122,7 +130,8 @@ def conditions(
     """
     noise_key, init_key, run_key = jax.random.split(key, 3)
     x, y = task.train
-    wrong = jnp.stack([lj.data.with_label_noise(noise_key, y, q * (1 - 1 / y.shape[1])) for q in noises])  # [q, n, C]
+    parts = [q * (1 - 1 / y.shape[1]) for q in noises]  # a label drawn anew may be the right one
+    wrong = jnp.stack([lj.data.with_label_noise(jax.random.clone(noise_key), y, q) for q in parts])  # [q, n, C], nested
     fixed, criteria = task, [LOSSES[name] for name in rates]
     cells = [(i, j, rate) for i, name in enumerate(rates) for j in range(len(noises)) for rate in rates[name]]
     mesh = lj.devices.dividing(len(cells))
@@ -141,7 +150,7 @@ def conditions(
 
     which, noise, rate = (np.array(column) for column in zip(*cells, strict=True))
     columns = np.eye(len(criteria), dtype=np.float32)[which], noise, rate.astype(np.float32)
-    record = jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(columns, (x, wrong, task.test, init_key, run_key)))
+    record = jax.device_get(hasty(lj.sweep.over_runs(one, mesh))(columns, (x, wrong, task.test, init_key, run_key)))
     return {name: jax.tree.map(lambda a: a[which == i].reshape(len(noises), -1, *a.shape[1:]), record)  # noqa: B023
             for i, name in enumerate(rates)}  # fmt: skip
 
@@ -155,7 +164,7 @@ def spectra(task: Task, params: Any, looks: list[int]) -> dict[str, np.ndarray]:
     curvatures = {"hessian": lj.curvature.hessian(task.loss), "ggn": lj.curvature.ggn(apply, task.criterion)}
     sample = task.first(task.sample)
 
-    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(hasty, static_argnums=2)
     def dense(params, sample, name) -> Array:
         return lj.curvature.dense(curvatures[name])(params, sample)
 

@@ -16,6 +16,7 @@ two idle CPU cores. `--data mnist` does the same on 784 pixels.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, cast
@@ -36,6 +37,8 @@ from landscape_jax.record import Claim
 
 PARTS = ("model", "network", "conditions", "goldilocks")
 SETS = {"digits": 1797, "mnist": 60_000}
+PIXELS = {"digits": 64, "mnist": 784}
+DRAWS = 20  # of planes: two to five are off by up to a fifth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Config:
     n_test: int = 500
     """Test examples."""
     n_curvature: int = 500
-    """The Hessian, and the gradient held against it, are those of the first so many training examples."""
+    """The Hessian is that of the first so many training examples; the gradient held against it is that of all."""
     n_clustered: int = 200
     """Logit gradients of the first so many."""
     widths: tuple[int, ...] = (16, 16)
-    """Hidden units; ReLU, Glorot-uniform variance, biases from 0."""
-    k: int = 20
+    """Hidden units; ReLU, Glorot's uniform weights (normal ones in the Goldilocks zone), biases from 0."""
+    k: int = 16
     """How many of the largest eigenvalues are followed; 15 at least, to see where 10 part from the rest."""
     num_probes: int = 60
     """Random vectors for tr H/‖H‖_F in time, and in spaces too large for a dense Hessian."""
@@ -75,7 +78,7 @@ class Config:
     rate: float = 0.1
     """η of the run that is measured in full; cross-entropy, SGD."""
     batch_size: int = 64
-    """Its minibatches, and those of the conditions."""
+    """Its minibatches."""
     segments: tuple[tuple[int, int], ...] = ((4, 10), (6, 20), (7, 40), (8, 75), (8, 250), (1, 1))
     """Its looks: (how many, steps between them), one after the other."""
     losses: tuple[Literal["cross_entropy", "square"], ...] = ("cross_entropy", "square")
@@ -86,15 +89,17 @@ class Config:
     """… and η for cross-entropy, ascending …"""
     square_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
     """… and for the square loss."""
-    condition_segments: tuple[tuple[int, int], ...] = ((2, 20), (2, 40), (3, 80), (8, 200))
+    condition_batch: int = 32
+    """Their minibatches, whatever the width."""
+    condition_segments: tuple[tuple[int, int], ...] = ((2, 20), (2, 40), (3, 80), (6, 200))
     """Their looks."""
     wide: tuple[int, ...] = (64, 64)
     """Hidden units of a wider network under both losses, without wrong labels and with the most; () for none."""
-    wide_rates: tuple[float, float] = (0.1, 0.05)
-    """Its η under cross-entropy and the square loss."""
-    wide_batch: int = 32
-    """Its minibatches."""
-    wide_segments: tuple[tuple[int, int], ...] = ((4, 40), (9, 120))
+    wide_rates: tuple[float, ...] = (0.1, 0.5)
+    """Its η under cross-entropy, ascending …"""
+    wide_square_rates: tuple[float, ...] = (0.05, 0.2)
+    """… and under the square loss."""
+    wide_segments: tuple[tuple[int, int], ...] = ((2, 40), (2, 160), (10, 80))
     """Its looks."""
 
     n_zone: int = 400
@@ -136,7 +141,8 @@ class Config:
         for name in ("segments", "condition_segments", "wide_segments"):
             if any(looks < 1 or every < 1 for looks, every in getattr(self, name)) or not getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)} must hold pairs (looks, steps between them) from 1 on")
-        for name in ("rates", "square_rates", "noises", "radii", "map_radii", "map_dims", "plane_dims"):
+        rates = "rates", "square_rates", "wide_rates", "wide_square_rates"
+        for name in (*rates, "noises", "radii", "map_radii", "map_dims", "plane_dims"):
             values = getattr(self, name)
             least = 0 if name == "noises" else 1e-12
             if not values or min(values) < least or list(values) != sorted(set(values)):
@@ -146,9 +152,22 @@ class Config:
         for name, held in (("radii", (0.1, 1.4, 30)), ("map_radii", (0.1, 1, 2, 5, 10)), ("map_dims", (100, 300))):
             if not set(held) <= set(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} must hold {held}, with which the claims are judged")
-        largest = max(self.batch_size, self.wide_batch)
-        if min(self.rate, self.map_rate, *self.wide_rates) <= 0 or not 1 <= largest <= self.n_train:
-            raise ValueError("rate, map_rate and wide_rates must be positive, batches between 1 and n_train")
+        batches = self.batch_size, self.condition_batch
+        if min(self.rate, self.map_rate) <= 0 or not 1 <= min(batches) <= max(batches) <= self.n_train:
+            raise ValueError("rate and map_rate must be positive, batches between 1 and n_train")
+        if "goldilocks" in self.parts and self.plane_draws < DRAWS:
+            raise ValueError(f"plane_draws={self.plane_draws} must be at least {DRAWS}: ratios in planes are judged by means")
+        if "goldilocks" in self.parts and self.map_dims[-1] >= self.p:
+            raise ValueError(
+                f"map_dims={self.map_dims} must lie below p={self.p}, the number of parameters with widths={self.widths}, or "
+                "planes are the whole space: give more hidden units"
+            )
+
+    @property
+    def p(self) -> int:
+        """Parameters of the network."""
+        sizes = (PIXELS[self.data], *self.widths, judged.CLASSES)
+        return sum((a + 1) * b for a, b in itertools.pairwise(sizes))
 
 
 SMALL = Config()
@@ -172,10 +191,9 @@ def run(config: Config, key: lj.types.Key) -> Record:
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate((*PARTS, "wide"))}
     train, test = load(config)
     inputs, outputs = train[0].shape[1], train[1].shape[1]
-    glorot = functools.partial(network.glorot, config.widths, inputs, outputs)
 
     def task(widths: tuple[int, ...]) -> network.Task:
-        model = network.glorot(widths, inputs, outputs)
+        model = network.glorot(widths, inputs, outputs, draw=lj.models.uniform)
         return network.Task(model, lj.losses.cross_entropy, train, test, config.n_curvature, config.n_clustered)
 
     def in_full() -> Record:
@@ -191,25 +209,23 @@ def run(config: Config, key: lj.types.Key) -> Record:
         return found
 
     def conditions() -> dict[str, Record]:
-        rates = {name: config.rates if name == "cross_entropy" else config.square_rates for name in config.losses}
-        cell = rates, config.noises, config.batch_size, config.condition_segments, config.k
+        cell = judged.rates(config), config.noises, config.condition_batch, config.condition_segments, config.k
         return network.conditions(task(config.widths), keys["conditions"], *cell)
 
     def wide() -> dict[str, Record]:
-        rates = {name: (rate,) for name, rate in zip(network.LOSSES, config.wide_rates, strict=True)}
-        cell = rates, (0.0, config.noises[-1]), config.wide_batch, config.wide_segments, config.k
+        cell = judged.wide_rates(config), judged.wide_noises(config), config.condition_batch, config.wide_segments, config.k
         return network.conditions(task(config.wide), keys["wide"], *cell)
+
+    def model_of(activation: Callable) -> lj.types.Model:
+        return network.glorot(config.widths, inputs, outputs, activation=activation)
 
     def zones() -> dict:
         data = jax.tree.map(lambda x: x[: config.n_zone], train)
-        return {name: goldilocks.zone(config, keys["goldilocks"], functools.partial(_radius, glorot, phi), data)
-                for name, phi in goldilocks.ACTIVATIONS.items()}  # fmt: skip
+        return goldilocks.zones(config, keys["goldilocks"], model_of, data)
 
     def maps() -> dict:
         data = jax.tree.map(lambda x: x[: config.n_map], train)
-        made = {name: goldilocks.maps(config, keys["goldilocks"], functools.partial(_radius, glorot, phi), data, test)
-                for name, phi in goldilocks.ACTIVATIONS.items()}  # fmt: skip
-        return made | {"p": np.asarray(_size(glorot(), inputs))}
+        return goldilocks.maps(config, keys["goldilocks"], model_of, data, test)
 
     programs: dict[str, dict[str, Callable]] = {
         "conditions": {"conditions": conditions, **({"wide": wide} if config.wide else {})},
@@ -227,14 +243,6 @@ def run(config: Config, key: lj.types.Key) -> Record:
     return record
 
 
-def _size(model: lj.types.Model, inputs: int) -> int:
-    return lj.tree.size(jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, inputs), np.float32)))
-
-
-def _radius(glorot, activation, factor) -> lj.types.Model:
-    return glorot(activation, factor)
-
-
 def claims(record: Record, config: Config) -> list[Claim]:
     """Every claim on what was run."""
     parts = judged.of_the_model, judged.of_the_network, judged.of_the_conditions, judged.of_the_zone
@@ -242,16 +250,16 @@ def claims(record: Record, config: Config) -> list[Claim]:
 
 
 def plot(record: Record, config: Config) -> dict[str, Figure]:
-    """Model and network side by side; the conditions; the Goldilocks zone."""
+    """Model and network side by side; H and its parts in time; the conditions; the Goldilocks zone."""
     drawn = {}
     if "model" in record or "network" in record:
         drawn["figure"] = figures.side_by_side(record, config)
+    if "network" in record:
+        drawn["parts"] = figures.parts(record["network"])
     if "conditions" in record:
-        rates = {name: config.rates if name == "cross_entropy" else config.square_rates for name in config.losses}
-        drawn["conditions"] = figures.conditions(record["conditions"], rates, config.noises)
+        drawn["conditions"] = figures.conditions(record["conditions"], judged.rates(config), config.noises)
     if "wide" in record:
-        rates = {name: (rate,) for name, rate in zip(network.LOSSES, config.wide_rates, strict=True)}
-        drawn["conditions-wide"] = figures.conditions(record["wide"], rates, (0.0, config.noises[-1]))
+        drawn["conditions-wide"] = figures.conditions(record["wide"], judged.wide_rates(config), judged.wide_noises(config))
     if "zone" in record:
         drawn["goldilocks"] = figures.goldilocks(record, config)
     return drawn
