@@ -166,7 +166,7 @@ def uv_models(record) -> Figure:
         left.plot(a, k, color="black", lw=1.2, label="k_loss, theory")
         left.axhline(uv.MAX_THRESHOLD, color="black", ls=DASHES[1], label="k_trace = k_max = 4, theory")
         for name in ("loss", "trace", "max", "top"):
-            left.plot(found["random_a"].ravel(), found[f"random_{name}"].ravel(), ".", ms=2.5, color="white", mew=0,
+            left.plot(found["random_a"].ravel(), found[f"random_{name}"].ravel(), ".", ms=2.5, color="white", mew=0, zorder=1,
                       label="random u, v" if name == "loss" else None)  # fmt: skip
         for name, mark, label in (("loss", "o", "loss rises"), ("trace", "^", "trace rises"), ("max", "x", "diverges"),
                                   ("top", "s", "top eigenvalue rises")):  # fmt: skip

@@ -6,7 +6,7 @@
     c_max       the largest c that does not diverge
 
 Each but the last is the least c at which its event is seen, on a geometric grid and then by bisection of the grid's
-interval in log c. A training with sharpness at every step costs ten without: those that need none do not measure it.
+interval in log c. A training with sharpness at every step costs up to four without: those that need none do not measure it.
 
 Source: D. Kalra and M. Barkeshli 2023, arXiv 2302.12250.
 """
@@ -95,7 +95,7 @@ def first_steps(
 
     Args:
       c: [].
-      sharpness: [], bool: whether to measure it. Without, a training costs a tenth.
+      sharpness: [], bool: whether to measure it. Without, a training costs a quarter, at small widths a half.
       ceiling: the loss above which it counts as diverged.
       num_between: on how many places of the line from θ₀ to the last θ, both ends included, the loss is taken.
     Returns: "loss" and "sharpness" at steps 0 … num_steps [num_steps + 1], NaN once diverged; "diverged" [], bool; "barrier"
