@@ -149,8 +149,9 @@ class Config:
             )
         if not self.saturation_time > 0:
             raise ValueError(f"saturation_time={self.saturation_time} must be positive")
-        if min((*self.uv_widths, 2)) < 2 or min((size for at in self.saturation_at for size in at), default=2) < 2:
-            raise ValueError(f"uv_widths={self.uv_widths} and saturation_at={self.saturation_at} must hold numbers from 2 on")
+        for name in ("uv_widths", "saturation_at", "regimes_at"):
+            if min(np.ravel(getattr(self, name)), default=2) < 2:
+                raise ValueError(f"{name}={getattr(self, name)} must hold numbers from 2 on")
 
     def _depths_of(self) -> dict[str, tuple[int, ...]]:
         """The depths that each option asks for."""

@@ -406,7 +406,9 @@ def test_the_paper_preset_builds(changed):
         (["--regimes-steps", "12"], "a multiple of 5"),
         (["--regimes-c", "-1"], "must be positive"),
         (["--saturation-time", "0"], "saturation_time=0.0 must be positive"),
-        (["--uv-widths", "1"], "must hold numbers from 2 on"),
+        (["--uv-widths", "1"], "uv_widths=(1,) must hold numbers from 2 on"),
+        (["--saturation-at", "1", "64"], "saturation_at=((1, 64),) must hold"),
+        (["--regimes-at", "1", "64"], "regimes_at=(1, 64) must hold"),
         (["--network", "fnc"], "fnc"),
     ],
 )
