@@ -30,6 +30,9 @@ def side_by_side(record: Record, config: Any) -> Figure:
         for draw, (left, right) in zip(rows, axes, strict=True):
             draw(left, right, record, config)
         _lettered(axes)
+        for name, column in zip(("model", "network"), axes.T, strict=True):
+            for axis in column if name not in record else ():
+                axis.set_visible(False)
         return figure
 
 
@@ -71,7 +74,8 @@ def _spectrum(axes: Axes, part: dict, look: int, said: str = "") -> None:
         curves = {name: _density(each, look, grid, width) for name, each in densities.items()}
         _lines(axes, grid, curves, lw=1)
         lowest = 1 / (10 * int(part["p"]) * width)  # a tenth of one eigenvalue: below, curves are their Gaussians' tails
-        axes.set(yscale="log", ylim=(lowest, None), xlabel="eigenvalue", ylabel="density")
+        highest = 30 * max(np.max(curve) for curve in curves.values())
+        axes.set(yscale="log", ylim=(lowest, highest), xlabel="eigenvalue", ylabel="density")
         _mark(axes, top[:count], count, lowest * 1.5)
     _note(axes, f"step {part['step'][look]}{said}", 0.97)
     axes.legend(loc="center right")
@@ -221,6 +225,7 @@ def _ends(axes: Axes, part: dict) -> None:
         dash = "--" if "lowest" in name else ":" if "th" in name else "-"
         axes.plot(1 + part["step"], values, dash, color=colour[kind], lw=1.1, label=name)
     axes.set(xscale="log", yscale="log", xlabel="1 + step", ylabel="ends of the spectra")
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.legend(fontsize=5.5, ncols=2, loc="lower left")
 
 
