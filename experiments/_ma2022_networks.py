@@ -18,7 +18,7 @@ from landscape_jax.types import Batch, Key, Loss, Params
 ACTIVATIONS: dict[str, Callable] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "linear": lambda u: u}
 CRITERIA: dict[str, Callable] = {"square": lj.losses.square, "cross_entropy": lj.losses.cross_entropy}
 TEACHER_RADII = np.geomspace(10**-4.5, 1e2, 66)
-CORE_RADII = np.geomspace(1e-7, 1e-4, 13)
+CORE_RADII = np.geomspace(1e-7, 1e-4, 31)
 RADII = np.geomspace(10**-3.5, 10, 28)
 CHECKS = 15  # of the sharpness along a training
 DROP_STEPS = 200  # steps after each drop of the rate

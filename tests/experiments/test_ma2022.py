@@ -46,11 +46,11 @@ def test_toys_and_origin_are_as_derived(record):
     assert passed["origin-needs-both"]
     assert passed["origin-relu-has-none"]
     assert record["origin"]["relu"]["top"].shape == (3, 2, len(networks.TEACHER_RADII))
-    # the core's bend is that of single units: within its bounds, and gone as r² towards the minimum
-    core, r = record["origin"]["tanh"]["core"][-1] - 2, networks.CORE_RADII
-    assert (core <= 14 / 3 * (1000 * r) ** 2 + 1e-6).all()
-    assert (core >= -4 / 3 * (1000 * r) ** 2 - 1e-6).all()
-    np.testing.assert_allclose(core[:, 6] / core[:, 10], (r[6] / r[10]) ** 2, rtol=0.05)
+    # the core's bend is that of single units: within its bounds, but for differences on a grid, and gone as r²
+    bend, r = record["origin"]["tanh"]["core"][-1] - 2, networks.CORE_RADII
+    assert (bend <= 1.05 * 14 / 3 * (1000 * r) ** 2 + 1e-6).all()
+    assert (bend >= -1.05 * 4 / 3 * (1000 * r) ** 2 - 1e-6).all()
+    np.testing.assert_allclose(bend[:, 15] / bend[:, 25], (r[15] / r[25]) ** 2, rtol=0.05)
 
 
 QS = toys.QS[:, None]
