@@ -233,9 +233,13 @@ def of_nudging(record: Record, config: Any) -> list[Claim]:
                        for i in below for name, x in ends.items()}  # fmt: skip
             sharper = (ends["λ₁"][0] / ends["λ₁"][plain] >= 2.5).all()
         if below and TRACKED in record["nudged"]:
-            far = _ends(record["nudged"][TRACKED], 0)
+            far, course = _ends(record["nudged"][TRACKED], 0), np.asarray(record["nudged"][TRACKED]["eigenvalues"])[0, ..., 0]
             soon = np.asarray(record["nudged"][TRACKED]["loss"])[0, :, config.early[0]]
+            checks = np.isfinite(course).sum(axis=-1)  # [pair]
+            pairs = np.arange(len(checks)), np.maximum(checks - 1, 0)
             told[2] = {f"{name} at the end, over γ = 1": far[name] / x[plain] for name, x in ends.items()} | {
+                f"checks before it diverges, of {course.shape[-1]}": checks,
+                "λ₁ at the last of these, over γ = 1": course[pairs] / eigenvalues[plain][pairs],
                 "best test accuracy less that of γ = 1": paired(far["best test accuracy"] - best_test[plain]),
                 f"loss at epoch {config.early[0]} against γ = 1, relative": paired(soon / early[plain, :, 0] - 1),
             }
