@@ -7,11 +7,13 @@ bulk and as many outliers as classes, why gradients lie in the span of the sharp
 and why training works on random planes that meet a shell of unusual convexity.
 
 Each is measured in the model and in a network side by side. "Exactly C outliers" and "the gradient almost entirely in the top-C
-subspace" are looked at over training time × learning rate × loss × label noise, and what they hang on is among the claims.
+subspace" are looked at over training time × learning rate × loss × label noise, at two widths and one batch size, and what they
+hang on is among the claims.
 
-The small preset takes the digits, a 64-16-16-10 ReLU network (p = 1482), Hessians over 500 examples, 13 radii in the whole
-space and in 20 random planes each, and maps of 8 radii × 5 dimensions × 2 draws for planes and spheres: under two minutes on
-two idle CPU cores. `--data mnist` does the same on 784 pixels.
+The small preset takes the digits, a 64-16-16-10 ReLU network (p = 1482) and a 64-64-64-10 one (p = 8970), Hessians over 500
+examples, 13 radii in the whole space and in 20 random planes each, and maps of 8 radii × 5 dimensions × 2 draws for planes and
+spheres, these with ReLU and tanh. `--data mnist` does the same on 784 pixels, where the whole Hessian is too large to write
+down and densities stand for spectra.
 """
 
 import dataclasses
