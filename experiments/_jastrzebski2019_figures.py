@@ -180,7 +180,7 @@ def _bowls(row, record: Record, config) -> None:
         axes.axhline(0, color="black", lw=0.6)
         _signed(axes, bowl[:, chosen])
         axes.set(xlabel=f"steps along $e_{{{i + 1}}}$ (η = {rate:g})", ylabel="ΔL / L [%]")
-        axes.legend(loc="upper center")
+        axes.legend(loc="upper center", handlelength=1.3)
 
 
 def _nudged(row, record: Record, config) -> None:
@@ -220,6 +220,7 @@ def _merits(row, record: Record, config) -> None:
     row[1].axhline(0, color="black", lw=0.6)
     row[1].set_xticks(places, [f"{gamma:g}" for gamma in config.gammas])
     row[1].set(xlabel="γ", ylabel="difference to γ = 1, pair by pair")
+    row[1].margins(y=0.3)  # for the legend
     row[1].legend()
 
     _lines(row[2], epoch, list(np.asarray(part["distance"])), [f"γ = {gamma:g}" for gamma in config.gammas])
@@ -253,5 +254,6 @@ def _variants(row, record: Record, config) -> None:
     if TRACKED in record["nudged"]:
         runs, labels = [*runs, record["nudged"][TRACKED]["eigenvalues"][0]], [*labels, "directions of each step"]
     _lines(axes, clock(part) / config.epoch, [np.asarray(x)[..., 0] for x in runs], labels)
-    axes.set(xlabel="epoch", ylabel="λ₁", xlim=(0, None), ylim=(0, None))
-    axes.legend(title=f"K = {config.k}, γ = {config.gammas[0]:g}", title_fontsize=7)
+    axes.set(xlabel="epoch", ylabel="λ₁", xlim=(0, None), yscale="log")
+    axes.set_ylim(top=12 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(title=f"K = {config.k}, γ = {config.gammas[0]:g}", title_fontsize=7, loc="upper left")
