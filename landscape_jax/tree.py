@@ -201,6 +201,11 @@ def dots(stack: Params, x: Params) -> Array:
     return _total(jax.tree.map(lambda q, xi: _dot(q, xi, axes=xi.ndim), stack, x))
 
 
+def overlaps(stack: Params) -> Array:
+    """Q Qᵀ for a stack Q of m vectors: their inner products with one another, shape [m, m]."""
+    return _total(jax.tree.map(lambda q: _dot(q, q, axes=(tuple(range(1, q.ndim)),) * 2), stack))
+
+
 def combine(weights: Array, stack: Params) -> Params:
     """W Q for a stack Q of m vectors: linear combinations. `weights` [m] gives one vector, [k, m] a stack of k."""
     return jax.tree.map(lambda q: _dot(weights.astype(q.dtype), q, axes=1), stack)

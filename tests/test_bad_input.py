@@ -237,6 +237,11 @@ ROWS = {
         ValueError,
         r"depth=2 must be more than the 2 start vectors",
     ),
+    "eigsh: fewer than no confirmation": (
+        lambda: eigsh(k=1, confirm=-1),
+        ValueError,
+        r"confirm=-1 must be at least 0",
+    ),
     "density: no probe": (
         lambda: spectrum.density(HESSIAN(THETA, DATA), key(0), THETA, num_probes=0),
         ValueError,

@@ -49,10 +49,11 @@ def density(
     if num_probes < 1 or num_steps < 1:
         raise ValueError(f"density: num_probes={num_probes} and num_steps={num_steps} must be at least 1")
     m = min(num_steps, tree.size(like))
+    eps = float(jnp.finfo(tree.dtype(like)).eps)
 
     def probe(key: Key) -> Density:
         start = jax.tree.map(lambda x: x[None], tree.normal_like(key, like))
-        nodes, rotation, _ = projected(lanczos(matvec, start, m), m)
+        nodes, rotation, _ = projected(lanczos(matvec, start, m, slack=eps**0.5), m)
         weights = rotation[0] ** 2  # [m], the first row: the start vector in the eigenbasis
         return Density(nodes, weights / jnp.sum(weights))
 

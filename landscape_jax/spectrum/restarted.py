@@ -1,12 +1,26 @@
 """Extreme eigenpairs to a tolerance in bounded memory: Lanczos, restarted from its best Ritz vectors."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import Krylov, appended, begin, extend, lanczos, projected, ritz, tolerance
+from landscape_jax.spectrum.lanczos import (
+    Krylov,
+    appended,
+    begin,
+    extend,
+    lanczos,
+    projected,
+    rectified,
+    ritz,
+    rotated,
+    slack,
+    tolerance,
+)
 from landscape_jax.types import Eigs, Key, MatVec, Params
 
 
@@ -19,6 +33,7 @@ def eigsh(
     num_steps: int | None = None,
     depth: int | None = None,
     tol: float | None = None,
+    confirm: int = 1,
     max_restarts: int = 100,
 ) -> Eigs:
     """The k largest (algebraic) eigenvalues of a symmetric operator, with eigenvectors and residuals; or those at the
@@ -27,8 +42,9 @@ def eigsh(
     Two ways to stop. With `num_steps`, after exactly that many products: for scans, and for warm starts, where `start`
     is the eigenvector found last time. Otherwise at a tolerance: the space is restarted from its best Ritz vectors
     (thick restart, bounded memory) until every residual ‖A v − λ v‖ ≤ tol · max|λ|, and then once more from a fresh
-    direction, until two such ends agree: so a start vector orthogonal to what was asked for, or a second copy of a
-    degenerate eigenvalue, is not missed.
+    direction, until two such ends agree and no other Ritz value is so unsettled that it could still overtake: so a start
+    vector orthogonal to what was asked for, or a second copy of a degenerate eigenvalue, is not missed. With `confirm=0` the
+    first end is trusted, as ARPACK does, and comes as soon as the tolerance is met: for half of the products or fewer.
 
     Args:
       matvec: v ↦ A v, A symmetric (`assert_symmetric` tells).
@@ -39,21 +55,23 @@ def eigsh(
       num_steps: m, a fixed number of products, k + smallest ≤ m; more than p are not made.
       depth: the Krylov depth, in vectors, of the run to a tolerance; default 4 (k + smallest) + 16.
       tol: relative to the largest |λ| seen; default ε^(2/3), 2e-5 in float32 and 4e-11 in float64.
+      confirm: how many more ends, each from a fresh direction, must agree with the first.
       max_restarts: an upper bound; on reaching it, the residuals say how far the run got.
     Returns: `Eigs(values [k + smallest] descending, vectors, residuals, converged, products)`. Some true eigenvalue lies
       within each residual of its value, and the value's own error is about residual² / gap. NaN from the operator gives NaN
       values and `converged` False.
 
-    Cost: m products; or about (depth + restarts · depth / 2) products. Memory: m vectors; or about 3 · `depth`,
-    for the compiler keeps the basis from before a restart, the one after it, and a copy.
+    Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2. Memory:
+    m vectors; or about 3 · `depth`, for the compiler keeps the basis from before a restart, the one after it, and a copy.
     Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
     """
     tree.check(start, "start")
     block = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
     return block_eigsh(
-        matvec, block, k, smallest=smallest, num_steps=num_steps, depth=depth, tol=tol, max_restarts=max_restarts
-    )
+        matvec, block, k, smallest=smallest, num_steps=num_steps, depth=depth, tol=tol, confirm=confirm,
+        max_restarts=max_restarts,
+    )  # fmt: skip
 
 
 def block_eigsh(
@@ -65,6 +83,7 @@ def block_eigsh(
     num_steps: int | None = None,
     depth: int | None = None,
     tol: float | None = None,
+    confirm: int = 1,
     max_restarts: int = 100,
 ) -> Eigs:
     """`eigsh` from a block of start vectors, leaves [b, ...]: a whole subspace of guesses, or one that meets every copy
@@ -90,15 +109,19 @@ def block_eigsh(
             )
         if depth is not None or tol is not None:
             raise ValueError("eigsh: num_steps fixes the number of products; leave it out to run to tol within depth")
-        return ritz(lanczos(matvec, start, min(num_steps, p)), k, smallest)
+        loose = slack(tree.dtype(start))
+        eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=loose), k, smallest, loose)
+        return eigs._replace(vectors=rectified(eigs.vectors))
     if depth is not None and depth <= max(wanted, b):
         raise ValueError(
             f"eigsh: depth={depth} must be more than k={wanted}, or no restart can make progress"
             if wanted >= b
             else f"eigsh: depth={depth} must be more than the {b} start vectors"
         )
+    if confirm < 0:
+        raise ValueError(f"eigsh: confirm={confirm} must be at least 0, how many more ends must agree with the first")
     m = min(4 * wanted + 16 + b - 1 if depth is None else depth, p)
-    return _restarted(matvec, start, k, smallest, m, tol, max_restarts)
+    return _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
 
 
 def _wanted_first(m: int, k: int, smallest: int) -> np.ndarray:
@@ -110,46 +133,108 @@ def _wanted_first(m: int, k: int, smallest: int) -> np.ndarray:
     return np.array(list(dict.fromkeys(top[:k] + bottom[:smallest] + inwards + top)))
 
 
-def _restarted(matvec: MatVec, start: Params, k: int, smallest: int, m: int, tol: float | None, max_restarts: int) -> Eigs:
-    p = tree.size(tree.row(start, 0))
-    wanted = k + smallest
+class _Solved(NamedTuple):
+    """The projected problem after `count` products: its pairs, those asked for first, then inwards from the ends asked for."""
+
+    count: Array  # []
+    values: Array  # [m]
+    rotation: Array  # [m, m], in columns
+    error: Array  # [wanted]: residuals of those asked for
+    margin: Array  # []: what these may be
+    ended: Array  # [], bool: they all are
+
+
+class _Ends(NamedTuple):
+    """How far a run to a tolerance has come."""
+
+    restarts: Array
+    products: Array
+    settled: Array  # [wanted]: the values at the last end
+    dropped: Array  # []: and the largest residual there, forgotten by a restart from a fresh direction
+    agreed: Array  # []: how many ends in a row agreed with the one before
+    converged: Array
+    broken: Array
+
+
+def _restarted(
+    matvec: MatVec, start: Params, k: int, smallest: int, m: int, tol: float | None, confirm: int, max_restarts: int
+) -> Eigs:
+    p, wanted = tree.size(tree.row(start, 0)), k + smallest
     keep = min(wanted + (m - wanted) // 2, m - 1)
     order = _wanted_first(m, k, smallest)
-    first = begin(start, m)
-    real = first.gram.dtype
+    real = tree.dtype(start)
     tol = tolerance(real) if tol is None else tol
 
+    loose = slack(real) if tree.num_examples(start) == 1 else 0.0
+
+    def solved(krylov: Krylov, count: Array) -> _Solved:
+        values, rotation, residuals = projected(krylov, count, loose)
+        margin = tol * jnp.max(jnp.where(jnp.arange(m) < count, jnp.abs(values), 0))
+        place = order - jnp.where(order >= m - smallest, m - count, 0)  # what is not reached stands below the smallest
+        error = residuals[place[:wanted]]
+        ended = jnp.all(error <= margin) & (count >= wanted)
+        if confirm:  # nor may one of the others still become one of those asked for
+            others = (jnp.arange(m) >= k) & (jnp.arange(m) < count - smallest)
+            reach = 4 * jnp.maximum(residuals - margin, 0)  # of a residual: it says that an eigenvalue is near, not which
+            above = (values + reach > values[max(k, 1) - 1] + margin) & (k > 0)
+            below = (values - reach < values[count - max(smallest, 1)] - margin) & (smallest > 0)
+            ended &= ~jnp.any(others & (above | below))
+        return _Solved(count, values[place], rotation[:, place], error, margin, ended)
+
+    def going_on(carry) -> Array:
+        last = carry[1]
+        return (last.count < m) & ~last.ended
+
+    def multiplied(carry):
+        krylov, last, allowed = carry
+        krylov, count = extend(matvec, krylov, last.count, allowed), last.count + 1
+        due = count == m if confirm else (count == m) | (count % ((wanted + 1) // 2) == 0)
+        return krylov, jax.lax.cond(due, lambda: solved(krylov, count), lambda: last._replace(count=count)), allowed
+
     def cycle(carry):
-        krylov, begun, restarts, products, settled, dropped, *_ = carry
-        krylov = jax.lax.fori_loop(begun, m, lambda j, kr: extend(matvec, kr, j), krylov)
-        values, rotation, residuals = (x[..., order] for x in projected(krylov, m))
-        margin = tol * jnp.max(jnp.abs(values))
-        ended = jnp.all(residuals[:wanted] <= margin)
-        agreed = ended & jnp.all(jnp.abs(values[:wanted] - settled) <= margin)
-        broken = ~jnp.all(jnp.isfinite(values))
-        converged = (agreed | (m == p)) & ~broken
-        # a restart from a fresh direction forgets the residuals of what it keeps; they stay in the reported error
-        error = residuals[:wanted] + dropped
-        dropped = jnp.where(ended, jnp.max(error), dropped)
-        count = jnp.where(ended, jnp.array(wanted), jnp.array(keep))
-        krylov = _thick(krylov, values, rotation, keep, count, ended, restarts)
-        settled = jnp.where(ended, values[:wanted], settled)
-        return krylov, count, restarts + 1, products + m - begun, settled, dropped, error, converged, broken
+        krylov, last, ends = carry
+
+        def restarted(carry):
+            krylov, last, _ = carry
+            count = jnp.where(last.ended, wanted, keep)
+            krylov = _thick(krylov, last.values, last.rotation, keep, count, last.ended, ends.restarts)
+            return krylov, last._replace(count=count, ended=jnp.array(False)), jnp.array(False)
+
+        # an if in the form of a loop: it leaves the basis where it is
+        krylov, last, _ = jax.lax.while_loop(lambda c: c[2], restarted, (krylov, last, ends.restarts > 0))
+        begun = last.count
+        allowed = jnp.where(ends.restarts > 0, 0, loose)  # a restarted space does not follow three terms
+        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, allowed))
+        near = jnp.all(jnp.abs(last.values[:wanted] - ends.settled) <= last.margin)
+        agreed = jnp.where(last.ended, jnp.where(near, ends.agreed + 1, 0), ends.agreed)
+        broken = ~jnp.all(jnp.isfinite(last.error))
+        whole = (last.count == p) | (last.ended & (agreed >= confirm))
+        error = last.error + ends.dropped  # a restart from a fresh direction forgets the residuals of what it keeps
+        ends = _Ends(
+            ends.restarts + 1,
+            ends.products + last.count - begun,
+            jnp.where(last.ended, last.values[:wanted], ends.settled),
+            jnp.where(last.ended, jnp.max(error), ends.dropped),
+            agreed,
+            whole & ~broken,
+            broken,
+        )
+        return krylov, last._replace(error=error), ends
 
     def going(carry):
-        _, _, restarts, *_, converged, broken = carry
-        return ~converged & ~broken & (restarts <= max_restarts)
+        ends = carry[2]
+        return ~ends.converged & ~ends.broken & (ends.restarts <= max_restarts)
 
-    unknown = jnp.full(wanted, jnp.nan, real)
-    none = jnp.array(0)
-    begun = (first, none, none, none, unknown, jnp.zeros((), real), unknown, jnp.array(False), jnp.array(False))
-    krylov, _, _, products, _, _, error, converged, broken = jax.lax.while_loop(going, cycle, begun)
-    values = jnp.where(broken, jnp.nan, jnp.diagonal(krylov.gram)[:wanted])
-    vectors = jax.vmap(lambda q: tree.scale(1 / tree.norm(q), q))(jax.tree.map(lambda q: q[:wanted], krylov.basis))
+    none, no = jnp.array(0), jnp.array(False)
+    unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.zeros(wanted, real), jnp.zeros((), real)
+    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, no, no)
+    krylov, last, ends = jax.lax.while_loop(going, cycle, (begin(start, m), _Solved(none, *unknown, no), ends))
+    values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
+    vectors, error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
     if smallest > 1:  # they stand smallest first
         descending = np.r_[0:k, wanted - 1 : k - 1 : -1] if k else np.arange(wanted)[::-1]
         values, vectors, error = jax.tree.map(lambda x: x[descending], (values, vectors, error))
-    return Eigs(values, vectors, error, converged, products.astype(jnp.int32))
+    return Eigs(values, vectors, error, ends.converged, ends.products.astype(jnp.int32))
 
 
 def _thick(
@@ -157,7 +242,7 @@ def _thick(
 ) -> Krylov:
     """The first `count` ≤ `keep` Ritz vectors as a new, partly filled Krylov space. It goes on from the last vectors of
     the old one or, where `random` holds, from fresh directions; the coupling of the kept vectors to these is nil."""
-    basis, gram = krylov
+    basis, gram, overlap = krylov
     rows, m = gram.shape
     b = rows - m
     values = jnp.where(jnp.arange(keep) < count, values[:keep], 0)
@@ -167,13 +252,13 @@ def _thick(
     new = new.at[keep : keep + b, :keep].set(jnp.where(random, 0, coupling))
     # one product of the whole stack, [rows, rows] times [rows, ...], and no slice of it: slices of a basis are copies
     keeping = jnp.zeros((rows, rows), gram.dtype).at[:keep, :m].set(rotation.T)
-    kept = tree.combine(keeping, basis)
+    kept = rectified(tree.combine(keeping, basis))
 
     def go_on(i, kept):
         last = jax.tree.map(lambda x: jnp.where(random, 0, x), tree.row(basis, m + i))
         return appended(kept, count + i, last, (restarts + 1) * rows + i)[0]
 
-    return Krylov(jax.lax.fori_loop(0, b, go_on, kept), new)
+    return Krylov(jax.lax.fori_loop(0, b, go_on, kept), new, overlap)
 
 
 def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, tol: float | None = None) -> None:

@@ -248,6 +248,54 @@ def test_a_krylov_space_holds_what_it_says(b):
     assert (np.abs(np.float64(eigs.values)[:, None] - true[None]).min(axis=1) <= eigs.residuals).all()
 
 
+@pytest.mark.parametrize("values", ["both signs", "low rank", "condition 1e8", "zero"])
+def test_slack_keeps_what_it_says_and_the_projection_exact(values):
+    """|⟨q_i, q_j⟩| within the slack, far fewer orthogonalisations than products, and the same Ritz values."""
+    matrix, start, true = example(values, "random", 0, "float32")
+    m = 20
+
+    def space(slack):
+        return jax.jit(lambda a, v: spectrum.lanczos(product(a), jax.vmap(shaped)(v[None]), m, slack=slack))(matrix, start)
+
+    exact, eps = space(0.0), np.finfo(np.float32).eps
+    for slack in (eps**0.75, eps**0.5):
+        krylov = space(slack)
+        rows = flat(krylov.basis)
+        assert np.abs(rows @ rows.T - np.eye(m + 1)).max() <= slack
+        if values == "both signs":
+            cleaned = int((krylov.overlap[0, 1:] == eps).sum())
+            assert 0 < cleaned < m
+        mine, theirs = spectrum.ritz(krylov, 4), spectrum.ritz(exact, 4)
+        np.testing.assert_allclose(mine.values, theirs.values, rtol=0, atol=2e-6 * np.abs(true).max())
+
+
+def test_the_first_end_is_trusted_when_nothing_is_to_confirm_it():
+    matrix, start, true = example("both signs", "random", 0, "float32")
+
+    def solve(confirm):
+        return jax.jit(lambda a, v: spectrum.eigsh(product(a), shaped(v), k=2, tol=1e-3, confirm=confirm))(matrix, start)
+
+    eigs, sure = solve(0), solve(1)
+    check(eigs, matrix, true, 1e-4, (2, 0))
+    assert eigs.converged
+    assert eigs.residuals.max() <= 1e-3 * np.abs(true).max()
+    assert eigs.products < sure.products
+    blind = example("both signs", "orthogonal to the top", 1, "float64")
+    found = jax.jit(lambda a, v: spectrum.eigsh(product(a), shaped(v), k=1, tol=1e-3, confirm=0))(*blind[:2])
+    assert abs(found.values[0] - blind[2][1]) < 1e-2  # the second largest: what confirmation is for
+
+
+def test_a_second_copy_is_found_beside_a_close_third():
+    """95, 95, 94.5: a fresh direction may settle on the third before it shows the second."""
+    solve = jax.jit(lambda a, v: spectrum.eigsh(lambda x: jnp.matmul(a, x, precision="highest"), v, k=2, smallest=1, depth=8))
+    for seed in range(20):
+        g = rng(seed)
+        q = np.linalg.qr(g.normal(size=(12, 12)))[0]
+        matrix = ((q * np.r_[95, 95, 94.5, 94, 75, 4, 1, np.zeros(5)]) @ q.T).astype(np.float32)
+        eigs = solve((matrix + matrix.T) / 2, g.normal(size=12).astype(np.float32))
+        np.testing.assert_allclose(eigs.values, [95, 95, 0], rtol=0, atol=1e-2)
+
+
 def test_warm_guesses_cost_one_product_each_and_one_more():
     matrix, _, true = example("both signs", "random", 1, "float32")
     exact = np.linalg.eigh(matrix)[1][:, ::-1][:, :3].T.copy()
