@@ -1,17 +1,71 @@
-"""Where the benchmarks keep their figures: results/<device>.json, one entry a benchmark."""
+"""Where the benchmarks keep their figures: results/<device>.json, one entry a benchmark, beside what they ran on.
 
+JAX is imported where it is needed: some benchmarks want a process without it.
+"""
+
+import argparse
+import contextlib
+import datetime
 import json
 import os
+import platform
 import re
+from importlib import metadata
 from pathlib import Path
 
-import jax
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = (
+    "jax", "jaxlib", "numpy", "scipy", "flax", "optax", "landscape_jax",
+    "torch", "pyhessian", "curvlinops-for-pytorch", "hessian-eigenthings", "matfree",
+)  # fmt: skip
+BUSY = os.getloadavg()[0]  # of others: a benchmark has not begun to work when it imports this
+
+
+def options(doc: str) -> argparse.ArgumentParser:
+    """A benchmark's command line: its docstring, and whether to keep the figures."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="keep the figures in benchmarks/results/<device>.json")
+    return parser
+
+
+def device() -> str:
+    """The name of this machine's results: what JAX computes on, and how many cores there are."""
+    import jax
+
+    return re.sub(r"\W+", "-", f"{jax.devices()[0].device_kind}-{os.cpu_count()}-cores").lower()
 
 
 def keep(benchmark: str, figures: dict) -> None:
-    """Replace a benchmark's entry, by the name of its file, in the device's results."""
-    device = re.sub(r"\W+", "-", f"{jax.devices()[0].device_kind}-{os.cpu_count()}-cores").lower()
-    path = Path(__file__).parent / "results" / f"{device}.json"
+    """Replace a benchmark's entry, by the name of its file, in the device's results; other entries stay as they are."""
+    path = RESULTS / f"{device()}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known[Path(benchmark).stem] = figures | {"jax": jax.__version__}
-    path.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    known.pop("machine", None)
+    known[Path(benchmark).stem] = figures | {
+        "jax": metadata.version("jax"),
+        "date": datetime.date.today().isoformat(),
+        "load average before and after": [round(BUSY, 1), round(os.getloadavg()[0], 1)],
+    }
+    path.write_text(json.dumps({"machine": machine()} | known, indent=2, ensure_ascii=False) + "\n")
+
+
+def machine() -> dict:
+    """What the latest entry ran on, and with."""
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "device": jax.devices()[0].device_kind, "processor": _processor(), "cores": os.cpu_count(),
+        "memory, GiB": round(memory), "system": f"{platform.system()} {platform.machine()}", "versions": versions,
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

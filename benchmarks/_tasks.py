@@ -25,16 +25,18 @@ class Task(NamedTuple):
     source: str  # where x comes from
 
 
+def images(n: int) -> tuple[tuple, str]:
+    """(x [n, 32, 32, 3], y [n, 10]) of CIFAR-10, and where they come from."""
+    try:
+        return lj.data.cifar10(n, 0, scale=lj.data.per_sample)[0], "CIFAR-10"
+    except OSError:
+        x, y = np.random.default_rng(1).normal(size=(n, 32, 32, 3)), np.eye(10)[np.arange(n) % 10]
+        return (x.astype(np.float32), y.astype(np.float32)), "noise in CIFAR-10's place"
+
+
 def task(name: str, seed: int = 0) -> Task:
     """Task a or b, with weights drawn N(0, 1/fan in) and biases 0."""
-    if name == "a":
-        (x, y), source = lj.data.digits(EXAMPLES, 0)[0], "digits"
-    else:
-        try:
-            (x, y), source = lj.data.cifar10(EXAMPLES, 0, scale=lj.data.per_sample)[0], "CIFAR-10"
-        except OSError:
-            x, source = np.random.default_rng(1).normal(size=(EXAMPLES, 3072)), "noise in CIFAR-10's place"
-            y = np.eye(10)[np.arange(EXAMPLES) % 10]
+    (x, y), source = (lj.data.digits(EXAMPLES, 0)[0], "digits") if name == "a" else images(EXAMPLES)
     random, widths = np.random.default_rng(seed), WIDTHS[name]
     shapes = zip(widths[:-1], widths[1:], strict=True)
     params = [(random.normal(size=(m, n)) / m**0.5, np.zeros(n)) for m, n in shapes]

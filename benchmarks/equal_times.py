@@ -1,6 +1,6 @@
 """What do trainings of equal time η · steps, from 837 to 31,831 steps long, cost: one at a time, or as one program?
 
-    python benchmarks/equal_times.py [--write]
+    python -m benchmarks.equal_times [--write]
 
 The sparse-coding network (d = 200, n = 300) at seven steps η, each for time 10, with loss, sharpness and bias at 100 places.
 One at a time: one call of a compiled training for each, whatever its length, of the network as defined and of the same by
@@ -10,9 +10,7 @@ each training its own number of steps. Compilation is left out. `--write` adds t
 
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 import jax
 
@@ -21,13 +19,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 import jax.numpy as jnp
 import numpy as np
-from _results import keep
 
 import landscape_jax as lj
-from landscape_jax.theory import hinges, sparse_coding
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks._results import keep, options
 from experiments import _ahn2023_network as networks
+from landscape_jax.theory import hinges, sparse_coding
 
 DIM, N, SIGNAL, TIME, RECORDS, DRAWS = 200, 300, 3.0, 10.0, 100, 4
 RATIOS = np.array([0.5, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0])
@@ -41,7 +37,8 @@ def seconds(fn, draws: int = 1) -> tuple[float, float]:
     return (time.perf_counter() - begun) / draws, (time.process_time() - worked) / draws
 
 
-def main(write: bool) -> None:
+def main() -> None:
+    write = options(__doc__).parse_args().write
     draws = [lj.data.sparse_coding(jax.random.key(200 + i), N, DIM, SIGNAL) for i in range(DRAWS)]
     tables = hinges.stacked([networks.tabulated(x) for x, _ in draws]), np.stack([y for _, y in draws])
     tables = jax.tree.map(jnp.asarray, tables)
@@ -89,12 +86,27 @@ def main(write: bool) -> None:
         "core seconds a draw": {name: round(cores, 2) for name, (_, cores) in took.items()},
         "times as fast as the first": {name: round(first[0] / wall, 2) for name, (wall, _) in took.items()},
         "times less core time": {name: round(first[1] / cores, 2) for name, (_, cores) in took.items()},
-        "load average of the machine": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(told, indent=2, ensure_ascii=False))
     if write:
         keep(__file__, told)
 
 
+def row(figures: dict) -> tuple[str, str]:
+    f, wall, cores = figures, figures["seconds a draw"], figures["core seconds a draw"]
+
+    def took(way: str) -> str:
+        return f"{wall[way]:.1f} ({cores[way]:.1f})"
+
+    return (
+        f"Trainings of equal time η · steps (seven rates, 837 to 31,831 steps, p = 3, {f['examples']} examples), seconds for "
+        "the seven by the clock (core seconds)",
+        f"one at a time, network as defined {took('one at a time, as defined')}; "
+        f"by look-up {took('one at a time, by look-up')}; side by side under vmap, all waiting for the longest, "
+        f"{took('side by side under vmap, by look-up')}; the sweep {took('the sweep')}: "
+        f"{f['times as fast as the first']['the sweep']:.1f} × faster",
+    )
+
+
 if __name__ == "__main__":
-    main("--write" in sys.argv[1:])
+    main()

@@ -5,16 +5,18 @@ An MLP with ten million parameters: one Hessian product over 20,000 examples in 
 peak of resident memory above what the process held before the call (data, parameters, compiled program) and, for the
 compiler's own account, the sizes of its temporary and output buffers.
 
-    python benchmarks/large_network.py [--write]
+    python -m benchmarks.large_network [--write]
 """
 
-import argparse
 import json
 import multiprocessing
 import resource
 import sys
 import time
 
+from benchmarks._results import keep, options
+
+LONG = True
 WIDTHS = (2900, 2440)  # p = 10,005,750 with 1,000 inputs and 10 outputs
 
 
@@ -91,16 +93,22 @@ def eigenpairs() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="keep the figures in benchmarks/results/<device>.json")
-    write = parser.parse_args().write
+    write = options(__doc__).parse_args().write
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         answer = {task.__name__: pool.apply(task) for task in (product, eigenpairs)}
     print(json.dumps(answer, indent=2))
     if write:
-        from _results import keep  # not before the work: it starts JAX, and every task wants a process without
-
         keep(__file__, answer)
+
+
+def row(figures: dict) -> tuple[str, str]:
+    one, five = figures["product"], figures["eigenpairs"]
+    return (
+        f"Memory above data and compiled program, p = {one['p'] / 1e6:.0f} million: a Hessian product over 20,000 examples in "
+        "20 chunks; the five largest eigenpairs on 1,000 examples, Krylov depth 12",
+        f"{one['peak_above_start_mib']:,} MiB, {one['seconds']:.1f} s; {five['peak_above_start_mib']:,} MiB, "
+        f"{five['products']} products, {five['seconds']:.0f} s",
+    )
 
 
 if __name__ == "__main__":

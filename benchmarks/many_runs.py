@@ -1,6 +1,6 @@
 """What do 512 runs (32 seeds × 16 learning rates) cost in one call, against a Python loop over the same compiled single run?
 
-    python benchmarks/many_runs.py [--write]
+    python -m benchmarks.many_runs [--write]
 
 Digits, 500 examples, tanh network 64-32-10, 100 steps with sharpness every 10. The loop makes its calls one after the
 other on one device; `sweep.grid` is one program on one device, `sweep.sharded(sweep.grid(...))` one program on all. A CPU
@@ -9,7 +9,6 @@ counts as one device a core. Times are without compilation, the better of two in
 
 import json
 import os
-import sys
 import time
 
 import jax
@@ -20,14 +19,15 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _results import keep
 
 import landscape_jax as lj
+from benchmarks._results import keep, options
 
 SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 32, 16, 100, 10, 500, 32
 
 
-def main(write: bool) -> None:
+def main() -> None:
+    write = options(__doc__).parse_args().write
     train, _ = lj.data.digits(EXAMPLES)
     model = lj.models.mlp((WIDTH,), 10)
     loss = lj.losses.mean(model.apply, lj.losses.square)
@@ -80,5 +80,16 @@ def main(write: bool) -> None:
         keep(__file__, told)
 
 
+def row(figures: dict) -> tuple[str, str]:
+    f, s, fast = figures, figures["seconds"], figures["times as fast as the loop"]
+    return (
+        f"{f['seeds'] * f['rates']} runs ({f['seeds']} seeds × {f['rates']} rates, p = {f['parameters']:,}, {f['examples']} "
+        f"digits, {f['steps']} steps, sharpness every {f['every']}): one call against a Python loop over the same compiled run",
+        f"loop {s['loop']:.1f} s; `grid` {s['grid']:.1f} s ({fast['grid']:.2f} ×); `sharded(grid)`, a device a core, "
+        f"{s['sharded grid']:.1f} s ({fast['sharded grid']:.2f} ×); side by side under vmap "
+        f"{fast['grid, side by side']:.2f} × and {fast['sharded grid, side by side']:.2f} ×",
+    )
+
+
 if __name__ == "__main__":
-    main("--write" in sys.argv[1:])
+    main()

@@ -1,6 +1,6 @@
 """How many short trainings a second: the mapped grid of the phase diagram, or the same code run one by one?
 
-    python benchmarks/phase_diagram.py [--write]
+    python -m benchmarks.phase_diagram [--write]
 
 Ten steps at each of 21 values of c from 10 initialisations of one network (depth 4, width 64, 128 digits), with and without
 sharpness at every step: as one `sweep.grid` over starts and rows of c, and as 210 calls of one jitted function. Compilation is
@@ -10,9 +10,7 @@ left out of both. `--write` adds the numbers to results/<device>.json.
 import functools
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 import jax
 
@@ -20,9 +18,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
 import jax.numpy as jnp
-from _results import keep
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks._results import keep, options
 from experiments import _kalra2023_first_steps as early
 from experiments import kalra2023_phase_diagram as kalra
 
@@ -37,7 +34,8 @@ def seconds(fn) -> float:
     return time.perf_counter() - begun
 
 
-def main(write: bool) -> None:
+def main() -> None:
+    write = options(__doc__).parse_args().write
     config = kalra.SMALL
     train = kalra.training_set(config, config.n_train)
     begin = jax.jit(functools.partial(kalra.begin, config, DEPTH, WIDTH))
@@ -45,11 +43,11 @@ def main(write: bool) -> None:
     cs = jnp.asarray(config.cs, jnp.float32)
     together = jax.jit(functools.partial(kalra.train_all, config, DEPTH, WIDTH))
     task = functools.partial(kalra.task, config, depth=DEPTH, width=WIDTH)
-    options = dict(num_steps=config.num_steps, ceiling=config.ceiling, num_between=config.num_between)
+    given = dict(num_steps=config.num_steps, ceiling=config.ceiling, num_between=config.num_between)
 
     @jax.jit
     def alone(train, start, c, sharp):
-        return early.first_steps(task(train=train), start, c, sharp, **options)
+        return early.first_steps(task(train=train), start, c, sharp, **given)
 
     def one_by_one(sharp):
         each = [jax.tree.map(lambda x, i=i: x[i], starts) for i in range(INITS)]
@@ -71,5 +69,20 @@ def main(write: bool) -> None:
         keep(__file__, told)
 
 
+def row(figures: dict) -> tuple[str, str]:
+    f = figures
+
+    def ways(which: str) -> tuple[str, str]:
+        mapped, single = (f[f"trainings a second, {way}, {which}"] for way in ("mapped", "one by one"))
+        return f"{which} {mapped:,.0f} against {single:,.0f}", f"({mapped / single:.1f} ×)"
+
+    (sharp, gain), (plain, more) = ways("with sharpness"), ways("without")
+    return (
+        f"{f['trainings']} trainings of the phase diagram (depth {f['depth']}, width {f['width']}, {f['steps']} steps): mapped "
+        "over all cores against one call each",
+        f"{sharp} trainings a second {gain}, {plain} {more}",
+    )
+
+
 if __name__ == "__main__":
-    main("--write" in sys.argv[1:])
+    main()

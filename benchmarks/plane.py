@@ -1,13 +1,12 @@
 """What does a plane of 101 × 101 losses of a CNN on 1,000 images cost in one call, against a Python loop over its points?
 
-    python benchmarks/plane.py [--data mnist] [--points 101] [--filters 4 8] [--write]
+    python -m benchmarks.plane [--data mnist] [--points 101] [--filters 4 8] [--write]
 
 The plane is filter-normalised, and split over all devices; a CPU counts as one device a core. The loop calls the same loss,
 compiled, at one point after the other, each made by a compiled function too; of its points every `--sample`-th is timed and the
 rest reckoned from these. Images: MNIST, or CIFAR-10; where neither is at hand, `--data random` has noise of MNIST's size.
 """
 
-import argparse
 import json
 import os
 import time
@@ -19,9 +18,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 import jax.numpy as jnp
 import numpy as np
-from _results import keep
 
 import landscape_jax as lj
+from benchmarks._results import keep, options
+
+LONG = True
 
 
 def images(name: str, n: int) -> lj.types.Batch:
@@ -32,13 +33,12 @@ def images(name: str, n: int) -> lj.types.Batch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--data", choices=("mnist", "cifar10", "random"), default="mnist")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--points", type=int, default=101, help="along each axis")
     parser.add_argument("--filters", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--sample", type=int, default=50)
-    parser.add_argument("--write", action="store_true", help="keep the figures in benchmarks/results/<device>.json")
     asked = parser.parse_args()
     train, model = images(asked.data, asked.examples), lj.models.cnn(asked.filters)
     loss = lj.losses.mean(model.apply, lj.losses.cross_entropy)
@@ -70,6 +70,17 @@ def main() -> None:
     print(json.dumps(answer, indent=2))
     if asked.write:
         keep(__file__, answer)
+
+
+def row(figures: dict) -> tuple[str, str]:
+    f, side = figures, round(figures["points"] ** 0.5)
+    call, loop = f["one_call_seconds"], f["loop_seconds"]
+    images = {"mnist": "MNIST images", "cifar10": "CIFAR-10 images", "random": "random images"}[f["data"]]
+    return (
+        f"A filter-normalised plane of {side} × {side} losses of a CNN (p = {f['parameters']:,}) on {f['examples']:,} {images} "
+        "in one call, against a Python loop over its points",
+        f"{call:.0f} s; the loop {loop:.0f} s ({loop / call:.1f} ×; reckoned from {f['loop_points_timed']} points)",
+    )
 
 
 if __name__ == "__main__":

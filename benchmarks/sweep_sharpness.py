@@ -1,27 +1,27 @@
 """How long do 64 seeds × 16 learning rates × 200 steps of a small network take, with sharpness, in one call?
 
-    python benchmarks/sweep_sharpness.py [--write]
+    python -m benchmarks.sweep_sharpness [--write]
 
 One `sweep.grid` over a plain `lj.run`, compilation included, and once more without. `--write` adds the numbers to
 results/<device>.json.
 """
 
 import json
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _results import keep
 
 import landscape_jax as lj
+from benchmarks._results import keep, options
 
 SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 64, 16, 200, 10, 64, 8
 
 
-def main(write: bool) -> None:
+def main() -> None:
+    write = options(__doc__).parse_args().write
     train, _ = lj.data.digits(EXAMPLES)
     model = lj.models.mlp((WIDTH,), 10)
     loss = lj.losses.mean(model.apply, lj.losses.square)
@@ -52,5 +52,14 @@ def main(write: bool) -> None:
         keep(__file__, told)
 
 
+def row(figures: dict) -> tuple[str, str]:
+    f = figures
+    return (
+        f"{f['seeds']} seeds × {f['rates']} learning rates × {f['steps']} steps (p = {f['parameters']:,}, "
+        f"{f['examples']} digits, sharpness every {f['every']} steps) in one call",
+        f"{f['seconds with compilation']:.1f} s with compilation, {f['seconds without']:.1f} s without",
+    )
+
+
 if __name__ == "__main__":
-    main("--write" in sys.argv[1:])
+    main()

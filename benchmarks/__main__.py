@@ -1,0 +1,94 @@
+"""The benchmarks: list them, run them, print the table of their answers.
+
+    python -m benchmarks                              all but the long ones, their figures kept
+    python -m benchmarks NAME [NAME ...] [--write] [OPTION ...]
+    python -m benchmarks list
+    python -m benchmarks table
+
+Each runs in a process of its own, from the top folder of the repository; options go on to every one named
+(`python -m benchmarks NAME --help` has them). Exit status 1 when one failed: where an answer is wrong, never for a time.
+Figures are kept in results/<device>.json; `table` prints README's from every such file.
+"""
+
+import ast
+import difflib
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks._results import RESULTS
+
+HERE = Path(__file__).parent
+
+
+def main(args: list[str]) -> int:
+    if args and args[0] in ("-h", "--help", "list"):
+        return listing()
+    if args == ["table"]:
+        return table()
+    count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    named, passed = args[:count], args[count:]
+    for name in named:
+        if name not in names():
+            near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            print(f"error: there is no benchmark {name!r}{hint} (python -m benchmarks list has them)", file=sys.stderr)
+            return 2
+    return run(named, passed) if named else run([name for name in names() if not long(name)], passed or ["--write"])
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in HERE.glob("[a-z]*.py"))
+
+
+def _source(name: str) -> ast.Module:
+    return ast.parse((HERE / f"{name}.py").read_text())
+
+
+def long(name: str) -> bool:
+    """Whether a benchmark says LONG = True: run by name alone."""
+    return any(ast.unparse(node) == "LONG = True" for node in _source(name).body)
+
+
+def listing() -> int:
+    print(__doc__)
+    for name in names():
+        question = str(ast.get_docstring(_source(name))).splitlines()[0]
+        print(f"  {name}{' (long: by name alone)' if long(name) else ''}\n      {question}")
+    return 0
+
+
+def run(named: list[str], passed: list[str]) -> int:
+    """Each in a process of its own, the next also after a failure."""
+    begun, ends = time.perf_counter(), {}
+    for name in named:
+        print(f"== {name}", flush=True)
+        started = time.perf_counter()
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *passed], cwd=HERE.parent).returncode
+        ends[name] = f"{time.perf_counter() - started:.0f} s" + (f", FAILED with exit status {code}" if code else "")
+    print("\n".join(f"{name}: {end}" for name, end in ends.items()))
+    print(f"{len(named)} benchmarks in {time.perf_counter() - begun:.0f} s")
+    return int(any("FAILED" in end for end in ends.values()))
+
+
+def table() -> int:
+    """One row a benchmark that has a `row` and figures, as Markdown."""
+    print("| question | machine | answer |\n|---|---|---|")
+    for path in sorted(RESULTS.glob("*.json")):
+        known = json.loads(path.read_text())
+        machine = known.get("machine", {})
+        kind, cores = machine.get("device", "cpu"), machine.get("cores", path.stem.split("-")[-2])
+        for name in names():
+            row = getattr(importlib.import_module(f"benchmarks.{name}"), "row", None) if name in known else None
+            if row is not None:
+                question, answer = row(known[name])
+                where = f"{cores} CPU cores" if kind == "cpu" else kind
+                print(f"| {question} | {where}, jax {known[name]['jax']} | {answer} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
