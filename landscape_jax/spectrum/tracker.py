@@ -15,7 +15,7 @@ from landscape_jax.types import Eigs, MatVec, Params
 
 GUARDS = 4  # eigenvectors remembered beyond those asked for
 ROOM = 3  # products of a round beyond the one for each of those asked for
-FIRST = 16  # products of the first two looks at least
+FIRST, SECOND = 40, 16  # products of the first two looks at least: what is missed there stays missed
 MAX_ROUNDS = 30
 LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.9, 2.0
 
@@ -199,7 +199,7 @@ def _followed(matvec: MatVec, memory: Memory, k: int, rows: int, tol: float) -> 
     column = jnp.pad(column, (0, rows - b)).at[b].set(jnp.where(is_new, length, 0))
     problem = _learned(problem, jnp.eye(rows, dtype=real)[0], column)._replace(count=b + is_new.astype(jnp.int32))
     problem = _solved(problem, k, b, tol)
-    at_least = jnp.where(cold, FIRST, k)
+    at_least = jnp.where(made == 0, FIRST, jnp.where(made == 1, SECOND, k))
 
     def unfinished(problem: _Problem) -> Array:
         errors = jnp.where(place < b, problem.errors, 0)
