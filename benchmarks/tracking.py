@@ -1,32 +1,37 @@
 """What does sharpness at every step of gradient descent cost over plain gradient descent, and how wrong is it?
 
-    python benchmarks/tracking.py [--tasks a b] [--write]
+    python -m benchmarks.tracking [--tasks a b] [--peers lean pyhessian eigenthings curvlinops matfree] [--rounds 5] [--write]
 
 Task a (p = 17,610, η = 0.1, 1,200 steps) and b (p = 656,810, η = 0.02, 300 steps) of `_tasks`, full batch, over the edge of
 stability. Time: compiled runs that go on from late in training, plain and watched in turn, medians. Error: every step's value
 against an eigenvalue converged to a residual of 1e-3 from the last step's two; the first ten steps are left out. Fails when
-an error passes 1 % or a value lies outside of its residual (and the reference's). `--write` keeps the numbers in
-results/<device>.json. Two minutes and a half for task a on two cores; b's reference alone takes longer than eight.
+an error passes 1 % or a value lies outside of its residual (and the reference's). The `peers` go on from halfway, each in a
+process of its own, for 20 steps of a and 5 of b: a Python loop with a call at each step, from a converged vector where the
+package takes one; with the loosest setting that is within 1 % on a, where there is one. Two minutes and a half for task a on
+two cores; b's reference alone takes longer than eight.
 """
 
-import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _results import keep
-from _tasks import loss, task
 
 import landscape_jax as lj
+from benchmarks import peers
+from benchmarks._results import keep, options
+from benchmarks._tasks import loss, task
+from benchmarks.peers import _state
 from landscape_jax import tree
 
 RATES, STEPS, TIMED = {"a": 0.1, "b": 0.02}, {"a": 1200, "b": 300}, {"a": 200, "b": 40}
-ROUNDS, TOL = 5, 1e-3
+FEW, TOL = {"a": 20, "b": 5}, 1e-3
 HESSIAN = lj.curvature.hessian(loss)
 
 
@@ -64,14 +69,15 @@ def descent(rate: float, batch) -> lj.types.Dynamics:
     return lj.dynamics.gradient(loss, optax.sgd(rate), lj.data.full_batch(batch))
 
 
-def measured(name: str) -> dict:
-    given, rate, steps = task(name), RATES[name], STEPS[name]
+def measured(name: str, asked) -> dict:
+    given, rate, steps = task(name), RATES[name], asked.steps or STEPS[name]
+    timed = min(TIMED[name], steps)
     watches = {"plain": {}, "watched": {"sharpness": sharpness()}}
     truth = watches["watched"] | {"truth": converged()}
 
-    def start(watch):
+    def start(watch, params=given.params):
         return jax.jit(lambda params, batch: lj.start(jax.random.key(0), params, descent(rate, batch), watch))(
-            given.params, given.batch
+            params, given.batch
         )
 
     _, record = jax.device_get(advanced(rate, truth, steps)(start(truth), given.batch))
@@ -79,15 +85,22 @@ def measured(name: str) -> dict:
     error = np.abs(found["value"] / true - 1)[10:]
     outside = np.abs(found["value"] - true) > found["residual"] + TOL * np.abs(true)
 
-    programs = {key: advanced(rate, watch, TIMED[name]) for key, watch in watches.items()}
+    programs = {key: advanced(rate, watch, timed) for key, watch in watches.items()}
     late = {key: advanced(rate, watch, steps // 2)(start(watch), given.batch)[0] for key, watch in watches.items()}
     seconds: dict[str, list[float]] = {key: [] for key in programs}
-    for turn in range(ROUNDS + 1):
+    for turn in range(asked.rounds + 1):
         for key, program in programs.items():
             begun = time.perf_counter()
             jax.block_until_ready(program(late[key], given.batch))
             if turn:  # the first compiles
-                seconds[key].append((time.perf_counter() - begun) / TIMED[name])
+                seconds[key].append((time.perf_counter() - begun) / timed)
+    halfway = late["plain"].params
+    short = {"truth": converged()}
+    _, few = jax.device_get(advanced(rate, short, FEW[name])(start(short, halfway), given.batch))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "halfway.npz"
+        _state.save(path, halfway, given.batch, given.source)
+        compared = followed(name, path, few["truth"], asked)
     middle = {key: statistics.median(times) for key, times in seconds.items()}
     return {
         "parameters": tree.size(given.params), "data": given.source, "rate": rate, "steps": steps,
@@ -99,15 +112,51 @@ def measured(name: str) -> dict:
         "values outside of their residual": int(outside[10:].sum()),
         "sharpness · η/2 at the start, highest, at the end": [float(x * rate / 2) for x in (true[0], true.max(), true[-1])],
         "largest λ₂/λ₁": float((record["truth"][:, 1] / true).max()),
+        "peers": compared,
     }  # fmt: skip
 
 
+def followed(name: str, path: Path, true: np.ndarray, asked) -> dict:
+    """The peers' Python loops from a state in a file, held against the two largest eigenvalues of each step, [steps, 2]."""
+    steps, first = len(true), true[:, 0]
+    given = ("--state", path, "--rounds", asked.rounds, "--threads", asked.threads)
+    setting = ("--setting", f"rate={RATES[name]}", f"steps={steps}")
+    answers = peers.in_turns([peers.Child(peer, "tracking", name, *given, *setting) for peer in asked.peers], asked.rounds)
+    told: dict = {"steps": steps, "largest λ₂/λ₁": float((true[:, 1] / first).max())}
+    for peer, answer in answers.items():
+        if "absent" in answer:
+            told[peer] = answer
+            continue
+        times = {key: [x / steps for x in answer["seconds"][key]] for key in ("plain", "watched")}
+        error = np.abs(np.array(answer["sharpness"]) / first - 1)
+        told[peer] = {
+            "milliseconds a step": {key: peers.spread(x) for key, x in times.items()},
+            "ratio": round(statistics.median(times["watched"]) / statistics.median(times["plain"]), 2),
+            "products a step": round(answer["products"] / steps, 3),
+            "worst relative error": float(error.max()), "median": float(np.median(error)),
+        } | {key: answer[key] for key in ("settings", "threads", "of BLAS", "versions")}  # fmt: skip
+    return told
+
+
+def row(figures: dict) -> tuple[str, str]:
+    def cell(of) -> str:
+        found = [of(figures[name]) for name in RATES if name in figures]
+        return " / ".join(f"{x['ratio']} ({100 * x['worst relative error']:.1f} %)" if "ratio" in x else "–" for x in found)
+
+    told = [f"ours {cell(lambda x: x)}"]
+    told += [f"{peer} {cell(lambda x, peer=peer: x.get('peers', {}).get(peer, {}))}" for peer in peers.NAMES]
+    return "sharpness at every step, time a step in plain steps (worst error), a / b", ", ".join(told)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=tuple(RATES), default=list(RATES))
-    parser.add_argument("--write", action="store_true", help="keep the figures in benchmarks/results/<device>.json")
+    parser.add_argument("--peers", nargs="*", choices=peers.NAMES, default=list(peers.NAMES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="fewer than the 1,200 of a and 300 of b, to try it out")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the peers in torch")
     asked = parser.parse_args()
-    told = {name: measured(name) for name in asked.tasks} | {"load average of the machine": round(os.getloadavg()[0], 1)}
+    told = {name: measured(name, asked) for name in asked.tasks}
     print(json.dumps(told, indent=2, ensure_ascii=False))
     if asked.write:
         keep(__file__, told)

@@ -17,7 +17,7 @@ def test_the_first_looks_find_the_largest_and_keep_it():
     def looks(diagonal):
         def look(memory, _):
             memory, eigs = track.update(lambda v: diagonal * v, memory)
-            return memory, (eigs.values[0], eigs.residuals[0])
+            return memory, eigs.values[0]
 
         return jax.lax.scan(look, track.init(diagonal), length=6)[1]
 
@@ -25,6 +25,4 @@ def test_the_first_looks_find_the_largest_and_keep_it():
         g = np.random.default_rng(seed)
         largest = np.r_[1, g.uniform(0.9, 0.98, 2), g.uniform(0.2, 0.85, 12)]
         diagonal = g.permutation(np.r_[largest, 0.1 * g.normal(size=P - len(largest))]).astype(np.float32)
-        values, residuals = looks(jnp.asarray(diagonal))
-        np.testing.assert_allclose(values, 1, rtol=0, atol=5e-3)
-        assert (np.abs(values - 1) <= residuals + 2e-4).all()  # a tenth of the tolerance
+        np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=3e-3)

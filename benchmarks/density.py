@@ -1,0 +1,92 @@
+"""What do the spectral density of a Hessian (Lanczos of 64 steps from random probes) and its trace (100 probes) cost?
+
+    python -m benchmarks.density [--tasks a b] [--peers lean pyhessian eigenthings curvlinops matfree] [--rounds 3] [--write]
+
+Tasks a (ten probes) and b (three) of `_tasks`, float32; ours and its `peers` each in a process of its own, one after another,
+round by round; medians with their least and most. Densities are compared by their first four moments, which for each probe z
+are zᵀHʲz exactly, whatever the library: the error is the worst of the means over probes against those of the same probes in
+float64, and is told relative to the moment, and to the standard error that so few probes leave. The trace is
+known exactly. Fails when a moment of ours is more than a thousandth wrong, which chance has no part in, or the trace by more
+than four of its standard errors. Five minutes on two cores.
+"""
+
+import json
+import os
+
+import numpy as np
+
+from benchmarks import peers
+from benchmarks._results import keep, options
+
+
+def measured(task: str, asked) -> dict:
+    with peers.exported(task) as path:
+        probes = {name: path.with_name(f"{name}.npz") for name in (*asked.peers, "ours")}
+
+        def child(question: str, name: str) -> peers.Child:
+            kept = ("--probes", probes[name]) if question == "density" else ()
+            given = ("--state", path, "--rounds", asked.rounds, "--threads", asked.threads)
+            return peers.Child(name, question, task, *given, *kept)
+
+        found = {q: peers.in_turns([child(q, name) for name in probes], asked.rounds) for q in ("density", "trace")}
+        truth = peers.asked("truth", "trace", task, "--state", path)
+        moments = {
+            name: peers.asked("truth", "moments", task, "--state", path, "--probes", probes[name])["moments"]
+            for name, answer in found["density"].items()
+            if "moments" in answer
+        }
+    return {
+        "density": {name: density(answer, moments.get(name)) for name, answer in found["density"].items()},
+        "trace": {"exact": truth["trace"]} | {name: trace(answer, truth["trace"]) for name, answer in found["trace"].items()},
+    }
+
+
+def density(answer: dict, exact: list | None) -> dict:
+    if exact is None:
+        return answer
+    given, true = np.array(answer["moments"]), np.array(exact)  # [s, 4]
+    off, mean = np.abs((given - true).mean(0)), true.mean(0)
+    chance = true.std(0, ddof=1) / len(true) ** 0.5 if len(true) > 1 else np.full(4, np.nan)
+    return peers.told(answer) | {
+        "moments": given.mean(0).tolist(),
+        "worst relative error of a moment": float((off / np.abs(mean)).max()),
+        "in standard errors of its probes": float((off / chance).max()),
+    }
+
+
+def trace(answer: dict, exact: float) -> dict:
+    if "absent" in answer:
+        return answer
+    off = abs(answer["trace"] - exact) / answer["error"]
+    return peers.told(answer) | {"trace": answer["trace"], "its standard error": answer["error"], "off by so many": off}
+
+
+def row(figures: dict) -> tuple[str, str]:
+    def cell(name: str, question: str) -> str:
+        found = [figures[task][question].get(name, {}) for task in ("a", "b") if task in figures]
+        return " / ".join(f"{x['ms']['median'] / 1e3:.2f}" if "ms" in x else "–" for x in found)
+
+    told = (f"{name} {cell(name, 'density')} and {cell(name, 'trace')}" for name in ("ours", *peers.NAMES))
+    return "spectral density, 64 steps, 10 and 3 probes, and trace, 100 probes, s (a / b)", ", ".join(told)
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=("a", "b"), default=["a", "b"])
+    parser.add_argument("--peers", nargs="*", choices=peers.NAMES, default=list(peers.NAMES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the peers in torch")
+    asked = parser.parse_args()
+    found = {task: measured(task, asked) for task in asked.tasks}
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    if asked.write:
+        keep(__file__, found)
+    for task, answers in found.items():
+        if not answers["density"]["ours"]["worst relative error of a moment"] <= 1e-3:
+            raise SystemExit(f"task {task}: a moment of our density is more than a thousandth wrong")
+        if not answers["trace"]["ours"]["off by so many"] <= 4:
+            raise SystemExit(f"task {task}: our trace is more than four standard errors wrong")
+
+
+if __name__ == "__main__":
+    main()

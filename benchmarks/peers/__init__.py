@@ -1,0 +1,117 @@
+"""Released packages that answer the same questions, behind one interface, each in a process of its own.
+
+    python -m benchmarks.peers NAME QUESTION TASK [--rounds 5] [--threads 2] [--setting tol=0.1 ncv=12]
+
+A peer is a module here. It answers a question if it has a function of that name, which takes the state (`_state`) and the
+peer's own settings and gives programs to be timed, by name:
+
+    eigenpairs  the five largest eigenvalues with their vectors
+    density     nodes and weights of stochastic Lanczos quadrature, told as moments; the probes are kept
+    trace       by Hutchinson's estimator
+    tracking    gradient descent by itself, and with the sharpness at every step
+    sweep       gradient descent with the sharpness now and then
+
+torch's and XLA's thread pools must not share a process, nor may ARPACK's BLAS fight with either for the cores: it gets one
+thread. Several peers take turns, round by round, so that a busy machine is fair to all; whoever waits sleeps.
+"""
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+NAMES = ("lean", "pyhessian", "eigenthings", "curvlinops", "matfree")
+
+
+class Child:
+    """A peer in a process of its own, which waits to be told its turn."""
+
+    def __init__(self, name: str, question: str, task: str, *options):
+        self.name, self.answer = name, None
+        command = [sys.executable, "-m", "benchmarks.peers", name, question, task, "--held", *map(str, options)]
+        root = Path(__file__).parents[2]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+
+    def tell(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # one that has ended already says why in its answer
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+
+    def hear(self) -> None:
+        """Wait for the end of a round; the answer comes after the last, or at once where a package is not there."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended without an answer, with status {self.process.wait()}")
+        self.answer = json.loads(line)
+
+
+def in_turns(children: list[Child], rounds: int) -> dict[str, dict]:
+    """The answers, by the children's names, after a round to warm up and `rounds` that are timed."""
+    return dict(zip((child.name for child in children), _answers([[child] for child in children], rounds), strict=True))
+
+
+def at_once(children: list[Child], rounds: int) -> list[dict]:
+    """The answers of children that all work at the same time."""
+    return _answers([children], rounds)
+
+
+def _answers(groups: list[list[Child]], rounds: int) -> list[dict]:
+    """Group after group, round by round; those of a group side by side."""
+    children = [child for group in groups for child in group]
+    try:
+        for _ in range(rounds + 1):
+            for group in groups:
+                working = [child for child in group if child.answer is None]
+                for child in working:
+                    child.tell()
+                for child in working:
+                    child.hear()
+        for child in children:
+            if child.answer is None:
+                child.hear()
+        return [child.answer for child in children]
+    finally:
+        for child in children:
+            child.process.kill()  # where one has failed, the others wait
+            child.process.wait()
+
+
+def asked(name: str, question: str, task: str, *options, rounds: int = 0) -> dict:
+    """The answer of one peer. `rounds=0` is one run, not timed."""
+    return in_turns([Child(name, question, task, "--rounds", rounds, *options)], rounds)[name]
+
+
+@contextlib.contextmanager
+def exported(task: str, seed: int = 0) -> Iterator[Path]:
+    """A task's weights and data in a file, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{task}.npz"
+        command = [sys.executable, "-m", "benchmarks.peers._state", task, str(seed), str(path)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+        yield path
+
+
+def told(answer: dict) -> dict:
+    """What of an answer does not depend on the question: time, products, memory, and how it was asked for."""
+    seconds = answer["seconds"]
+    found = {
+        "ms": spread(seconds["answer"]), "products": answer["products"],
+        "peak memory, MiB": answer["peak memory, MiB"], "before the first round": answer["before the first round"],
+    }  # fmt: skip
+    counts = [name for name in seconds if name.endswith("products")]  # of two loops, one shorter than the other
+    if counts:
+        few, many = (int(name.split()[0]) for name in counts)
+        more = [(long - short) / (many - few) for short, long in zip(*(seconds[name] for name in counts), strict=True)]
+        whole = statistics.median(seconds["answer"]) / statistics.median(more)
+        found |= {"one product more, ms": spread(more), "time in units of its products": round(whole / answer["products"], 2)}
+    return found | {name: answer[name] for name in ("settings", "threads", "of BLAS", "versions")}
+
+
+def spread(seconds: list[float], scale: float = 1e3) -> dict[str, float]:
+    """Median, least and most, in milliseconds."""
+    told = {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+    return {name: round(scale * value, 3) for name, value in told.items()}
