@@ -25,4 +25,4 @@ def test_the_first_looks_find_the_largest_and_keep_it():
         g = np.random.default_rng(seed)
         largest = np.r_[1, g.uniform(0.9, 0.98, 2), g.uniform(0.2, 0.85, 12)]
         diagonal = g.permutation(np.r_[largest, 0.1 * g.normal(size=P - len(largest))]).astype(np.float32)
-        np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=3e-3)
+        np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=5e-3)
