@@ -199,7 +199,8 @@ def _followed(matvec: MatVec, memory: Memory, k: int, rows: int, tol: float) -> 
     column = jnp.pad(column, (0, rows - b)).at[b].set(jnp.where(is_new, length, 0))
     problem = _learned(problem, jnp.eye(rows, dtype=real)[0], column)._replace(count=b + is_new.astype(jnp.int32))
     problem = _solved(problem, k, b, tol)
-    at_least = jnp.where(made == 0, FIRST, jnp.where(made == 1, SECOND, k))
+    first = FIRST if k == 1 else SECOND  # among several vectors close to one another restarts would magnify rounding
+    at_least = jnp.where(made == 0, first, jnp.where(made == 1, SECOND, k))
 
     def unfinished(problem: _Problem) -> Array:
         errors = jnp.where(place < b, problem.errors, 0)
