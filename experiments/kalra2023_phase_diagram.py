@@ -70,7 +70,7 @@ class Config:
     """Of how many of them sharpness is measured at every step, which makes a training two to four times as long: as many as
     the claims on c_sharp ask for."""
     sharp_every: int = 2
-    """And at each how manieth c of the grid: every one takes half a minute more, and the bisections find the same c_sharp."""
+    """And at each how manieth c of the grid; c_sharp is then bracketed between these, and bisected."""
     num_steps: int = 10
     """How many first steps."""
     log_c: float = 5.0
