@@ -10,8 +10,8 @@ stability. The uv model (`landscape_jax.theory.uv`) has the first phases, and wi
 
 The loss is ½ · mean over examples *and* outputs, as the authors have it. The small preset takes 128 digits, nine networks
 (depth is the number of weight layers), ten initialisations and eight from a zero last layer, 21 values of c and their
-bisections: three and a half minutes on two CPU cores, programs compiled anew. `--data mnist` and `--data cifar10` do the same on real images,
-`--criterion cross_entropy` with the other loss.
+bisections: three and a half minutes on two CPU cores, programs compiled anew. `--data mnist` and `--data cifar10` do the same
+on real images, `--criterion cross_entropy` with the other loss.
 """
 
 import dataclasses
