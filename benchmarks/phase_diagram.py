@@ -3,8 +3,8 @@
     python -m benchmarks.phase_diagram [--write]
 
 Ten steps at each of 21 values of c from 10 initialisations of one network (depth 4, width 64, 128 digits), with and without
-sharpness at every step: as one `sweep.grid` over starts and rows of c, and as 210 calls of one jitted function. Compilation is
-left out of both. `--write` adds the numbers to results/<device>.json.
+sharpness at every step, and the line to the start walked: as one `sweep.grid` over starts and rows of c, and as 210 calls of
+one jitted function. Compilation is left out of both. `--write` adds the numbers to results/<device>.json.
 """
 
 import functools
@@ -46,21 +46,22 @@ def main() -> None:
     given = dict(num_steps=config.num_steps, ceiling=config.ceiling, num_between=config.num_between)
 
     @jax.jit
-    def alone(train, start, c, sharp):
-        return early.first_steps(task(train=train), start, c, sharp, **given)
+    def alone(train, start, c, sharp, line):
+        return early.first_steps(task(train=train), start, c, sharp, line, **given)
 
     def one_by_one(sharp):
         each = [jax.tree.map(lambda x, i=i: x[i], starts) for i in range(INITS)]
-        return [alone(train, start, c, sharp) for start in each for c in cs]
+        return [alone(train, start, c, sharp, jnp.array(True)) for start in each for c in cs]
 
     count = INITS * len(cs)
     told = {
         "question": " ".join(__doc__.splitlines()[0].split()), "depth": DEPTH, "width": WIDTH, "examples": config.n_train,
         "trainings": count, "steps": config.num_steps, "devices": jax.device_count(),
     }  # fmt: skip
+    walked = jnp.ones((INITS, len(cs)), bool)
     for name, sharp in (("with sharpness", True), ("without", False)):
         grid, wanted = jnp.broadcast_to(cs, (INITS, len(cs))), jnp.full((INITS, len(cs)), sharp)
-        mapped = seconds(lambda grid=grid, wanted=wanted: together(train, starts, grid, wanted))
+        mapped = seconds(lambda grid=grid, wanted=wanted: together(train, starts, grid, wanted, walked))
         single = seconds(lambda sharp=sharp: one_by_one(jnp.asarray(sharp)))
         told |= {f"trainings a second, mapped, {name}": round(count / mapped, 1)}
         told |= {f"trainings a second, one by one, {name}": round(count / single, 1)}

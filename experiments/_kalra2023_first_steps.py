@@ -6,7 +6,8 @@
     c_max       the largest c that does not diverge
 
 Each but the last is the least c at which its event is seen, on a geometric grid and then by bisection of the grid's
-interval in log c. A training with sharpness at every step costs up to four without: those that need none do not measure it.
+interval in log c. A training with sharpness at every step costs up to ten without, and the loss along its line as much as the
+training does: what no boundary needs is not measured.
 
 Source: D. Kalra and M. Barkeshli 2023, arXiv 2302.12250.
 """
@@ -56,50 +57,52 @@ class Start(NamedTuple):
     key: Key  # of the order of its batches
     params: Params  # θ₀
     sharpness: Array  # [] λ₀
-    vectors: Params  # a stack of two: the leading eigenvectors at θ₀
+    vector: Params  # the leading eigenvector at θ₀
 
 
-def started(task: Task, key: Key, initial: Callable[[Params], Params] = lambda params: params) -> Start:
-    """A fresh initialisation, changed by `initial`, and its λ₀ by 24 Lanczos steps."""
+def started(task: Task, key: Key) -> Start:
+    """A fresh initialisation, and its λ₀ by 24 Lanczos steps."""
     init_key, run_key = jax.random.split(key)
-    params = initial(task.model.init(init_key, task.train[0]))
+    params = task.model.init(init_key, task.train[0])
     hessian = lj.curvature.hessian(task.loss)(params, task.measured)
-    eigs = lj.spectrum.eigsh(hessian, lj.tree.scattered_like(0, params), k=2, num_steps=24)
-    return Start(run_key, params, eigs.values[0], eigs.vectors)
+    eigs = lj.spectrum.eigsh(hessian, lj.tree.scattered_like(0, params), num_steps=24)
+    return Start(run_key, params, eigs.values[0], lj.tree.row(eigs.vectors, 0))
 
 
 def tracked(task: Task, start: Start, wanted: Array, ceiling: float) -> Observable:
-    """Sharpness from step to step, each measurement warm from the one before and the first from `start`.
+    """Sharpness from step to step, each by Lanczos from the eigenvector of the one before, the first from that of `start`.
 
     NaN where not `wanted` ([], bool); nothing is measured there, nor at the start, nor where the loss is past the ceiling.
     """
     curvature = lj.curvature.hessian(task.loss)
 
-    def measure(key: Key, vectors: Params, moment: Moment) -> tuple[Params, Array]:
+    def measure(key: Key, vector: Params, moment: Moment) -> tuple[Params, Array]:
         def anew():
             matvec = curvature(moment.params, task.measured)
-            eigs = lj.spectrum.refine(matvec, vectors, tol=1e-2, num_steps=6, max_rounds=3)
-            return eigs.vectors, eigs.values[0]
+            eigs = lj.spectrum.eigsh(matvec, vector, tol=1e-2, depth=8, confirm=0, max_restarts=3)
+            return lj.tree.row(eigs.vectors, 0), eigs.values[0]
 
         known = jnp.where(wanted, start.sharpness, jnp.nan)
         needed = wanted & (moment.step > 0) & (moment.loss <= ceiling)
-        return jax.lax.cond(needed, anew, lambda: (vectors, known))
+        return jax.lax.cond(needed, anew, lambda: (vector, known))
 
-    return Observable(lambda key, params: start.vectors, measure)
+    return Observable(lambda key, params: start.vector, measure)
 
 
 def first_steps(
-    task: Task, start: Start, c: Array, sharpness: Array, *, num_steps: int, ceiling: float, num_between: int
+    task: Task, start: Start, c: Array, sharpness: Array, line: Array, *, num_steps: int, ceiling: float, num_between: int
 ) -> dict[str, Array]:
     """A training of `num_steps` steps at η = c/λ₀; pure, to be mapped over starts and over c.
 
     Args:
       c: [].
-      sharpness: [], bool: whether to measure it. Without, a training costs a quarter, at small widths a half.
+      sharpness: [], bool: whether to measure it. Without, a training costs a tenth, at small widths a half.
+      line: [], bool: whether to walk the line from the first to the last θ.
       ceiling: the loss above which it counts as diverged.
       num_between: on how many places of the line from θ₀ to the last θ, both ends included, the loss is taken.
     Returns: "loss" and "sharpness" at steps 0 … num_steps [num_steps + 1], NaN once diverged; "diverged" [], bool; "barrier"
-      []: the highest loss on the line up to the first place above the initial loss; that itself if there is none.
+      []: the highest loss on the line up to the first place above the initial loss; that itself if there is none, or none was
+      looked for.
     """
     dynamics = task.descent(c / start.sharpness)
     last = Observable(lambda key, params: params, lambda key, params, moment: (moment.params, ()))
@@ -118,7 +121,7 @@ def first_steps(
     def below(carry: tuple[Array, Array]) -> Array:  # to the first crossing: on a small network the line costs as much as
         return (carry[0] < num_between) & (carry[1] <= initial)  # the steps do
 
-    begun = jnp.where(diverged, num_between, 1), initial  # the start is no higher than itself, whatever the rounding
+    begun = jnp.where(diverged | ~line, num_between, 1), initial  # the start is no higher than itself, whatever the rounding
     _, highest = jax.lax.while_loop(below, further, begun)
     return {"loss": record["loss"], "sharpness": record["sharpness"], "diverged": diverged, "barrier": highest}
 
@@ -145,29 +148,36 @@ def brackets(seen: np.ndarray, cs: np.ndarray) -> np.ndarray:
 
 
 def phases(
-    train: Callable[[np.ndarray, np.ndarray], dict], cs: np.ndarray, sharp: np.ndarray, *, halvings: int, together: int,
-    sharp_every: int = 1,
+    train: Callable[[np.ndarray, np.ndarray, np.ndarray], dict], cs: np.ndarray, sharp: np.ndarray, line: np.ndarray, *,
+    halvings: int, together: int, sharp_every: int = 1, sharp_beyond: bool = True,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """The first steps of all initialisations at every c, and the four boundaries of each.
 
     Args:
-      train: (c [s, m], whether to measure sharpness [s, m]) ↦ `first_steps`, leaves [s, m, ...]: one compiled program.
+      train: (c [s, m], whether to measure sharpness [s, m], whether to walk the line [s, m]) ↦ `first_steps`, leaves
+        [s, m, ...]: one compiled program.
       cs: [c], ascending.
       sharp: [s], bool: of which initialisations sharpness is measured.
-      sharp_every: and at each how manieth c of the grid; c_sharp is then looked for between these.
+      line: [s], bool: and of which the line to the start is walked, up to the first call of `train` that sees a barrier on it.
       halvings: how many bisections of the grid's interval, in log c.
       together: m, how many values of c go into one call on the grid; a bisection takes 4, so that with 4 one shape is compiled.
+      sharp_every: sharpness is measured at each how manieth c of the grid; c_sharp is then looked for between these.
+      sharp_beyond: also after the first call that saw it rise.
     Returns: leaves [s, c, ...] as of `first_steps`, and "boundaries" [s, 4]: NaN where nothing was seen up to the last c, and
-      for c_sharp where it was not measured. c_max is the largest c without divergence, c_barrier at most that.
+      for c_sharp and c_barrier where they were not looked for. c_max is the largest c without divergence, c_barrier at most
+      that.
     """
     s, c = len(sharp), len(cs)
     padded = np.append(cs, np.repeat(cs[-1:], -c % together)).reshape(-1, together)
     place = np.arange(padded.size).reshape(-1, together)
     measured = (place < c) & (place % sharp_every == 0)
-    parts = [
-        jax.device_get(train(np.broadcast_to(row, (s, together)), sharp[:, None] & here[None]))
-        for row, here in zip(padded, measured, strict=True)
-    ]
+    parts = []
+    risen = np.zeros((s, len(BOUNDARIES)), bool)  # what was seen at lower c
+    for row, here in zip(padded, measured, strict=True):
+        wanted = sharp & (sharp_beyond | ~risen[:, 1])
+        walked = np.broadcast_to((line & ~risen[:, 2])[:, None], (s, together))
+        parts.append(jax.device_get(train(np.broadcast_to(row, (s, together)), wanted[:, None] & here, walked)))
+        risen |= events(parts[-1]).any(axis=1)
     first = jax.tree.map(lambda *rows: np.concatenate(rows, axis=1)[:, :c], *parts)
     seen = events(first)  # [s, c, 4]
     which = np.arange(len(BOUNDARIES))
@@ -175,13 +185,13 @@ def phases(
     found = np.where(sharpest, brackets(seen[:, ::sharp_every], cs[::sharp_every]), brackets(seen, cs))  # [s, 4, 2]
     for _ in range(halvings):
         middle = np.sqrt(found[..., 0] * found[..., 1])  # [s, 4]
-        tried = jax.device_get(train(middle, sharp[:, None] & (which == BOUNDARIES.index("sharp"))[None]))
+        tried = jax.device_get(train(middle, sharp[:, None] & (which == 1), line[:, None] & (which == 2)))
         seen = events(tried)[:, which, which]  # [s, 4]
         found = np.where(seen[..., None], np.stack([found[..., 0], middle], -1), np.stack([middle, found[..., 1]], -1))
     boundaries = found[..., 1].copy()
-    boundaries[:, 1] = np.where(sharp, boundaries[:, 1], np.nan)
     boundaries[:, 3] = found[:, 3, 0]
     boundaries[:, 2] = np.fmin(boundaries[:, 2], boundaries[:, 3])
+    boundaries[:, 1:3] = np.where(np.stack([sharp, line], axis=-1), boundaries[:, 1:3], np.nan)
     return first | {"boundaries": boundaries}
 
 
@@ -195,5 +205,5 @@ def saturated(task: Task, start: Start, c: Array, time: float, ceiling: float) -
     begun = lj.start(jax.random.clone(start.key), start.params, dynamics, {})
     run = jax.lax.fori_loop(0, jnp.round(time / c).astype(jnp.int32), step, begun)
     hessian = lj.curvature.hessian(task.loss)(run.params, task.measured)
-    eigs = lj.spectrum.refine(hessian, start.vectors, tol=2e-3, num_steps=12)
+    eigs = lj.spectrum.eigsh(hessian, start.vector, num_steps=16)
     return jnp.where(run.status == lj.Status.RUNNING, eigs.values[0] / start.sharpness, jnp.nan)

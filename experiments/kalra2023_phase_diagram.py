@@ -55,7 +55,7 @@ class Config:
     widths: tuple[int, ...] = (64, 128, 256)
     """Hidden units, or filters."""
     zero_depths: tuple[int, ...] = (2, 4, 8)
-    """Depths, among `depths`, that are run again from a zero last layer, without sharpness."""
+    """Depths, among `depths`, that are run again from a zero last layer, without sharpness and barriers."""
     last_scale: float = 1.0
     """Variance of the last layer's weights times fan-in (fcn)."""
     output_scale: float = 1.0
@@ -71,6 +71,8 @@ class Config:
     the claims on c_sharp ask for."""
     sharp_every: int = 2
     """And at each how manieth c of the grid; c_sharp is then bracketed between these, and bisected."""
+    sharp_beyond: bool = False
+    """Whether sharpness is still measured at c beyond that at which it first rose."""
     num_steps: int = 10
     """How many first steps."""
     log_c: float = 5.0
@@ -167,7 +169,7 @@ class Config:
 SMALL = Config()
 PAPER = Config(
     data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
-    num_sharp=10, sharp_every=1, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096,
+    num_sharp=10, sharp_every=1, sharp_beyond=True, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096,
     side_by_side=4, saturation_time=200.0,  # d = 16, w = 2048: 8 GiB an initialisation for λ₀, 5 a training (of which 4 each)
     saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512), regimes_c=(0.5, 1.0, 2.0, 4.0),
     regimes_examples=50_000,
@@ -179,24 +181,26 @@ def mean_square(outputs: Array, targets: Array) -> Array:
     return lj.losses.square(outputs, targets) / outputs.shape[-1]
 
 
-def task(config: Config, train: lj.types.Batch, depth: int, width: int) -> Task:
-    """One network, and how it is trained and measured."""
+def task(config: Config, train: lj.types.Batch, depth: int, width: int, last: Array | float = 1.0) -> Task:
+    """One network, its last layer times `last` at initialisation, and how it is trained and measured."""
     outputs = train[1].shape[1]
     if config.network == "fcn":
-        model = lj.models.mlp(
+        network = lj.models.mlp(
             (width,) * (depth - 1), outputs, activation=jax.nn.relu, bias=False,
             init_scale=(2.0,) * (depth - 1) + (config.last_scale,), output_scale=config.output_scale,
             parametrisation=getattr(lj.models, config.parametrisation),
         )  # fmt: skip
     elif config.network == "myrtle":
-        model = lj.models.myrtle(depth, width, outputs, pools=5 if train[0].shape[1] >= 32 else 4)
+        network = lj.models.myrtle(depth, width, outputs, pools=5 if train[0].shape[1] >= 32 else 4)
     else:
-        model = lj.models.resnet18(outputs, width=width, large=True)
+        network = lj.models.resnet18(outputs, width=width, large=True)
+    begun = lj.types.Model(lambda key, inputs: with_last(network.init(key, inputs), last), network.apply)
+    model = lj.models.flat(begun, train[0][:1])
     criterion = mean_square if config.criterion == "square" else lj.losses.cross_entropy
     return Task(model, lj.losses.mean(model.apply, criterion), train, config.batch_size, config.num_measured)
 
 
-def with_last(params: lj.types.Params, factor: Array) -> lj.types.Params:
+def with_last(params: lj.types.Params, factor: Array | float) -> lj.types.Params:
     """θ with its last layer times `factor`."""
     last = "outputs" if "outputs" in params else f"layer{len(params) - 1}"
     return params | {last: lj.tree.scale(factor, params[last])}
@@ -212,28 +216,27 @@ def begin(config: Config, depth: int, width: int, train, keys, factors):
 
     def one(entry):
         key, factor = entry
-        return early.started(task(config, train, depth, width), key, lambda params: with_last(params, factor))
+        return early.started(task(config, train, depth, width, factor), key)
 
-    return split(config, one, len(factors))((keys, factors))
+    return split(config, one)((keys, factors))
 
 
-def split(config: Config, fn, runs: int) -> lj.sweep.Sweep:
-    """A sweep over so many runs, split over as many devices as divide them."""
-    mesh = lj.devices.dividing(runs)
+def split(config: Config, fn) -> lj.sweep.Sweep:
+    """A sweep split over all devices."""
     sweep = lj.sweep.zipped(fn) if config.side_by_side is None else lj.sweep.chunked(fn, config.side_by_side)
-    return sweep if mesh is None else lj.sweep.sharded(sweep, mesh)
+    return sweep if jax.device_count() == 1 else lj.sweep.sharded(sweep)
 
 
-def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp) -> dict[str, Array]:
+def train_all(config: Config, depth: int, width: int, train, starts, cs, sharp, line) -> dict[str, Array]:
     """The first steps from each start, [s], at its own row of cs [s, m]: leaves [s, m, ...]."""
     options = dict(num_steps=config.num_steps, ceiling=config.ceiling, num_between=config.num_between)
 
     def row(entry):
-        start, cs, sharp = entry
+        start, *rows = entry
         network = task(config, train, depth, width)
-        return lj.sweep.grid(lambda at: early.first_steps(network, start, *at, **options))((cs, sharp))
+        return lj.sweep.grid(lambda at: early.first_steps(network, start, *at, **options))(tuple(rows))
 
-    return split(config, row, len(cs))((starts, cs, sharp))
+    return split(config, row)((starts, cs, sharp, line))
 
 
 def prepared(config: Config, depth: int, width: int, train, keys, factors):
@@ -242,7 +245,7 @@ def prepared(config: Config, depth: int, width: int, train, keys, factors):
     trained = jax.jit(functools.partial(train_all, config, depth, width))
     if config.together == len(BOUNDARIES):  # else the grid and the bisections have a program each
         size = (len(factors), config.together)
-        trained = trained.lower(train, starts, jnp.zeros(size), jnp.zeros(size, bool)).compile()
+        trained = trained.lower(train, starts, jnp.zeros(size), *[jnp.zeros(size, bool)] * 2).compile()
     return starts, trained
 
 
@@ -279,13 +282,13 @@ def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as pool:
         for (depth, _), (starts, trained) in zip(networks, pool.map(begun, range(len(networks))), strict=True):
 
-            def at(cs: np.ndarray, wanted: np.ndarray, trained=trained, starts=starts):
-                return trained(train, starts, jnp.asarray(cs, jnp.float32), jnp.asarray(wanted))
+            def at(cs: np.ndarray, *wanted: np.ndarray, trained=trained, starts=starts):
+                return trained(train, starts, jnp.asarray(cs, jnp.float32), *map(jnp.asarray, wanted))
 
             numbers = mixed(depth)
             both = early.phases(
-                at, config.cs, (numbers >= 0) & (numbers < config.num_sharp), halvings=config.halvings,
-                together=config.together, sharp_every=config.sharp_every,
+                at, config.cs, (numbers >= 0) & (numbers < config.num_sharp), numbers >= 0, halvings=config.halvings,
+                together=config.together, sharp_every=config.sharp_every, sharp_beyond=config.sharp_beyond,
             )  # fmt: skip
             found["phases"].append(jax.tree.map(lambda x, mine=numbers >= 0: x[mine], both))
             if depth in config.zero_depths:
@@ -308,7 +311,7 @@ def saturation(config: Config, key: lj.types.Key) -> np.ndarray:
             plateau = functools.partial(early.saturated, task(config, train, *network), start)
             return lj.sweep.grid(lambda c: plateau(c, config.saturation_time, config.ceiling))(cs)
 
-        return split(config, one, len(keys))(keys)
+        return split(config, one)(keys)
 
     cs = jnp.asarray(SATURATION_CS, jnp.float32)
     keys = [jax.random.split(jax.random.fold_in(key, i), config.saturation_inits) for i in range(len(config.saturation_at))]
@@ -336,7 +339,7 @@ def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
             )
             return record | {"sharpness": record["sharpness"] / start.sharpness}
 
-        return split(config, one, len(cs))(cs)
+        return split(config, one)(cs)
 
     return trained(train, key, jnp.asarray(config.regimes_c, jnp.float32))
 

@@ -23,6 +23,7 @@ TINY = dataclasses.replace(
     uv_widths=(),
 )  # fmt: skip
 OPTIONS = dict(num_steps=4, ceiling=1e5, num_between=5)
+YES, NO = jnp.array(True), jnp.array(False)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +42,12 @@ def record():
 
 
 def dense_sharpness(task, params):
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    return float(np.linalg.eigvalsh(jax.hessian(lambda x: task.loss(unravel(x), task.train))(flat))[-1])
+    return float(np.linalg.eigvalsh(jax.hessian(lambda x: task.loss(x, task.train))(params))[-1])
 
 
 def test_first_steps_are_gradient_descent_with_its_sharpness(small):
     task, start = small
-    first = jax.jit(functools.partial(early.first_steps, task, **OPTIONS))(start, jnp.array(2.5), jnp.array(True))
+    first = jax.jit(functools.partial(early.first_steps, task, **OPTIONS))(start, jnp.array(2.5), YES, YES)
     assert float(start.sharpness) == pytest.approx(dense_sharpness(task, start.params), rel=2e-3)
     params, rate = start.params, 2.5 / start.sharpness
     grad = jax.jit(jax.grad(task.loss))
@@ -73,7 +73,7 @@ def test_a_barrier_is_seen_and_only_where_there_is_one():
     first = jax.jit(functools.partial(early.first_steps, task, num_steps=1, ceiling=1e5, num_between=5))
     grad, seen = jax.grad(task.loss)(start.params, train), []
     for c in (2.0, 5.0):
-        there = first(start, jnp.array(c), jnp.array(False))
+        there = first(start, jnp.array(c), NO, YES)
         seen.append(bool(there["barrier"] > there["loss"][0]))
         assert seen[-1] == (highest(task, start, lj.tree.axpy(-c / start.sharpness, grad, start.params)) > there["loss"][0])
     assert seen == [False, True]
@@ -82,7 +82,7 @@ def test_a_barrier_is_seen_and_only_where_there_is_one():
 def test_without_sharpness_the_same_training(small):
     task, start = small
     train = jax.jit(functools.partial(early.first_steps, task, **OPTIONS))
-    with_, without = (train(start, jnp.array(3.0), jnp.array(wanted)) for wanted in (True, False))
+    with_, without = (train(start, jnp.array(3.0), wanted, wanted) for wanted in (YES, NO))
     np.testing.assert_array_equal(with_["loss"], without["loss"])
     assert np.isnan(without["sharpness"]).all()
     assert np.isfinite(with_["sharpness"]).all()
@@ -93,7 +93,7 @@ def test_divergence_is_seen_and_is_an_event_of_every_kind(small):
     train = jax.jit(functools.partial(early.first_steps, task, num_steps=4, num_between=5))
 
     def events(c: float, ceiling: float):
-        first = train(start, jnp.array(c), jnp.array(True), ceiling=jnp.array(ceiling))
+        first = train(start, jnp.array(c), YES, YES, ceiling=jnp.array(ceiling))
         return early.events(jax.device_get(first)).tolist()
 
     assert events(0.1, 1e5) == [False] * 4
@@ -107,28 +107,32 @@ def test_the_loss_is_the_mean_over_outputs_too():
 
 def test_a_zero_last_layer_starts_at_zero_outputs():
     train, _ = lj.data.digits(10)
-    model = kalra.task(TINY, train, 3, 8).model
-    params = kalra.with_last(jax.jit(model.init)(jax.random.key(0), train[0]), jnp.array(0.0))
-    assert not model.apply(params, train[0]).any()
-    assert params["layer1"]["kernel"].any()
+    zero, whole = (kalra.task(TINY, train, 3, 8, last).model for last in (jnp.array(0.0), 1.0))
+    params, others = (jax.jit(model.init)(jax.random.key(0), train[0]) for model in (zero, whole))
+    assert not zero.apply(params, train[0]).any()
+    assert np.count_nonzero(params) == np.count_nonzero(others) - 8 * 10
+    np.testing.assert_array_equal(params[params != 0], others[params != 0])
 
 
 # ── the search ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+ALL = np.array([True] * 4)
 TRUTH = np.array([[2.2, 3.3, 4.4, 9.9], [5.0, 4.0, 100.0, 12.0], [1.5, 100.0, 100.0, 100.0], [0.5, 7.0, 8.0, 20.0]])
 
 
-def pretended(shapes):
+def pretended(shapes, asked=None):
     """Trainings whose events begin exactly at TRUTH [s, 4]."""
 
-    def train(cs, sharp):
+    def train(cs, sharp, line):
         shapes.append(cs.shape)
+        if asked is not None:
+            asked.append((cs, sharp, line))
         past = cs[..., None] >= TRUTH[:, None]  # [s, m, 4]
         loss = np.stack([np.ones(cs.shape), np.where(past[..., 0], 2.0, 0.5)], axis=-1)
         sharpness = np.stack([np.ones(cs.shape), np.where(past[..., 1], 2.0, 0.5)], axis=-1)
         return {
             "loss": loss, "sharpness": np.where(sharp[..., None], sharpness, np.nan),
-            "diverged": past[..., 3], "barrier": np.where(past[..., 2], 1.5, 1.0),
+            "diverged": past[..., 3], "barrier": np.where(past[..., 2] & line, 1.5, 1.0),
         }  # fmt: skip
 
     return train
@@ -137,7 +141,7 @@ def pretended(shapes):
 def test_bisection_closes_in_on_every_boundary():
     shapes = []
     cs = 2.0 ** np.arange(0, 5.01, 0.5)
-    found = early.phases(pretended(shapes), cs, np.array([True] * 4), halvings=6, together=4)
+    found = early.phases(pretended(shapes), cs, ALL, ALL, halvings=6, together=4)
     expected = TRUTH.copy()
     expected[1, 2] = 12.0  # no barrier below c_max: c_max itself
     expected[3, 0] = 1.0  # seen at the first c: there
@@ -151,11 +155,27 @@ def test_bisection_closes_in_on_every_boundary():
     assert found["boundaries"][0, 3] < TRUTH[0, 3]  # and no divergence at c_max
 
 
-def test_no_sharpness_no_boundary_of_it():
+def test_what_is_not_measured_has_no_boundary():
     wanted = np.array([True, False, True, False])
-    found = early.phases(pretended([]), 2.0 ** np.arange(6), wanted, halvings=2, together=4)
+    found = early.phases(pretended([]), 2.0 ** np.arange(6), wanted, ~wanted, halvings=2, together=4)
     assert np.isnan(found["boundaries"][:, 1]).tolist() == [False, True, True, True]
+    assert np.isnan(found["boundaries"][:, 2]).tolist() == [True, False, True, False]
     assert np.isfinite(found["boundaries"][:, 0]).all()
+
+
+def test_what_no_boundary_needs_is_not_measured_and_changes_none():
+    cs = 2.0 ** np.arange(0, 5.01, 0.25)
+    asked, search = [], functools.partial(early.phases, cs=cs, sharp=ALL, line=ALL, halvings=3, together=4)
+    sparing, whole = (search(pretended([], asked), sharp_beyond=beyond) for beyond in (False, True))
+    np.testing.assert_array_equal(sparing["boundaries"], whole["boundaries"])
+    np.testing.assert_array_equal(sparing["loss"], whole["loss"])
+    grid = asked[: len(asked) // 2 - 3]
+    for s, risen in enumerate(TRUTH[:, 1]):  # up to the call that saw it, and in no later one
+        calls = [bool(sharp[s].any()) for _, sharp, _ in grid]
+        assert calls == [risen > given[s, 0] / 2**0.25 for given, *_ in grid]
+    for _, sharp, line in asked[len(grid) : len(grid) + 3]:  # each bisection only what its own boundary needs
+        assert sharp.tolist() == [[False, True, False, False]] * 4
+        assert line.tolist() == [[False, False, True, False]] * 4
 
 
 # ── the verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -382,7 +402,7 @@ def test_the_paper_preset_builds(changed):
     depth, width = config.depths[0], config.widths[0]
     starts = jax.eval_shape(functools.partial(kalra.begin, config, depth, width), images, keys, factors)
     cs, sharp = jax.ShapeDtypeStruct((2, 4), jnp.float32), jax.ShapeDtypeStruct((2, 4), jnp.bool_)
-    first = jax.eval_shape(functools.partial(kalra.train_all, config, depth, width), images, starts, cs, sharp)
+    first = jax.eval_shape(functools.partial(kalra.train_all, config, depth, width), images, starts, cs, sharp, sharp)
     assert first["loss"].shape == first["sharpness"].shape == (2, 4, 11)
 
 
