@@ -139,13 +139,18 @@ def followed(name: str, path: Path, true: np.ndarray, asked) -> dict:
 
 
 def row(figures: dict) -> tuple[str, str]:
+    def step(found) -> float:
+        took = found["milliseconds a step"]["watched"]
+        return took["median"] if isinstance(took, dict) else took
+
     def cell(of) -> str:
-        found = [of(figures[name]) for name in RATES if name in figures]
-        return " / ".join(f"{x['ratio']} ({100 * x['worst relative error']:.1f} %)" if "ratio" in x else "–" for x in found)
+        found = [x if "ratio" in (x := of(figures[name])) else None for name in RATES if name in figures]
+        told = [x and f"{x['ratio']} ({step(x):.3g} ms, {100 * x['worst relative error']:.2g} %)" for x in found]
+        return " / ".join(each or "–" for each in told)
 
     told = [f"ours {cell(lambda x: x)}"]
     told += [f"{peer} {cell(lambda x, peer=peer: x.get('peers', {}).get(peer, {}))}" for peer in peers.NAMES]
-    return "sharpness at every step, time a step in plain steps (worst error), a / b", ", ".join(told)
+    return "sharpness at every step of gradient descent: time in plain steps (time, worst error), a / b", ", ".join(told)
 
 
 def main() -> None:

@@ -99,6 +99,9 @@ class Config:
     """Epochs whose loss tells how fast training is."""
     num_probes: int = 30
     """Random vectors for the Frobenius norm of the Hessian."""
+    side_by_side: int | None = None
+    """How many runs side by side in memory; by default all on an accelerator, one after the other on a CPU. Convolutions side
+    by side, each run with its own filters, are slower there than one after the other."""
 
     def __post_init__(self):
         counts = ("n_train", "n_test", "n_curvature", "num_seeds", "k", "step_batch", "num_draws", "nudged_batch", "num_pairs")
@@ -134,6 +137,8 @@ class Config:
             raise ValueError(f"nudged_rate={self.nudged_rate} must be positive, nudged_epochs={self.nudged_epochs} at least 2")
         if not all(0 < epoch <= self.nudged_epochs for epoch in self.early):
             raise ValueError(f"early={self.early} must lie between 1 and nudged_epochs={self.nudged_epochs}")
+        if self.side_by_side is not None and self.side_by_side < 1:
+            raise ValueError(f"side_by_side={self.side_by_side} must be at least 1, or be left out")
         if self.num_probes < 2 or any(k < 1 for k in self.ablation) or (self.refresh is not None and self.refresh < 1):
             raise ValueError("num_probes must be at least 2, every K of ablation and refresh at least 1")
 
@@ -156,7 +161,7 @@ PAPER = Config(
           (0.05, 1024, 2200, 200), (0.05, 128, 17_600, 400), (0.05, 32, 70_400, 400)),
     step_runs=((0.05, 21_120, 61), (0.01, 105_600, 301)), step_batch=128, multiples=(0.25, 0.33, 0.5, 1.0, 2.0, 3.0, 4.0),
     nudged_rate=0.01, nudged_batch=128, nudged_epochs=300, num_pairs=2, ablation=(1, 3, 10, 20, 50), tracked=False,
-    early=(5, 50),
+    early=(5, 50), side_by_side=1,
 )  # fmt: skip
 PAPER_RESNET = dataclasses.replace(PAPER, model="resnet32", widths=(16,), ablation=(1, 3, 7, 10, 20))
 
@@ -240,7 +245,7 @@ def run(config: Config, key: lj.types.Key) -> Record:
 
 
 def _program(
-    given: Problem, one_run: Callable[..., Record], num: int, key: lj.types.Key, *settings: Sequence[float]
+    config: Config, given: Problem, one_run: Callable[..., Record], num: int, key: lj.types.Key, *settings: Sequence[float]
 ) -> Callable[[], Callable[[], Record]]:
     """One program for all of `settings`, each with each of `num` seeds: compiled when it is called, and run when what comes
     back is called; leaves [setting, num, check, ...].
@@ -259,6 +264,7 @@ def _program(
             return one_run(given, run_key, params, *setting)
 
         sweep = lj.sweep.grid(one)
+        sweep = sweep if config.side_by_side is None else lj.sweep.chunked(sweep, config.side_by_side)
         return (sweep if mesh is None else lj.sweep.sharded(sweep, mesh))(settings, seeds)
 
     def compiled() -> Callable[[], Record]:
@@ -295,7 +301,7 @@ def _cells(config: Config, given: Problem, key, watch: Callable, cells: list, gr
             _, record = lj.paced(lj.start(key, params, rule, seen), rule, seen, gaps)
             return record | record.pop("sharpest", {})
 
-        programs[names] = _program(given, one_run, config.num_seeds, key, rates, lengths)
+        programs[names] = _program(config, given, one_run, config.num_seeds, key, rates, lengths)
     return programs
 
 
@@ -355,7 +361,7 @@ def _nudged(config: Config, given: Problem, key) -> dict:
             steps = config.epoch * (config.nudged_epochs + 1)
             return lj.run(key, params, rule, watch(given), num_steps=steps, every=config.epoch)[1]
 
-        programs[name] = _program(given, one_run, config.num_pairs, key, gammas)
+        programs[name] = _program(config, given, one_run, config.num_pairs, key, gammas)
     return programs
 
 

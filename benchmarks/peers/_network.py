@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.peers._quadrature import moments
 from benchmarks.peers._state import State
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Look = Callable[[], tuple[float, Sequence[Tensor] | None]]  # the sharpness here, and the gradient if it came along
 
 
@@ -32,8 +33,8 @@ class Problem:
             with torch.no_grad():
                 layers[-2].weight.copy_(torch.from_numpy(w.T))
                 layers[-2].bias.copy_(torch.from_numpy(b))
-        self.model, self.criterion = nn.Sequential(*layers[:-1]), Square()
-        self.x, self.y = map(torch.from_numpy, state.batch)
+        self.model, self.criterion = nn.Sequential(*layers[:-1]).to(DEVICE), Square()
+        self.x, self.y = (torch.from_numpy(part).to(DEVICE) for part in state.batch)
         self.params = list(self.model.parameters())
         self.size = sum(p.numel() for p in self.params)
         self.fresh()
@@ -60,7 +61,7 @@ class Problem:
         """In the order that the task has its parameters in, with weights [fan in, fan out]; rows of unit length."""
         rows = []
         for v in self.probes:
-            row = np.concatenate([part.t().reshape(-1).numpy() for part in self.split(v)]).astype(np.float64)
+            row = np.concatenate([part.t().reshape(-1).cpu().numpy() for part in self.split(v)]).astype(np.float64)
             rows.append(row / np.linalg.norm(row))
         np.savez(path, probes=np.stack(rows))
 
@@ -104,6 +105,8 @@ def tracking(problem: Problem, watcher: Callable[[], Look], rate: float, steps: 
                 gradient = problem.gradient()
             with torch.no_grad():
                 torch._foreach_add_(problem.params, [g.detach() for g in gradient], alpha=-rate)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         return values
 
     def plain() -> None:

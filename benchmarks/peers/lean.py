@@ -8,7 +8,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from benchmarks.peers import _network
-from benchmarks.peers._network import Problem, flat
+from benchmarks.peers._network import DEVICE, Problem, flat
 from benchmarks.peers._state import State
 
 PACKAGES = ("torch", "scipy")
@@ -31,7 +31,7 @@ def hessian(problem: Problem):
 
 def largest(problem: Problem, product, k: int, start: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
     """Values [k] descending, and vectors [p, k]."""
-    matvec = lambda v: product(torch.from_numpy(v.reshape(-1))).numpy()  # noqa: E731
+    matvec = lambda v: product(torch.from_numpy(v.reshape(-1)).to(DEVICE)).cpu().numpy()  # noqa: E731
     operator = LinearOperator((problem.size,) * 2, matvec=matvec, dtype=np.float32)
     values, vectors = eigsh(operator, k=k, which="LA", v0=start, **options)
     return values[::-1], vectors[:, ::-1]
@@ -52,7 +52,7 @@ def eigenpairs(state: State, tol: float, ncv: int, seed: int = 0) -> dict:
 
 def quadrature(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Lanczos with each new vector orthogonalised once against all before it."""
-    basis = torch.empty(steps, len(start))  # [m, p]
+    basis = torch.empty(steps, len(start), device=DEVICE)  # [m, p]
     basis[0] = start / torch.linalg.vector_norm(start)
     diagonal, beside = torch.empty(steps), torch.empty(steps)
     for i in range(steps):
@@ -73,7 +73,7 @@ def density(state: State, probes: int, steps: int = 64, keep: Path | None = None
 
     def run(probes: int) -> list[tuple]:
         _, product = hessian(problem)
-        return [quadrature(product, torch.randn(problem.size), steps) for _ in range(probes)]
+        return [quadrature(product, torch.randn(problem.size, device=DEVICE), steps) for _ in range(probes)]
 
     return _network.quadratures(problem, run, probes, steps, keep)
 
@@ -85,7 +85,7 @@ def trace(state: State, probes: int = 100) -> dict:
         problem.fresh()
         torch.manual_seed(0)
         _, product = hessian(problem)
-        signs = (torch.randint(2, (problem.size,)) * 2.0 - 1 for _ in range(probes))
+        signs = (torch.randint(2, (problem.size,), device=DEVICE) * 2.0 - 1 for _ in range(probes))
         samples = torch.stack([torch.dot(z, product(z)) for z in signs])
         error = samples.std() / probes**0.5
         return {"trace": float(samples.mean()), "error": float(error), "products": problem.products}

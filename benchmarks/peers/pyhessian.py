@@ -13,7 +13,7 @@ import pyhessian
 import torch
 
 from benchmarks.peers import _network
-from benchmarks.peers._network import Problem
+from benchmarks.peers._network import DEVICE, Problem
 from benchmarks.peers._state import State
 
 PACKAGES = ("torch", "pyhessian")
@@ -45,7 +45,7 @@ def counted(problem: Problem) -> None:
 
 def operator(problem: Problem) -> "pyhessian.hessian":
     problem.model.zero_grad()  # or gradients add up
-    return pyhessian.hessian(problem.model, problem.criterion, data=(problem.x, problem.y), cuda=False)
+    return pyhessian.hessian(problem.model, problem.criterion, data=(problem.x, problem.y), cuda=DEVICE == "cuda")
 
 
 def prepared(state: State) -> Problem:

@@ -60,8 +60,15 @@ def begin(start: Params, num_steps: int) -> Krylov:
     """A Krylov space before its first product: the start block, leaves [b, ...], made orthonormal."""
     b = jax.tree.leaves(start)[0].shape[0]
     rows, real = num_steps + b, tree.dtype(start)
-    basis = tree.stacked(tree.row(start, 0), rows)
-    basis = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, tree.row(start, i), i)[0], basis)
+
+    def replaced(carry):
+        return tree.scattered_like(0, carry[0]), jnp.array(False)
+
+    # the first vector meets an empty basis: set apart, that is written once and not read
+    first = tree.row(start, 0)
+    first, _ = jax.lax.while_loop(lambda carry: carry[1], replaced, (first, tree.norm(first) == 0))
+    basis = tree.with_row(tree.stacked(first, rows), 0, tree.scale(1 / tree.norm(first), first))
+    basis = jax.lax.fori_loop(1, b, lambda i, q: appended(q, i, tree.row(start, i), i)[0], basis)
     return Krylov(basis, jnp.zeros((rows, num_steps), real), jnp.eye(rows, dtype=real))
 
 

@@ -1,5 +1,6 @@
 """Extreme eigenpairs to a tolerance in bounded memory: Lanczos, restarted from its best Ritz vectors."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,8 @@ from landscape_jax.spectrum.lanczos import (
     tolerance,
 )
 from landscape_jax.types import Eigs, Key, MatVec, Params
+
+_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def eigsh(
@@ -247,12 +250,13 @@ def _thick(
     b = rows - m
     values = jnp.where(jnp.arange(keep) < count, values[:keep], 0)
     rotation = jnp.where(jnp.arange(keep)[None] < count, rotation[:, :keep], 0)  # [m, keep]
-    coupling = jnp.matmul(gram[m:], rotation, precision=jax.lax.Precision.HIGHEST)  # [b, keep]
+    coupling = _full(gram[m:], rotation)  # [b, keep]
     new = jnp.zeros_like(gram).at[:keep, :keep].set(jnp.diag(values))
     new = new.at[keep : keep + b, :keep].set(jnp.where(random, 0, coupling))
     # one product of the whole stack, [rows, rows] times [rows, ...], and no slice of it: slices of a basis are copies
     keeping = jnp.zeros((rows, rows), gram.dtype).at[:keep, :m].set(rotation.T)
-    kept = rectified(tree.combine(keeping, basis))
+    seen = _full(_full(keeping, tree.overlaps(basis)), keeping.T)  # and the step of `rectified` before it, on the coefficients
+    kept = tree.combine(1.5 * keeping - 0.5 * _full(seen, keeping), basis)
 
     def go_on(i, kept):
         last = jax.tree.map(lambda x: jnp.where(random, 0, x), tree.row(basis, m + i))
