@@ -35,12 +35,16 @@ def device() -> str:
     return re.sub(r"\W+", "-", f"{jax.devices()[0].device_kind}-{os.cpu_count()}-cores").lower()
 
 
-def keep(benchmark: str, figures: dict) -> None:
-    """Replace a benchmark's entry, by the name of its file, in the device's results; other entries stay as they are."""
+def keep(benchmark: str, figures: dict, *, add: bool = False) -> None:
+    """Replace a benchmark's entry, by the name of its file, in the device's results; other entries stay as they are.
+
+    With `add` so do other parts of its own: a benchmark of several tasks can be run for one of them.
+    """
     path = RESULTS / f"{device()}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known.pop("machine", None)
-    known[Path(benchmark).stem] = figures | {
+    name = Path(benchmark).stem
+    known[name] = (known.get(name, {}) if add else {}) | figures | {
         "jax": metadata.version("jax"),
         "date": datetime.date.today().isoformat(),
         "load average before and after": [round(BUSY, 1), round(os.getloadavg()[0], 1)],

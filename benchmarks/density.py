@@ -11,12 +11,11 @@ than four of its standard errors. Five minutes on two cores.
 """
 
 import json
-import os
 
 import numpy as np
 
 from benchmarks import peers
-from benchmarks._results import keep, options
+from benchmarks._results import keep
 
 
 def measured(task: str, asked) -> dict:
@@ -71,16 +70,11 @@ def row(figures: dict) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--tasks", nargs="+", choices=("a", "b"), default=["a", "b"])
-    parser.add_argument("--peers", nargs="*", choices=peers.NAMES, default=list(peers.NAMES))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the peers in torch")
-    asked = parser.parse_args()
+    asked = peers.options(__doc__, rounds=3).parse_args()
     found = {task: measured(task, asked) for task in asked.tasks}
     print(json.dumps(found, indent=2, ensure_ascii=False))
     if asked.write:
-        keep(__file__, found)
+        keep(__file__, found, add=True)
     for task, answers in found.items():
         if not answers["density"]["ours"]["worst relative error of a moment"] <= 1e-3:
             raise SystemExit(f"task {task}: a moment of our density is more than a thousandth wrong")

@@ -10,10 +10,9 @@ Fails when a value is wrong by more than 1e-3. A minute and a half on two cores.
 """
 
 import json
-import os
 
 from benchmarks import peers
-from benchmarks._results import keep, options
+from benchmarks._results import keep
 
 LIMIT = 1e-3
 
@@ -46,16 +45,11 @@ def row(figures: dict) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--tasks", nargs="+", choices=("a", "b"), default=["a", "b"])
-    parser.add_argument("--peers", nargs="*", choices=peers.NAMES, default=list(peers.NAMES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the peers in torch")
-    asked = parser.parse_args()
+    asked = peers.options(__doc__, rounds=5).parse_args()
     found = {task: measured(task, asked) for task in asked.tasks}
     print(json.dumps(found, indent=2, ensure_ascii=False))
     if asked.write:
-        keep(__file__, found)
+        keep(__file__, found, add=True)
     errors = {
         f"{name} on {task}": answer["worst relative error"]
         for task, answers in found.items()

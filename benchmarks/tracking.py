@@ -12,7 +12,6 @@ two cores; b's reference alone takes longer than eight.
 """
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -25,7 +24,7 @@ import optax
 
 import landscape_jax as lj
 from benchmarks import peers
-from benchmarks._results import keep, options
+from benchmarks._results import keep
 from benchmarks._tasks import loss, task
 from benchmarks.peers import _state
 from landscape_jax import tree
@@ -154,17 +153,13 @@ def row(figures: dict) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--tasks", nargs="+", choices=tuple(RATES), default=list(RATES))
-    parser.add_argument("--peers", nargs="*", choices=peers.NAMES, default=list(peers.NAMES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = peers.options(__doc__, rounds=5)
     parser.add_argument("--steps", type=int, help="fewer than the 1,200 of a and 300 of b, to try it out")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the peers in torch")
     asked = parser.parse_args()
     told = {name: measured(name, asked) for name in asked.tasks}
     print(json.dumps(told, indent=2, ensure_ascii=False))
     if asked.write:
-        keep(__file__, told)
+        keep(__file__, told, add=True)
     for name in asked.tasks:
         if told[name]["worst relative error"] > 0.01 or told[name]["values outside of their residual"]:
             raise SystemExit(f"task {name}: more than 1 % wrong, or outside of the residual")

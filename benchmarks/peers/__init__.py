@@ -15,8 +15,10 @@ torch's and XLA's thread pools must not share a process, nor may ARPACK's BLAS f
 thread. Several peers take turns, round by round, so that a busy machine is fair to all; whoever waits sleeps.
 """
 
+import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +26,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import _results
+
 NAMES = ("lean", "pyhessian", "eigenthings", "curvlinops", "matfree")
+
+
+def options(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """The command line of a benchmark that holds its answers on tasks a and b against the peers'."""
+    parser = _results.options(doc)
+    parser.add_argument("--tasks", nargs="+", choices=("a", "b"), default=["a", "b"])
+    parser.add_argument("--peers", nargs="*", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the peers in torch")
+    return parser
 
 
 class Child:
