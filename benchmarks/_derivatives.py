@@ -1,7 +1,8 @@
 """Gradient and Hessian products of one loss, ready to be timed in JAX and in torch: same weights, same data, same vectors.
 
 Networks: a and b of `_tasks`; cnn is `models.simple_cnn()` on 64 images of CIFAR-10. "At once" means several vectors in one
-product. Answers are lists of leaves in JAX's layout: outputs [n, 10], gradient, and products with leaves [m, ...].
+product; "a step of a loop" is one of gradient descent in a compiled loop, vector operations included. Answers are lists of
+leaves in JAX's layout: outputs [n, 10], gradient, and products with leaves [m, ...].
 """
 
 import functools
@@ -11,7 +12,7 @@ from benchmarks import _roofline
 from benchmarks._turns import CORES, Program
 
 AT_ONCE = {"a": (1, 4, 10), "b": (1, 4, 10), "cnn": (1, 4)}
-MORE = {"a": 20, "b": 10, "cnn": 2}  # products in the loop whose marginal time is taken
+MORE = {"a": 20, "b": 10, "cnn": 4}  # products in the loop whose marginal time is taken
 IMAGES = 64
 LAYERS = {
     "a": _roofline.dense(1000, (64, 100, 100, 10)),
@@ -56,28 +57,35 @@ def in_jax(name: str):
         matvecs = jax.vmap(linearized(params, batch))
         return jax.lax.fori_loop(0, count, lambda _, v: lj.tree.scale(scale, matvecs(v)), vectors)
 
+    @jax.jit
+    def steps(params, batch, rate, count):
+        move = lambda _, params: lj.tree.axpy(-rate, jax.grad(loss)(params, batch), params)  # noqa: E731
+        return jax.lax.fori_loop(0, count, move, params)
+
     # scaled by 1/|λ|, so that long chains neither vanish nor overflow
     scale = lj.tree.norm(chain(params, batch, v, 1.0, 5)) / lj.tree.norm(chain(params, batch, v, 1.0, 6))
 
     def called(fn, *given) -> Program:
         return Program(lambda: jax.block_until_ready(fn(params, batch, *given)))
 
-    def marginal(fn, given, m: int) -> Program:
-        many, few = (called(fn, given, scale, count).run for count in (1 + MORE[name], 1))
+    def marginal(fn, given, scale, m: int = 1) -> Program:
+        many, few = (called(fn, *given, scale, count).run for count in (1 + MORE[name], 1))
         return Program(many, few, m * MORE[name])
 
     some = {m: jax.tree.map(lambda x, m=m: x[:m], vectors) for m in AT_ONCE[name]}
     programs = {
         "gradient": called(gradient),
+        "gradient, a step of a loop": marginal(steps, (), 1e-6),
         "gradient and product": called(product, v),
-        "product, linearised": marginal(chain, v, 1),
-        **{f"product, linearised, {m} at once": marginal(chains, given, m) for m, given in some.items()},
+        "product, linearised": marginal(chain, (v,), scale),
+        **{f"product, linearised, {m} at once": marginal(chains, (given,), scale, m) for m, given in some.items()},
     }
     alone = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
     answers = {
         "outputs": [jax.jit(apply)(params, batch[0])],
         "gradient": in_order(gradient(params, batch)),
         "products": in_order(jax.jit(lambda *given: jax.vmap(hessian(*given[:2]))(given[2]))(params, batch, vectors)),
+        "gradient, a step of a loop": in_order(lj.tree.sub(params, steps(params, batch, 1.0, 1))),
         "gradient and product": in_order(alone(product(params, batch, v))),
         "product, linearised": in_order(alone(chain(params, batch, v, 1.0, 1))),
         **{f"product, linearised, {m} at once": in_order(chains(params, batch, given, 1.0, 1)) for m, given in some.items()},

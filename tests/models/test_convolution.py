@@ -1,4 +1,6 @@
-"""Convolutions as matrix products are XLA's convolutions, with all their derivatives."""
+"""The forms that a CPU runs well are XLA's convolutions, with all their derivatives."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from landscape_jax import models, tree
+from landscape_jax import curvature, losses, models, tree
 from landscape_jax.models import convolution
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -18,27 +20,136 @@ CASES = {
 }
 
 
+STATIONARY = {
+    "same": ((2, 5, 6, 3), (3, 3, 3, 4), ((1, 1), (1, 1))),
+    "valid": ((3, 6, 5, 2), (3, 3, 2, 2), ((0, 0), (0, 0))),
+    "even and uneven kernel": ((2, 5, 4, 3), (2, 5, 3, 2), ((1, 0), (2, 2))),
+    "padded by hand": ((2, 5, 5, 1), (3, 4, 1, 2), ((2, 0), (1, 3))),
+    "many channels in": ((2, 4, 4, 12), (3, 2, 12, 1), ((1, 1), (1, 0))),
+    "many channels out": ((2, 4, 5, 1), (3, 2, 1, 12), ((1, 1), (1, 0))),
+    "no images": ((0, 5, 5, 2), (3, 3, 2, 2), ((1, 1), (1, 1))),
+}
+
+
+def everything(form, at, toward):
+    """Outputs, gradient and Hessian product."""
+
+    def of(at):
+        return jnp.sum(jnp.tanh(form(*at)))
+
+    return form(*at), *jax.jvp(jax.grad(of), (at,), (toward,))
+
+
+def normal(*shapes):
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+
+
+def assert_alike(found, expected):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), found, expected)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_as_xla_has_it_with_first_and_second_derivatives(name, x64):
     shape, kernel, strides, padding = CASES[name]
-    one, two, three, four = jax.random.split(jax.random.key(0), 4)
-    at = jax.random.normal(one, shape), jax.random.normal(two, kernel)
-    toward = jax.random.normal(three, shape), jax.random.normal(four, kernel)
+    x, k, dx, dk = normal(shape, kernel, shape, kernel)
+    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=NHWC)
+    product = functools.partial(convolution.as_product, strides=strides, padding=padding)
+    expected, found = (jax.jit(everything, static_argnums=0)(form, (x, k), (dx, dk)) for form in (xla, product))
+    assert_alike(found, expected)
 
-    def xla(x, w):
-        return jax.lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=NHWC)
 
-    def product(x, w):
-        return convolution.as_product(x, w, strides, padding, dimension_numbers=NHWC)
+@pytest.mark.parametrize("largest", [convolution.LARGEST, 300])
+@pytest.mark.parametrize("name", STATIONARY)
+def test_stationary_as_xla_has_it_with_first_and_second_derivatives(name, largest, x64, monkeypatch):
+    """In one part, and in several, whether their number divides the images or not."""
+    monkeypatch.setattr(convolution, "LARGEST", largest)
+    shape, kernel, pads = STATIONARY[name]
+    x, k, dx, dk = normal(shape, kernel, shape, kernel)
+    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=pads, dimension_numbers=NHWC)
+    found, expected = (
+        jax.jit(lambda at, toward, form=form: everything(form, at, toward))((x, k), (dx, dk))
+        for form in (functools.partial(convolution.stationary, pads=pads), xla)
+    )
+    assert_alike(found, expected)
 
-    def everything(form):
-        def of(at):
-            return jnp.sum(jnp.tanh(form(*at)))
 
-        return form(*at), *jax.jvp(jax.grad(of), (at,), (toward,))  # outputs, gradient, Hessian product
+@pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (None, 4), (0, 0), (4, 1)])
+def test_stationary_mapped_over_images_kernels_or_both(axes, x64):
+    shape, kernel, pads = STATIONARY["even and uneven kernel"]
+    each = zip((shape, kernel), axes, strict=True)
+    several = [shape if axis is None else (*shape[:axis], 3, *shape[axis:]) for shape, axis in each]
+    x, k, dx, dk = normal(*several, *several)
+    axes = ((axes, axes),)
+    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=pads, dimension_numbers=NHWC)
+    found, expected = (
+        jax.jit(jax.vmap(lambda given, form=form: everything(form, *given), axes))(((x, k), (dx, dk)))
+        for form in (functools.partial(convolution.stationary, pads=pads), xla)
+    )
+    assert_alike(found, expected)
 
-    expected, found = (jax.jit(everything, static_argnums=0)(form) for form in (xla, product))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), found, expected)
+
+@pytest.mark.parametrize("of", ["x", "k"])
+def test_stationary_third_derivatives_and_forwards_alone(of, x64):
+    shape, kernel, pads = STATIONARY["same"]
+    x, k, dx, dk = normal(shape, kernel, shape, kernel)
+    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=pads, dimension_numbers=NHWC)
+
+    def thirds(form):
+        along = (lambda t: form(x + t * dx, k)) if of == "x" else (lambda t: form(x, k + t * dk))
+        both = lambda t: jnp.sum(jnp.sin(form(x + t * dx, k + t**2 * dk)))  # noqa: E731
+        return (
+            jax.jvp(along, (0.3,), (1.0,)),
+            jax.grad(jax.grad(jax.grad(both)))(0.3),
+            jax.jvp(jax.jacfwd(both), (0.3,), (1.0,)),
+        )
+
+    assert_alike(thirds(functools.partial(convolution.stationary, pads=pads)), thirds(xla))
+
+
+def test_parts_cover_all_images_and_grow_with_the_limit():
+    for n in (1, 7, 64, 97, 1000):
+        for each in (10, 10**6, 10**8):
+            parts = convolution._parts(n, each)
+            assert 1 <= parts <= n
+            assert -(-n // parts) * each <= max(each, convolution.LARGEST)
+    assert convolution._parts(1000, 10**6) == 100  # 63 would do, and 100 is the next to divide
+    assert convolution._parts(97, 10**6) == 7  # a prime is grown
+
+
+def test_products_of_a_network_in_a_loop_and_over_seeds():
+    """float32 as models run it: Hessian products, linearised, mapped over seeds and in a scan, against flax's own layer."""
+    model = models.cnn((3, 5), outputs=2)
+    batch = jax.random.normal(jax.random.key(0), (4, 8, 8, 3)), jnp.eye(2)[jnp.arange(4) % 2]
+    params = jax.vmap(lambda key: model.init(key, batch[0]))(jax.random.split(jax.random.key(1), 3))
+
+    def products(params):
+        hvp = curvature.linearized_hessian(losses.mean(model.apply, losses.square))(params, batch)
+        return jax.lax.scan(lambda v, _: (hvp(v), hvp(v)), params, None, length=2)[1]
+
+    found = jax.jit(jax.vmap(products))(params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        expected = jax.jit(jax.vmap(lambda params: products(params)))(params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.abs(y).max())), found, expected)
+
+
+@pytest.mark.parametrize("sides", [(4, 6), (5, 7)])
+def test_max_pool_is_flaxs_with_ties_first_and_second_derivatives(sides, x64):
+    x, dx = normal((2, *sides, 3), (2, *sides, 3))
+    x = jnp.round(x)  # many ties
+
+    def everything(pool):
+        of = lambda x: jnp.sum(jnp.sin(pool(x**3 + x)))  # noqa: E731
+        return pool(x), *jax.jvp(jax.grad(of), (x,), (dx,))
+
+    assert_alike(everything(models.max_pool), everything(lambda x: nn.max_pool(x, (2, 2), (2, 2))))
+
+
+@pytest.mark.parametrize("at", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_max_pool_lets_no_nan_disappear(at):
+    x = jnp.ones((1, 2, 2, 1)).at[0, *at, 0].set(jnp.nan)
+    assert jnp.isnan(models.max_pool(x)).all()
 
 
 @pytest.mark.parametrize("options", [{"kernel_dilation": 2}, {"input_dilation": 2, "padding": 1}, {"feature_group_count": 2}])
