@@ -152,6 +152,7 @@ def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Ar
 
     fine = jnp.isfinite(moment.loss) & (moment.loss <= ceiling) & tree.all_finite(new_params)
     alive = (run.status == Status.RUNNING) & fine
+    moment = moment._replace(loss=jnp.where(alive, moment.loss, jnp.nan))  # tells observers that nothing comes of it
     after = Run(
         run.key,
         run.step + alive.astype(run.step.dtype),

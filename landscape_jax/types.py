@@ -60,7 +60,7 @@ class Moment(NamedTuple):
     step: Array  # [] int32
     params: Params  # θ_t
     batch: Batch  # the batch of step t
-    loss: Array  # [] L(θ_t, batch)
+    loss: Array  # [] L(θ_t, batch); NaN for a run that has diverged, of which nothing is recorded
     grads: Params  # ∇L(θ_t, batch)
     updates: Params  # θ_{t+1} − θ_t
     state: Any  # s_{t+1}: the optimizer state that made the update

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
@@ -46,7 +47,8 @@ def eigenpairs(
 
     def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
-        memory, eigs = track.update(matrix(moment.params, moment.batch if batch is None else batch), memory)
+        matvec = matrix(moment.params, moment.batch if batch is None else batch)
+        memory, eigs = track.update(matvec, memory, jnp.isfinite(moment.loss))
         measures, structure = jax.tree.flatten(measure, is_leaf=callable)
         keys = jax.random.split(key, len(measures)) if len(measures) > 1 else [key]
         return memory, structure.unflatten([each(own, eigs, moment) for each, own in zip(measures, keys, strict=True)])

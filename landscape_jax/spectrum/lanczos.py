@@ -225,17 +225,24 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
 
     Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
-    threads of the pool, and two devices that run it at once can wait for each other forever.
+    threads of the pool, and two devices that run it at once can wait for each other forever. A single one on an NVIDIA GPU
+    goes by QR: 0.13 and 0.19 ms for 9 and 28 rows on an H100, where the default, Jacobi's rotations, took 0.30 and 0.43.
     """
-    values, vectors = jnp.linalg.eigh(matrix, UPLO="U", symmetrize_input=False)
+    by = getattr(jax.lax.linalg, "EighImplementation", None)
+    if by is None:  # JAX before 0.8
+        return _eigh(matrix)
+    return jax.lax.platform_dependent(matrix, cuda=functools.partial(_eigh, implementation=by.QR), default=_eigh)
+
+
+def _eigh(matrix: Array, **how) -> tuple[Array, Array]:
+    vectors, values = jax.lax.linalg.eigh(matrix, lower=False, symmetrize_input=False, **how)
     return values, vectors
 
 
 @eigh.def_vmap
 def _eigh_batched(size: int, batched, matrices: Array):
-    together = jax.vmap(lambda m: tuple(jnp.linalg.eigh(m, UPLO="U", symmetrize_input=False)))
-    one_by_one = functools.partial(jax.lax.map, eigh)
-    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=together), (True, True)
+    one_by_one = functools.partial(jax.lax.map, eigh)  # mapped once more, it comes here again
+    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=_eigh), (True, True)
 
 
 def rotated(krylov: Krylov, rotation: Array) -> Params:

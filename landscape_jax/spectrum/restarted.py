@@ -193,7 +193,7 @@ def _restarted(
     def multiplied(carry):
         krylov, last, allowed = carry
         krylov, count = extend(matvec, krylov, last.count, allowed), last.count + 1
-        due = count == m if confirm else (count == m) | (count % ((wanted + 1) // 2) == 0)
+        due = count == m if confirm else (count == m) | ((count % ((wanted + 1) // 2) == 0) & (count >= wanted))
         return krylov, jax.lax.cond(due, lambda: solved(krylov, count), lambda: last._replace(count=count)), allowed
 
     def cycle(carry):

@@ -16,7 +16,7 @@ from landscape_jax.types import Eigs, MatVec, Params
 GUARDS = 4  # eigenvectors remembered beyond those asked for
 ROOM = 3  # products of a round beyond the one for each of those asked for
 FIRST, SECOND = 40, 16  # products of the first two looks at least: what is missed there stays missed
-MAX_ROUNDS = 30
+MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
 LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.9, 2.0
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -26,7 +26,7 @@ class Tracker(NamedTuple):
     """Eigenpairs that are followed."""
 
     init: Callable  # θ ↦ m₀
-    update: Callable  # (matvec, m) ↦ (m', Eigs of k pairs)
+    update: Callable  # (matvec, m, alive=True) ↦ (m', Eigs of k pairs); where not alive nothing is looked for
 
 
 class Memory(NamedTuple):
@@ -71,7 +71,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
 
     Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 on
     average, and 1.9 to 2.5 where four eigenvalues crowd within a tenth, with errors under 1 %.
-    Memory: 3k + 12 vectors and num_steps more. Vmapped, all wait for the slowest.
+    Memory: 3k + 12 vectors and num_steps more. Vmapped, all that are alive wait for the slowest.
     """
     if k < 1 or (num_steps is not None and k > num_steps):
         raise ValueError(f"k={k} eigenpairs must be at least 1 and at most num_steps={num_steps}")
@@ -89,10 +89,10 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         vectors = jax.tree.map(lambda x: jnp.stack([x, x]), start)
         return Memory(vectors, jnp.zeros((2, b), real), jnp.ones((2, b), real), jnp.ones(2, real), jnp.int32(0))
 
-    def update(matvec: MatVec, memory: Memory | Params) -> tuple[Memory | Params, Eigs]:
+    def update(matvec: MatVec, memory: Memory | Params, alive: Array | bool = True) -> tuple[Memory | Params, Eigs]:
         if not isinstance(memory, Memory):
             return memory, eigsh(matvec, memory, k, num_steps=tree.size(memory))
-        return _followed(matvec, memory, k, rows, tol)
+        return _followed(matvec, memory, k, rows, tol, alive)
 
     return Tracker(init, update)
 
@@ -109,7 +109,7 @@ def _afresh(k: int, num_steps: int) -> Tracker:
         _fits(k, params)
         return tree.scattered_like(0, params)
 
-    return Tracker(init, lambda matvec, start: (start, eigsh(matvec, start, k, num_steps=num_steps)))
+    return Tracker(init, lambda matvec, start, alive=True: (start, eigsh(matvec, start, k, num_steps=num_steps)))
 
 
 class _Problem(NamedTuple):
@@ -163,7 +163,9 @@ def _learned(problem: _Problem, a: Array, column: Array) -> _Problem:
     return problem._replace(gram=gram, known=problem.known + jnp.outer(a, a), products=problem.products + 1)
 
 
-def _followed(matvec: MatVec, memory: Memory, k: int, rows: int, tol: float) -> tuple[Memory, Eigs]:
+def _followed(
+    matvec: MatVec, memory: Memory, k: int, rows: int, tol: float, alive: Array | bool
+) -> tuple[Memory, Eigs]:
     b, made, real = k + GUARDS, memory.made, memory.values.dtype
     place, side = jnp.arange(rows), made % 2
     cold = made < 2  # the second look starts where the first one ended, and trusts it as little
@@ -173,6 +175,7 @@ def _followed(matvec: MatVec, memory: Memory, k: int, rows: int, tol: float) -> 
 
     kept, values, doubts, drift = of(memory[:4])
     doubts = jnp.where(cold, 1, jnp.minimum(doubts + drift, 1))
+    doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
 
     # the first product goes to v₁, whatever happens: outside of the loop the compiler can share its gradient with the step's
     w = matvec(tree.row(kept, 0))

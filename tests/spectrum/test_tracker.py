@@ -26,3 +26,28 @@ def test_the_first_looks_find_the_largest_and_keep_it():
         largest = np.r_[1, g.uniform(0.9, 0.98, 2), g.uniform(0.2, 0.85, 12)]
         diagonal = g.permutation(np.r_[largest, 0.1 * g.normal(size=P - len(largest))]).astype(np.float32)
         np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=5e-3)
+
+
+def test_what_is_not_alive_takes_one_product_and_nobody_waits_for_it():
+    """Of two runs side by side one has an operator that changes beyond all bounds; with it declared dead, the other's looks
+    are what they are alone, in as many products."""
+    track = spectrum.tracker(1)
+    diagonal = jnp.r_[1, 0.95, 0.8 * jnp.linspace(-0.1, 1, P - 2) ** 3]
+    scales = jnp.array([[1.0, 1.0, 1.01, 1.02, 1.02, 1.03], [1.0, 1e8, 1e-3, 1e12, 1e3, 1e15]])
+
+    @jax.jit
+    def looks(scales, alive):
+        def look(memory, scale):
+            turned = jnp.roll(diagonal, jnp.int32(scale % 97))
+            counted = lambda v: scale * turned * v  # noqa: E731
+            memory, eigs = track.update(counted, memory, alive)
+            return memory, (eigs.values[0], eigs.products)
+
+        return jax.lax.scan(look, track.init(diagonal), scales)[1]
+
+    values, products = jax.vmap(looks)(scales, jnp.array([True, False]))
+    alone_values, alone_products = looks(scales[0], True)
+    np.testing.assert_array_equal(products[0], alone_products)
+    np.testing.assert_allclose(values[0], alone_values, rtol=1e-5)
+    assert products[1].tolist() == [1] * 6
+    assert looks(scales[1], True)[1].max() > 20
