@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from landscape_jax import devices
+from landscape_jax import devices, tree
 from landscape_jax.record import Growing, Record, Unwritable, held
 from landscape_jax.record import folder as results
 
@@ -52,7 +52,7 @@ class Checkpoints:
                 (self.folder / str(steps)).mkdir(exist_ok=True)
             devices.together(f"checkpoint {steps}")
             # copies: the buffers of the run itself are handed on to the next chunk
-            self._orbax.save(self.folder.absolute() / str(steps) / "run", jax.tree.map(jnp.copy, _arrays(run)), force=True)
+            self._orbax.save(self.folder.absolute() / str(steps) / "run", tree.regrouped(_arrays(run), 0, ()), force=True)
         self._pending = steps, {"record": dict(self.record.checksums), "length": self.record.length}
 
     def finish(self) -> None:

@@ -109,12 +109,15 @@ def alike_on(mesh: Mesh) -> NamedSharding:
 
 
 def placed(arrays: Any, sharding: NamedSharding) -> Any:
-    """`jax.device_put`, also onto devices of other processes, each of which must hold the same arrays."""
-    if sharding.is_fully_addressable:
+    """`jax.device_put`, also onto devices of other processes, each of which must hold the same arrays.
+
+    On a CPU arrays go by way of NumPy: `device_put` compiles a program for each to cut it up.
+    """
+    if sharding.is_fully_addressable and jax.default_backend() != "cpu":
         return jax.device_put(arrays, sharding)
 
     def put(x):
-        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if isinstance(x, jax.Array) and (not x.is_fully_addressable or x.sharding.is_equivalent_to(sharding, x.ndim)):
             return jax.device_put(x, sharding)
         key = jax.numpy.issubdtype(jax.numpy.asarray(x).dtype, jax.dtypes.prng_key)
         whole = np.asarray(jax.random.key_data(x) if key else x)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from landscape_jax import checkpoint as checkpoints
-from landscape_jax import devices, sweep
+from landscape_jax import devices, sweep, tree
 from landscape_jax.engine import Observe, Run, Status, advance, hoisted
 from landscape_jax.record import Gathered, Record
 from landscape_jax.record import folder as results
@@ -109,7 +109,7 @@ def drive(
             show(done, record, status)
             stopped = devices.anywhere(interrupted())
         whole = gathered.read() if saved is None else saved.whole_record()
-    run = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[run.step.ndim :]), run)
+    run = tree.regrouped(run, run.step.ndim, shape)
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
     if done < num_steps:
         raise Interrupted(f"stopped by Ctrl-C after {done} of {num_steps} steps", run, whole)
@@ -122,7 +122,7 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
     sharding = run.step.sharding
     if mesh is None and ndim and isinstance(sharding, NamedSharding) and sharding.spec[:1] not in ((), (None,)):
         mesh = sharding.mesh if isinstance(sharding.mesh, Mesh) else None
-    run = jax.tree.map(lambda x: jnp.copy(x).reshape(-1, *x.shape[ndim:]) if ndim else jnp.copy(x), run)
+    run = tree.regrouped(run, ndim, (-1,) if ndim else ())
     if mesh is None:
         return run, None
     if ndim == 0:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
-from landscape_jax import devices
+from landscape_jax import devices, tree
 from landscape_jax.record.axes import named
 
 
@@ -43,7 +43,7 @@ class Sweep:
         total = math.prod(shape)
         result = result if total == len(index) else jax.tree.map(lambda x: x[:total], result)
         if len(shape) > 1:  # outside of the program, where devices that don't divide the first axis may have to exchange
-            result = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), result)
+            result = tree.regrouped(result, 1, shape)
         axes = names if self.product else {"run": None}
         return named(result, {name: _coordinates(x) for name, x in axes.items()})
 
@@ -61,7 +61,7 @@ class Sweep:
         shape = tuple(lengths.values())[: None if self.product else 1]
         total, count = math.prod(shape), 1 if self.mesh is None else self.mesh.size
         padded = -(-total // count) * count  # the last run once more, until the devices divide them
-        index, arrays = jnp.minimum(jnp.arange(padded), total - 1), tuple(names.values())
+        index, arrays = np.minimum(np.arange(padded, dtype=np.int32), total - 1), tuple(names.values())
         if self.mesh is not None and not _traced(arrays):
             index = devices.placed(index, devices.runs_over(self.mesh))
             arrays = devices.placed(arrays, devices.alike_on(self.mesh))

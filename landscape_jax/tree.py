@@ -80,6 +80,12 @@ def scale(a, x: Params) -> Params:
     return jax.tree.map(lambda leaf: jnp.asarray(a).astype(leaf.dtype) * leaf, x)
 
 
+@functools.partial(jax.jit, static_argnames=("axes", "shape"))
+def regrouped(x: Params, axes: int, shape: tuple[int, ...]) -> Params:
+    """A copy with other leading axes, leaves [*axes, ...] ↦ [*shape, ...]; one program for all leaves, not one for each."""
+    return jax.tree.map(lambda xi: jnp.copy(xi).reshape(*shape, *xi.shape[axes:]), x)
+
+
 def axpy(a, x: Params, y: Params) -> Params:
     """a x + y."""
     return jax.tree.map(lambda xi, yi: jnp.asarray(a).astype(xi.dtype) * xi + yi, x, y)

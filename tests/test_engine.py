@@ -217,3 +217,30 @@ def test_gaps_that_are_no_gaps():
     for gaps in (jnp.ones(3), jnp.int32(3)):
         with pytest.raises(ValueError, match="gaps must be one row of integers"):
             lj.paced(begin(), GD, WATCH, gaps)
+
+
+def test_the_number_of_programs_does_not_grow_with_the_leaves(tmp_path):
+    """Starting a batch, driving it with checkpoints and taking it apart: a program for each work, not one for each leaf."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+
+    data = lj.data.minibatch(jnp.arange(6.0), 2)
+
+    def programs(leaves: int) -> int:
+        gd = lj.dynamics.gradient(lambda theta, batch: sum(jnp.sum(x**2) for x in theta), optax.sgd(0.1), data)
+        watch = {"loss": lj.observe.loss}
+
+        def started(scale, seed):
+            theta = [scale * jnp.full(2 + i, 1.0 + leaves) for i in range(leaves)]
+            return lj.start(jax.random.key(seed), theta, gd, watch)
+
+        runs = lj.sweep.grid(started)(jnp.array([1.0, 2.0]), jnp.arange(3))
+        before = len(compiled)
+        lj.drive(runs, gd, watch, num_steps=4, checkpoint=tmp_path / str(leaves), progress=False)
+        return len(compiled) - before
+
+    programs(3)  # what is compiled once for all
+    few, many = programs(4), programs(24)
+    assert 0 < many <= few + 2, (few, many)
