@@ -19,7 +19,7 @@ product of patches; dilated and grouped convolutions are left to XLA everywhere.
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,7 @@ from jax.interpreters import ad, batching, mlir
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 
+FEW = 8  # channels
 LARGEST = 2**24  # numbers in the two factors of a correlation's product, 64 MiB: beyond, images are taken in parts
 
 
@@ -96,10 +97,15 @@ def stationary(x: Array, kernel: Array, pads: Pads) -> Array:
 
 
 def _convolution(x: Array, k: Array, *, pads: Pads) -> Array:
-    """x ∗ k by XLA's convolution, with rows of outputs to spare: one that makes images larger is run by the quicker of its
-    libraries (XLA 0.10 to 0.11)."""
+    """x ∗ k: of few channels as a product of patches, which are then no burden; else by XLA's convolution with rows of outputs
+    to spare, for one that makes images larger is run by the quicker of its libraries (XLA 0.10 to 0.11)."""
     (top, bottom), (left, right) = pads
-    spare = max(0, k.shape[0] - top - bottom)
+    a, b, c, d = k.shape
+    if c < FEW:
+        i, j = (size + sum(pad) - taps + 1 for size, pad, taps in zip(x.shape[1:3], pads, (a, b), strict=True))
+        x = _beside(_beside(x, 2, range(-left, b - left), j), 1, range(-top, a - top), i)  # [n, i, j, a · b · c]
+        return (jax.lax.optimization_barrier(x).reshape(-1, a * b * c) @ k.reshape(-1, d)).reshape(-1, i, j, d)
+    spare = max(0, a - top - bottom)
     padded = ((top, bottom + spare), (left, right))
     y = jax.lax.conv_general_dilated(x, k, (1, 1), padded, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y[:, : y.shape[1] - spare]
@@ -133,9 +139,9 @@ def _correlation(x: Array, y: Array, *, pads: Pads) -> Array:
         for axis in (2, 1):
             length, start = places[axis - 1], -pads[axis - 1][0]
             if of_x[axis - 1]:
-                x = _beside(x, axis, [start + t for t in range(taps[axis - 1])], length)
+                x = _beside(x, axis, range(start, start + taps[axis - 1]), length)
             else:
-                y = _beside(y, axis, [-start - t for t in range(taps[axis - 1])], length)
+                y = _beside(y, axis, range(-start, -start - taps[axis - 1], -1), length)
         ways = _divisor(len(x), os.cpu_count() or 1)  # a sum over places is one core's work; so many sums are all cores'
         x, y = (z.reshape(ways, -1, z.shape[-1]) for z in jax.lax.optimization_barrier((x, y)))
         return jnp.einsum("gmp,gmq->gpq", x, y).sum(0)  # [u · c, v · d]
@@ -150,7 +156,7 @@ def _correlation(x: Array, y: Array, *, pads: Pads) -> Array:
     return total.reshape(*u, c, *v, d).transpose(0, 3, 1, 4, 2, 5).reshape(*taps, c, d)
 
 
-def _beside(x: Array, axis: int, starts: list[int], length: int) -> Array:
+def _beside(x: Array, axis: int, starts: Sequence[int], length: int) -> Array:
     """x[start : start + length] along an axis, zero outside of x, for every start, side by side among the channels."""
     channels, zero = x.shape[-1], jnp.zeros((), x.dtype)
 
