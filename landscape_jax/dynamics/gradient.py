@@ -67,7 +67,8 @@ def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Par
     can't decide, and far from its minimum. Updates
     that are zero for a while (a warm-up from 0, accumulated gradients) are waited for.
     """
-    with jax.ensure_compile_time_eval():
+
+    def first_change() -> Array:
         small = jax.tree.map(lambda x: jnp.zeros((1,) * x.ndim, x.dtype), params)
         slope = jax.tree.map(lambda x: jnp.full_like(x, 1e3), small)
 
@@ -80,11 +81,13 @@ def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Par
             return count + 1, tree.vdot(slope, updates), state
 
         first = update((0, None, optimizer.init(small)))
-        if any(isinstance(x, Tracer) for x in jax.tree.leaves(first)):
-            return  # a traced learning rate
-        change = float(first[1])
-        if change == 0:
-            change = float(jax.lax.while_loop(lambda c: (c[1] == 0) & (c[0] < patience), update, first)[1])
+        return jax.lax.while_loop(lambda c: (c[1] == 0) & (c[0] < patience), update, first)[1]
+
+    with jax.ensure_compile_time_eval():
+        change = jax.jit(first_change)()  # one small program
+    if isinstance(change, Tracer):
+        return  # a traced learning rate
+    change = float(change)
     if not change < 0:
         how = "does not move" if change == 0 else "walks uphill"
         raise ValueError(
