@@ -12,9 +12,9 @@ from landscape_jax.types import Key
 def of_classes(labels: np.ndarray, num_classes: int, one_hot: bool) -> Array:
     """Targets for integer `labels` [n]: one-hot rows [n, c] of JAX's default float dtype, or the labels as int32 [n]."""
     if not one_hot:
-        return jnp.asarray(labels, jnp.int32)
+        return jnp.asarray(np.asarray(labels, np.int32))
     rows = labels[:, None] == np.arange(num_classes)[None]
-    return jnp.asarray(rows, jax.dtypes.canonicalize_dtype(float))
+    return jnp.asarray(rows.astype(jax.dtypes.canonicalize_dtype(float)))
 
 
 def with_label_noise(key: Key, y: Array, fraction: float, num_classes: int | None = None) -> Array:

@@ -3,7 +3,7 @@
 import contextlib
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.core import Tracer
@@ -63,15 +63,11 @@ def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
 def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Params, patience: int = 10_000) -> None:
     """Raise unless the optimizer's first non-zero update on a linear loss goes downhill.
 
-    It runs on a miniature of θ, one number a leaf; the loss 10⁶ + 10³ Σ θᵢ is steep, so that added noise
-    can't decide, and far from its minimum. Updates
-    that are zero for a while (a warm-up from 0, accumulated gradients) are waited for.
+    It runs on a miniature of θ, one number a leaf; the loss 10⁶ + 10³ Σ θᵢ is steep, so that added noise can't decide, and far
+    from its minimum. Updates that are zero for a while (a warm-up from 0, accumulated gradients) are waited for.
     """
 
-    def first_change() -> Array:
-        small = jax.tree.map(lambda x: jnp.zeros((1,) * x.ndim, x.dtype), params)
-        slope = jax.tree.map(lambda x: jnp.full_like(x, 1e3), small)
-
+    def first_change(small: Params, slope: Params) -> Array:
         def linear(theta: Params) -> Array:
             return 1e6 + tree.vdot(slope, theta)
 
@@ -83,8 +79,9 @@ def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Par
         first = update((0, None, optimizer.init(small)))
         return jax.lax.while_loop(lambda c: (c[1] == 0) & (c[0] < patience), update, first)[1]
 
+    small, slope = (jax.tree.map(lambda x, of=of: np.full((1,) * x.ndim, of, x.dtype), params) for of in (0, 1e3))
     with jax.ensure_compile_time_eval():
-        change = jax.jit(first_change)()  # one small program
+        change = jax.jit(first_change)(small, slope)  # one small program; of constants each operation would be one
     if isinstance(change, Tracer):
         return  # a traced learning rate
     change = float(change)
