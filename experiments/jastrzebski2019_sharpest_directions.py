@@ -9,7 +9,7 @@ sharpest directions by γ: γ < 1 trains into sharper, γ > 1 into flatter regio
 Three parts, each its own batch of runs: a grid of (η, S), the step taken apart, and Nudged-SGD over γ and K.
 Small preset: digits in place of CIFAR-10, their labels drawn anew with probability 0.3, as the right ones are learnt too
 easily to show the transient; a 64-64 ReLU network; under two minutes on two CPU cores. Presets `cifar`: a narrow SimpleCNN
-on real CIFAR-10 images, over half an hour on two cores; `paper`, `paper_resnet`: the source's networks and settings, for an
+on real CIFAR-10 images, under four minutes on two cores; `paper`, `paper_resnet`: the source's networks and settings, for an
 accelerator.
 """
 
