@@ -109,7 +109,7 @@ def drive(
             show(done, record, status)
             stopped = devices.anywhere(interrupted())
         whole = gathered.read() if saved is None else saved.whole_record()
-    run = tree.regrouped(run, run.step.ndim, shape)
+    run = tree.regrouped(run, 1, shape) if len(shape) > 1 else run
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
     if done < num_steps:
         raise Interrupted(f"stopped by Ctrl-C after {done} of {num_steps} steps", run, whole)

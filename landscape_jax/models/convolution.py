@@ -1,6 +1,6 @@
 """Convolutions in the form that suits the machine: the same parameters, the same numbers to rounding.
 
-On a CPU, XLA 0.10's own convolutions of float32 images run anywhere between 15 and 340 GFLOP/s on two cores, by details of
+On a CPU, the convolutions of float32 images in jaxlib 0.10 run anywhere between 15 and 340 GFLOP/s on two cores, by details of
 their form, and a gradient meets the slow ones: the derivative by the kernel is a convolution whose kernel is an image, and
 in a loop (a scan over steps, Lanczos) transposed kernels are not brought into the order that the fast code wants. So here
 a convolution and both its transposes are two operations, closed under differentiation, each written in a fast form:
@@ -11,7 +11,7 @@ a convolution and both its transposes are two operations, closed under different
     transposes    of x ∗ k:  by x: y ∗ k°,  by k: x ⋆ y         k°[r, s, d, c] = k[a − 1 − r, b − 1 − s, c, d]
                   of x ⋆ y:  by x: y ∗ k°,  by y: x ∗ k         and y ∗ k° pads by a − 1 − top, ...
 
-SimpleCNN on 64 images, two cores, in a loop: gradient 94 → 45 ms, one more Hessian product 118 → 75 ms, against patches kept
+SimpleCNN on 64 images, two cores, in a loop: gradient 94 → 46 ms, one more Hessian product 118 → 80 ms, against patches kept
 for the backward pass (`as_product`), at 40 % of their memory. What else there is (strides, 1 × 1, other dtypes) is one
 product of patches; dilated and grouped convolutions are left to XLA everywhere.
 """
@@ -90,19 +90,19 @@ def stationary(x: Array, kernel: Array, pads: Pads) -> Array:
       kernel: [a, b, c, d].
       pads: zeros around the images, (top, bottom), (left, right), each less than the kernel's side.
 
-    Cost: 2 · n · i · j · a · b · c · d operations for [n, i, j, d], at 290 to 340 GFLOP/s on two cores; each of its transposes
-    as many. Memory: x is kept for the backward pass, and a or b times x and the outputs are held while it is worked out.
+    Cost: 2 · n · i · j · a · b · c · d operations for [n, i, j, d], each of its transposes as many; with 32 or 64 channels on
+    two cores at 210 to 240 GFLOP/s, to the kernel at 140 to 210. Memory: x is kept for the backward pass, and a or b times x and the outputs are held while it is worked out.
     """
     return _convolve.bind(x, kernel, pads=pads)
 
 
 def _convolution(x: Array, k: Array, *, pads: Pads) -> Array:
     """x ∗ k: of few channels as a product of patches, which are then no burden; else by XLA's convolution with rows of outputs
-    to spare, for one that makes images larger is run by the quicker of its libraries (XLA 0.10 to 0.11)."""
+    to spare, for one that makes images larger is run by the quicker of its libraries (jaxlib 0.10)."""
     (top, bottom), (left, right) = pads
     a, b, c, d = k.shape
     if c < FEW:
-        i, j = (size + sum(pad) - taps + 1 for size, pad, taps in zip(x.shape[1:3], pads, (a, b), strict=True))
+        i, j = _beyond(x.shape[1:3], (a, b), pads)
         x = _beside(_beside(x, 2, range(-left, b - left), j), 1, range(-top, a - top), i)  # [n, i, j, a · b · c]
         return (jax.lax.optimization_barrier(x).reshape(-1, a * b * c) @ k.reshape(-1, d)).reshape(-1, i, j, d)
     spare = max(0, a - top - bottom)
@@ -118,7 +118,7 @@ def _correlation(x: Array, y: Array, *, pads: Pads) -> Array:
     """
     n, *sizes, c = x.shape
     _, *outputs, d = y.shape
-    taps = _taps(sizes, outputs, pads)  # a, b
+    taps = _beyond(sizes, outputs, pads)  # a, b
 
     def factors(of_x: tuple[bool, bool]) -> tuple[list[int], list[int], list[int]]:
         """Taps by axis in the views of x, and in those of y; the places that both are taken at."""
@@ -188,8 +188,9 @@ def _divisor(n: int, most: int) -> int:
     return max(d for d in range(1, max(1, min(n, most)) + 1) if n % d == 0)
 
 
-def _taps(sizes, outputs, pads: Pads) -> list[int]:
-    return [size + sum(pad) - out + 1 for size, out, pad in zip(sizes, outputs, pads, strict=True)]
+def _beyond(sizes, taken, pads: Pads) -> list[int]:
+    """By axis, how many places a kernel of so many taps has in a padded image; or how many taps have so many places."""
+    return [size + sum(pad) - part + 1 for size, part, pad in zip(sizes, taken, pads, strict=True)]
 
 
 def _primitive(name: str, form: Callable, shape: Callable) -> Primitive:
@@ -217,12 +218,8 @@ def _mapped(primitive: Primitive, operands, axes, *, pads: Pads):
     return _one_by_one(one, mapped, axis=0), 0
 
 
-def _convolved_shape(x, k, pads: Pads):
-    return x[0], *(size + sum(pad) - taps + 1 for size, pad, taps in zip(x[1:3], pads, k[:2], strict=True)), k[3]
-
-
-_convolve = _primitive("convolve", _convolution, _convolved_shape)
-_correlate = _primitive("correlate", _correlation, lambda x, y, pads: (*_taps(x[1:3], y[1:3], pads), x[3], y[3]))
+_convolve = _primitive("convolve", _convolution, lambda x, k, pads: (x[0], *_beyond(x[1:3], k[:2], pads), k[3]))
+_correlate = _primitive("correlate", _correlation, lambda x, y, pads: (*_beyond(x[1:3], y[1:3], pads), x[3], y[3]))
 
 
 def _to_inputs(y: Array, k: Array, pads: Pads) -> Array:

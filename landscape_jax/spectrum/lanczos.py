@@ -229,7 +229,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     goes by QR: 0.13 and 0.19 ms for 9 and 28 rows on an H100, where the default, Jacobi's rotations, took 0.30 and 0.43.
     """
     by = getattr(jax.lax.linalg, "EighImplementation", None)
-    if by is None:  # JAX before 0.8
+    if by is None:  # an older JAX has no choice
         return _eigh(matrix)
     return jax.lax.platform_dependent(matrix, cuda=functools.partial(_eigh, implementation=by.QR), default=_eigh)
 

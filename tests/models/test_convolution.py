@@ -18,8 +18,6 @@ CASES = {
     "uneven strides": ((2, 9, 11, 3), (3, 2, 3, 2), (2, 3), "VALID"),
     "padded by hand": ((2, 5, 5, 1), (3, 3, 1, 2), (1, 1), ((2, 0), (1, 3))),
 }
-
-
 STATIONARY = {
     "same": ((2, 5, 6, 3), (3, 3, 3, 4), ((1, 1), (1, 1))),
     "valid": ((3, 6, 5, 2), (3, 3, 2, 2), ((0, 0), (0, 0))),
@@ -41,6 +39,10 @@ def everything(form, at, toward):
     return form(*at), *jax.jvp(jax.grad(of), (at,), (toward,))
 
 
+def xlas(padding, strides=(1, 1)):
+    return functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=NHWC)
+
+
 def normal(*shapes):
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
@@ -54,9 +56,9 @@ def assert_alike(found, expected):
 def test_as_xla_has_it_with_first_and_second_derivatives(name, x64):
     shape, kernel, strides, padding = CASES[name]
     x, k, dx, dk = normal(shape, kernel, shape, kernel)
-    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=NHWC)
     product = functools.partial(convolution.as_product, strides=strides, padding=padding)
-    expected, found = (jax.jit(everything, static_argnums=0)(form, (x, k), (dx, dk)) for form in (xla, product))
+    forms = xlas(padding, strides), product
+    expected, found = (jax.jit(everything, static_argnums=0)(form, (x, k), (dx, dk)) for form in forms)
     assert_alike(found, expected)
 
 
@@ -67,10 +69,9 @@ def test_stationary_as_xla_has_it_with_first_and_second_derivatives(name, larges
     monkeypatch.setattr(convolution, "LARGEST", largest)
     shape, kernel, pads = STATIONARY[name]
     x, k, dx, dk = normal(shape, kernel, shape, kernel)
-    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=pads, dimension_numbers=NHWC)
     found, expected = (
         jax.jit(lambda at, toward, form=form: everything(form, at, toward))((x, k), (dx, dk))
-        for form in (functools.partial(convolution.stationary, pads=pads), xla)
+        for form in (functools.partial(convolution.stationary, pads=pads), xlas(pads))
     )
     assert_alike(found, expected)
 
@@ -82,10 +83,9 @@ def test_stationary_mapped_over_images_kernels_or_both(axes, x64):
     several = [shape if axis is None else (*shape[:axis], 3, *shape[axis:]) for shape, axis in each]
     x, k, dx, dk = normal(*several, *several)
     axes = ((axes, axes),)
-    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=pads, dimension_numbers=NHWC)
     found, expected = (
         jax.jit(jax.vmap(lambda given, form=form: everything(form, *given), axes))(((x, k), (dx, dk)))
-        for form in (functools.partial(convolution.stationary, pads=pads), xla)
+        for form in (functools.partial(convolution.stationary, pads=pads), xlas(pads))
     )
     assert_alike(found, expected)
 
@@ -94,7 +94,6 @@ def test_stationary_mapped_over_images_kernels_or_both(axes, x64):
 def test_stationary_third_derivatives_and_forwards_alone(of, x64):
     shape, kernel, pads = STATIONARY["same"]
     x, k, dx, dk = normal(shape, kernel, shape, kernel)
-    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=pads, dimension_numbers=NHWC)
 
     def thirds(form):
         along = (lambda t: form(x + t * dx, k)) if of == "x" else (lambda t: form(x, k + t * dk))
@@ -105,7 +104,7 @@ def test_stationary_third_derivatives_and_forwards_alone(of, x64):
             jax.jvp(jax.jacfwd(both), (0.3,), (1.0,)),
         )
 
-    assert_alike(thirds(functools.partial(convolution.stationary, pads=pads)), thirds(xla))
+    assert_alike(thirds(functools.partial(convolution.stationary, pads=pads)), thirds(xlas(pads)))
 
 
 def test_parts_cover_all_images_and_grow_with_the_limit():
@@ -131,7 +130,7 @@ def test_products_of_a_network_in_a_loop_and_over_seeds():
     found = jax.jit(jax.vmap(products))(params)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "default_backend", lambda: "gpu")
-        expected = jax.jit(jax.vmap(lambda params: products(params)))(params)
+        expected = jax.jit(jax.vmap(lambda params: products(params)))(params)  # another function: traced anew
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.abs(y).max())), found, expected)
 
 
