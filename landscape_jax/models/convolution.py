@@ -91,7 +91,8 @@ def stationary(x: Array, kernel: Array, pads: Pads) -> Array:
       pads: zeros around the images, (top, bottom), (left, right), each less than the kernel's side.
 
     Cost: 2 · n · i · j · a · b · c · d operations for [n, i, j, d], each of its transposes as many; with 32 or 64 channels on
-    two cores at 210 to 240 GFLOP/s, to the kernel at 140 to 210. Memory: x is kept for the backward pass, and a or b times x and the outputs are held while it is worked out.
+    two cores at 210 to 240 GFLOP/s, to the kernel at 140 to 210. Memory: x is kept for the backward pass, and a or b times x
+    and the outputs are held while it is worked out.
     """
     return _convolve.bind(x, kernel, pads=pads)
 
