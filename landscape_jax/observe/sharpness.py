@@ -72,7 +72,7 @@ def sharpness(
 
     Returns: an observable with values [] for k = 1 and [k] descending otherwise.
 
-    Cost: k products a measurement at least, 1.3 to 2.5 on average at the edge for k = 1. Memory: 3k + 12 + num_steps
+    Cost: k products a measurement at least, 1.3 to 4 on average at the edge for k = 1. Memory: 3k + 12 + num_steps
     vectors.
     Under vmap the runs wait for the slowest of them at each step.
     """

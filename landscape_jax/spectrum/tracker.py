@@ -17,7 +17,7 @@ GUARDS = 4  # eigenvectors remembered beyond those asked for
 ROOM = 3  # products of a round beyond the one for each of those asked for
 FIRST, SECOND = 40, 16  # products of the first two looks at least: what is missed there stays missed
 MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
-LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.9, 2.0
+LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.95, 2.0
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
     vectors: Params  # leaves [2, b, ...], orthonormal
     values: Array  # [2, b]
     doubts: Array  # [2, b], how far from the truth each may have been, relative to the largest
-    drift: Array  # [2], how far a value may move from look to look, relative likewise
+    drift: Array  # [], how far a value may move in two looks, relative likewise
     made: Array  # [] int32, how many looks
 
 
@@ -53,11 +53,13 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     (the symmetric G nearest to the last one, M. Powell 1970), and what is not known is doubted: with P the projection on all
     a, a Ritz vector y of G is wrong in its value by about
 
-        eᵢ = Σ_j ((1 − P) yᵢ)_j² δ_j ,   δ_j = 1 for a remainder; for v_j its e of last time and the drift since,
+        eᵢ = Σ_j h_ij² δ_j / max(1 − δ_j / g_ij, |h_ij|) ,   h_i = (1 − P) yᵢ ,   g_ij = θᵢ − G_jj  (∞ if not positive)
 
-    in units of max|θ|. The drift is measured: twice the change of the first Rayleigh quotient since last time, forgotten by a
-    tenth each look. The next product goes to (1 − P) yᵢ of the first pair that needs it: of those asked for if eᵢ > tol, and
-    of the b − k guards if one could have overtaken, θᵢ + eᵢ > θ_k + tol.
+    in units of max|θ|: what it gains where A_jj is not G_jj but more by δ_j, and so nearer. For v_j δ_j is its e of last
+    time and the drift since; for a remainder what the last guard is, θ_b, or 1 as long as that is unknown. The drift is
+    measured: twice the change of the first Rayleigh quotient since last time, forgotten by a twentieth each look. The next
+    product goes to (1 − P) yᵢ of the first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one
+    could have overtaken, θᵢ + eᵢ > θ_k + tol.
 
     Args:
       k: how many eigenpairs.
@@ -66,11 +68,11 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
       tol: relative to the largest |eigenvalue| found. A vector's angle to the true one is about √(tol · λ₁ / its gap).
         None: each look is Lanczos by itself, exactly `num_steps` products (default 2k + 10) from a fixed direction, and nothing
         is remembered: for looks so far apart that old vectors are no guesses.
-    Returns: a `Tracker`. The residuals it reports are bounds for what A does outside of what was multiplied, √Σ_j (…)_j² δ_j²
-      and no less than the error of the value; `converged` where no pair needs a product any more.
+    Returns: a `Tracker`. The residuals it reports are what A may do to what was not multiplied, max|θ| √Σ_j h_ij² δ_j with
+      δ_j = 1 for a remainder, and no less than the error of the value; `converged` where no pair needs a product any more.
 
-    Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 on
-    average, and 1.9 to 2.5 where four eigenvalues crowd within a tenth, with errors under 1 %.
+    Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 to 1.9
+    on average, and 2.2 to 4.1 where four eigenvalues crowd within a tenth, with errors under 0.3 %.
     Memory: 3k + 12 vectors and num_steps more. Vmapped, all that are alive wait for the slowest.
     """
     if k < 1 or (num_steps is not None and k > num_steps):
@@ -87,7 +89,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, tree.scattered_like(i, params), i)[0], start)
         real = tree.dtype(params)
         vectors = jax.tree.map(lambda x: jnp.stack([x, x]), start)
-        return Memory(vectors, jnp.zeros((2, b), real), jnp.ones((2, b), real), jnp.ones(2, real), jnp.int32(0))
+        return Memory(vectors, jnp.zeros((2, b), real), jnp.ones((2, b), real), jnp.ones((), real), jnp.int32(0))
 
     def update(matvec: MatVec, memory: Memory | Params, alive: Array | bool = True) -> tuple[Memory | Params, Eigs]:
         if not isinstance(memory, Memory):
@@ -138,8 +140,13 @@ def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
     values, rotation = values[::-1], rotation[:, ::-1].T
     # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
     rotation = 1.5 * rotation - 0.5 * _full(_full(rotation, rotation.T), rotation)
-    size = _size(values, count)
-    errors = jnp.sum(_hidden(rotation, known) ** 2 * trust[None], axis=1)
+    size, tiny = _size(values, count), jnp.finfo(values.dtype).tiny
+    hidden = jnp.abs(_hidden(rotation, known))
+    outside = jnp.where(trust[b - 1] < 1, jnp.maximum(values[b - 1], 0) / size, 1)
+    doubts = jnp.where(place < b, trust, outside)
+    gap = (values[:, None] - jnp.diagonal(gram)[None]) / size  # [rows, rows]: g
+    nearer = 1 - doubts[None] / jnp.where(gap > 0, gap, jnp.inf)
+    errors = jnp.sum(hidden**2 * doubts[None] / jnp.clip(nearer, jnp.maximum(hidden, tiny), 1), axis=1)
     may_overtake = errors > (values[k - 1] - values) / size + tol
     needy = jnp.where(place < k, errors > tol, may_overtake) & (place < b)
     return problem._replace(values=values, rotation=rotation, errors=errors, needy=needy)
@@ -170,11 +177,8 @@ def _followed(
     place, side = jnp.arange(rows), made % 2
     cold = made < 2  # the second look starts where the first one ended, and trusts it as little
 
-    def of(pair):
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, jnp.where(cold, 0, side), keepdims=False), pair)
-
-    kept, values, doubts, drift = of(memory[:4])
-    doubts = jnp.where(cold, 1, jnp.minimum(doubts + drift, 1))
+    kept, values, doubts = tree.row(memory[:3], jnp.where(cold, 0, side))
+    doubts = jnp.where(cold, 1, jnp.minimum(doubts + memory.drift, 1))
     doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
 
     # the first product goes to v₁, whatever happens: outside of the loop the compiler can share its gradient with the step's
@@ -183,7 +187,7 @@ def _followed(
     length = tree.norm(rest)
     is_new = length > 10 * jnp.finfo(real).eps * jnp.linalg.norm(column)
     change = jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), jnp.finfo(real).tiny)
-    drift = jnp.clip(jnp.maximum(GAIN * change, DECAY * drift), LEAST_DRIFT, 1)
+    drift = jnp.clip(jnp.maximum(GAIN * change, DECAY * memory.drift), LEAST_DRIFT, 1)
     rest = tree.scale(jnp.where(is_new, 1 / length, 0), rest)
 
     def space(*parts: Params) -> Params:
@@ -232,9 +236,8 @@ def _followed(
     problem, _ = jax.lax.while_loop(lambda c: unfinished(c[0]) & (c[1] < MAX_ROUNDS), round_, (problem, jnp.array(0)))
     weights, values, doubts = problem.rotation[:b], problem.values[:b], jnp.minimum(problem.errors[:b], 1)
     vectors = tree.combine(weights, problem.basis)
-    hidden = _hidden(weights, problem.known) * problem.trust[None]
+    hidden = _hidden(weights, problem.known) * jnp.sqrt(problem.trust)[None]
     residuals = jnp.linalg.norm(hidden[:k], axis=1) * _size(problem.values, problem.count)
-    found = vectors, values, doubts, drift
-    new = jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, side, 0), memory[:4], found)
+    new = tree.with_row(memory[:3], side, (vectors, values, doubts))
     best = Eigs(values[:k], jax.tree.map(lambda x: x[:k], vectors), residuals, ~jnp.any(problem.needy), problem.products)
-    return Memory(*new, made + 1), best
+    return Memory(*new, drift, made + 1), best

@@ -23,10 +23,11 @@ BATCHES = {
     "epochs": lambda data: lj.data.epochs(data, 10),
     "independent": lambda data: lj.data.independent(data, 10),
 }
+# tol=None, so many products: how many the tracker makes may hang on the last digit, and batched runs round otherwise
 WRAPPERS = {
-    "nudged": lambda inner, problem: lj.dynamics.nudged(inner, lj.curvature.hessian(problem.loss), 0.1, k=2),
+    "nudged": lambda inner, problem: lj.dynamics.nudged(inner, lj.curvature.hessian(problem.loss), 0.1, k=2, tol=None),
     "nudged at times": lambda inner, problem: lj.dynamics.nudged(
-        inner, lj.curvature.hessian(problem.loss), 0.5, k=2, refresh=4, batch=problem.data
+        inner, lj.curvature.hessian(problem.loss), 0.5, k=2, refresh=4, batch=problem.data, tol=None
     ),
 }
 PLACES = {"plane": lj.dynamics.plane, "sphere": lj.dynamics.sphere}
