@@ -72,7 +72,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
       δ_j = 1 for a remainder, and no less than the error of the value; `converged` where no pair needs a product any more.
 
     Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 to 1.9
-    on average, and 2.2 to 4.1 where four eigenvalues crowd within a tenth, with errors under 0.3 %.
+    on average, and 2.2 to 4.1 where four eigenvalues crowd within a tenth, with errors under 0.6 %.
     Memory: 3k + 12 vectors and num_steps more. Vmapped, all that are alive wait for the slowest.
     """
     if k < 1 or (num_steps is not None and k > num_steps):
