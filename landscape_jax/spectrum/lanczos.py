@@ -187,7 +187,7 @@ def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
         raise ValueError(f"ritz: k={k} and smallest={smallest} must add up to between 1 and m={m}, the number of products")
     values, rotation, residuals = projected(krylov, m, slack)
     ends = np.r_[0:k, m - smallest : m]
-    converged = jnp.all(residuals[ends] <= tolerance(values.dtype) * jnp.max(jnp.abs(values)))  # False for NaN
+    converged = jnp.all(residuals[ends] <= tolerance(values.dtype, m) * jnp.max(jnp.abs(values)))  # False for NaN
     return Eigs(values[ends], rotated(krylov, rotation[:, ends]), residuals[ends], converged, jnp.int32(m))
 
 
@@ -196,9 +196,15 @@ def slack(dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.75
 
 
-def tolerance(dtype) -> float:
-    """ε^(2/3), 2e-5 in float32 and 4e-11 in float64: what a residual relative to max|λ| should reach, unless told otherwise."""
-    return float(jnp.finfo(dtype).eps) ** (2 / 3)
+def tolerance(dtype, m: int) -> float:
+    """ε^(2/3), 2e-5 in float32 and 4e-11 in float64, or twice the rounding of m products where that is more: what a residual
+    relative to max|λ| should reach, unless told otherwise."""
+    return max(float(jnp.finfo(dtype).eps) ** (2 / 3), 2 * rounding(dtype, m))
+
+
+def rounding(dtype, m: int) -> float:
+    """10 ε √m: what m products may leave in a residual, relative to max|λ|. No tolerance can be less."""
+    return 10 * float(jnp.finfo(dtype).eps) * m**0.5
 
 
 def projected(krylov: Krylov, count, slack: float | Array = 0.0) -> tuple[Array, Array, Array]:
@@ -216,8 +222,7 @@ def projected(krylov: Krylov, count, slack: float | Array = 0.0) -> tuple[Array,
     values, rotation = values[::-1], jnp.where(reached[:, None], rotation[:, ::-1], 0)
     tail = jnp.where(jnp.arange(len(gram))[:, None] < count, 0, gram)
     coupling = _full(tail, rotation)  # [m + b, m]
-    rounding = (10 * jnp.finfo(values.dtype).eps * m**0.5 + slack) * size
-    return values, rotation, jnp.linalg.norm(coupling, axis=0) + rounding
+    return values, rotation, jnp.linalg.norm(coupling, axis=0) + (rounding(values.dtype, m) + slack) * size
 
 
 @jax.custom_batching.custom_vmap
@@ -225,17 +230,15 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
 
     Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
-    threads of the pool, and two devices that run it at once can wait for each other forever. A single one on an NVIDIA GPU
-    goes by QR: 0.13 and 0.19 ms for 9 and 28 rows on an H100, where the default, Jacobi's rotations, took 0.30 and 0.43.
+    threads of the pool, and two devices that run it at once can wait for each other forever. Not by QR on an NVIDIA GPU: it
+    is no faster there than the default, Jacobi's rotations, on Krylov spaces, and of an H100 tracking met matrices on which it
+    did not end well (NaN after 0.7 ms).
     """
-    by = getattr(jax.lax.linalg, "EighImplementation", None)
-    if by is None:  # an older JAX has no choice
-        return _eigh(matrix)
-    return jax.lax.platform_dependent(matrix, cuda=functools.partial(_eigh, implementation=by.QR), default=_eigh)
+    return _eigh(matrix)
 
 
-def _eigh(matrix: Array, **how) -> tuple[Array, Array]:
-    vectors, values = jax.lax.linalg.eigh(matrix, lower=False, symmetrize_input=False, **how)
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    vectors, values = jax.lax.linalg.eigh(matrix, lower=False, symmetrize_input=False)
     return values, vectors
 
 

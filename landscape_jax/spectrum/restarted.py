@@ -19,6 +19,7 @@ from landscape_jax.spectrum.lanczos import (
     rectified,
     ritz,
     rotated,
+    rounding,
     slack,
     tolerance,
 )
@@ -57,7 +58,8 @@ def eigsh(
       smallest: how many of the smallest; k + smallest ≤ p.
       num_steps: m, a fixed number of products, k + smallest ≤ m; more than p are not made.
       depth: the Krylov depth, in vectors, of the run to a tolerance; default 4 (k + smallest) + 16.
-      tol: relative to the largest |λ| seen; default ε^(2/3), 2e-5 in float32 and 4e-11 in float64.
+      tol: relative to the largest |λ| seen, at least 10 ε √depth, which is what rounding may leave; default ε^(2/3), 2e-5 in
+        float32 and 4e-11 in float64, or twice that least where it is more.
       confirm: how many more ends, each from a fresh direction, must agree with the first.
       max_restarts: an upper bound; on reaching it, the residuals say how far the run got.
     Returns: `Eigs(values [k + smallest] descending, vectors, residuals, converged, products)`. Some true eigenvalue lies
@@ -124,6 +126,13 @@ def block_eigsh(
     if confirm < 0:
         raise ValueError(f"eigsh: confirm={confirm} must be at least 0, how many more ends must agree with the first")
     m = min(4 * wanted + 16 + b - 1 if depth is None else depth, p)
+    real = tree.dtype(start)
+    least = rounding(real, m)
+    if m < p and isinstance(tol, float | int | np.number) and tol < least:
+        raise ValueError(
+            f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products in {real}, "
+            f"10 ε √m = {least:.1g}: ask for no less, or compute in float64 (jax_enable_x64)"
+        )
     return _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
 
 
@@ -166,10 +175,12 @@ def _restarted(
     keep = min(wanted + (m - wanted) // 2, m - 1)
     order = _wanted_first(m, k, smallest)
     real = tree.dtype(start)
-    tol = tolerance(real) if tol is None else tol
+    tol = tolerance(real, m) if tol is None else tol
 
-    # a coarse tolerance allows for a basis that is less orthogonal, down to √ε, which still keeps false copies away
+    # a coarse tolerance allows for a basis that is less orthogonal, down to √ε, which still keeps false copies away, and
+    # one so fine that the slack would be much of it for none
     coarse = jnp.clip(tol / 30, slack(real), jnp.finfo(real).eps ** 0.5).astype(real)
+    coarse = jnp.where(tol < rounding(real, m) + 2 * coarse, 0, coarse)
     loose = coarse if tree.num_examples(start) == 1 else 0.0
 
     def solved(krylov: Krylov, count: Array) -> _Solved:

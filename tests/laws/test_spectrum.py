@@ -285,6 +285,29 @@ def test_the_first_end_is_trusted_when_nothing_is_to_confirm_it():
     assert abs(found.values[0] - blind[2][1]) < 1e-2  # the second largest: what confirmation is for
 
 
+def test_the_finest_tolerance_allowed_is_met():
+    matrix, start, true = example("both signs", "random", 2, "float32")
+    least = 10 * np.finfo(np.float32).eps * 20**0.5
+    solve = jax.jit(lambda a, v: spectrum.eigsh(product(a), shaped(v), k=2, depth=20, tol=1.01 * least))
+    eigs = solve(matrix, start)
+    check(eigs, matrix, true, 1e-5, (2, 0))
+    assert eigs.converged
+    assert eigs.products < 100
+    with pytest.raises(ValueError, match="is less than what rounding leaves"):
+        spectrum.eigsh(product(matrix), shaped(start), k=2, depth=20, tol=0.99 * least)
+
+
+def test_a_deep_space_still_meets_the_default_tolerance():
+    """With 300 products in float32 their rounding alone is put at 2.1e-5, of the 2.4e-5 that would be asked for."""
+    diagonal = jnp.linspace(-1, 1, 400) ** 3
+    start = jnp.asarray(rng(0).normal(size=400), jnp.float32)
+    by_depth = jax.jit(lambda v: spectrum.eigsh(lambda x: diagonal * x, v, k=3, depth=300))(start)
+    by_steps = jax.jit(lambda v: spectrum.eigsh(lambda x: diagonal * x, v, k=3, num_steps=300))(start)
+    for eigs in (by_depth, by_steps):
+        assert eigs.converged
+        np.testing.assert_allclose(eigs.values, diagonal[::-1][:3], rtol=0, atol=1e-5)
+
+
 def test_a_second_copy_is_found_beside_a_close_third():
     """95, 95, 94.5: a fresh direction may settle on the third before it shows the second."""
     solve = jax.jit(lambda a, v: spectrum.eigsh(lambda x: jnp.matmul(a, x, precision="highest"), v, k=2, smallest=1, depth=8))
