@@ -239,5 +239,6 @@ def _followed(
     hidden = _hidden(weights, problem.known) * jnp.sqrt(problem.trust)[None]
     residuals = jnp.linalg.norm(hidden[:k], axis=1) * _size(problem.values, problem.count)
     new = tree.with_row(memory[:3], side, (vectors, values, doubts))
-    best = Eigs(values[:k], jax.tree.map(lambda x: x[:k], vectors), residuals, ~jnp.any(problem.needy), problem.products)
+    found = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
+    best = Eigs(values[:k], jax.tree.map(lambda x: x[:k], vectors), residuals, found, problem.products)
     return Memory(*new, drift, made + 1), best

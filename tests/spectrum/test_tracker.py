@@ -51,3 +51,20 @@ def test_what_is_not_alive_takes_one_product_and_nobody_waits_for_it():
     np.testing.assert_allclose(values[0], alone_values, rtol=1e-5)
     assert products[1].tolist() == [1] * 6
     assert looks(scales[1], True)[1].max() > 20
+
+
+def test_nan_is_told_as_not_converged():
+    track = spectrum.tracker(1)
+    diagonal = jnp.linspace(-0.1, 1, P) ** 3
+
+    @jax.jit
+    def looks(scales):
+        def look(memory, scale):
+            memory, eigs = track.update(lambda v: scale * diagonal * v, memory)
+            return memory, (eigs.values[0], eigs.converged)
+
+        return jax.lax.scan(look, track.init(diagonal), scales)[1]
+
+    values, converged = looks(jnp.array([1.0, 1.0, 1.0, jnp.nan]))
+    assert converged.tolist() == [True, True, True, False]
+    assert jnp.isnan(values).tolist() == [False, False, False, True]
