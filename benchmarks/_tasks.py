@@ -46,9 +46,9 @@ def task(name: str, seed: int = 0) -> Task:
 
 def outputs(params: list, x):
     for w, b in params[:-1]:
-        x = jnp.tanh(x @ w + b[None])
+        x = jnp.tanh(lj.models.dense(x, w) + b[None])
     w, b = params[-1]
-    return x @ w + b[None]
+    return lj.models.dense(x, w) + b[None]
 
 
 loss = lj.losses.mean(outputs, lj.losses.square)

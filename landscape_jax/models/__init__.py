@@ -2,7 +2,7 @@
 
 from landscape_jax.models.cnn import avg_pool, cnn, max_pool, myrtle, simple_cnn, vgg11
 from landscape_jax.models.mlp import deep_linear, mlp
-from landscape_jax.models.module import flat, uniform
+from landscape_jax.models.module import dense, flat, uniform
 from landscape_jax.models.parametrisation import mup, ntk, standard
 from landscape_jax.models.resnet import batch_norm, frozen, group_norm, no_norm, resnet, resnet18
 from landscape_jax.models.transformer import transformer, vit
@@ -12,6 +12,7 @@ __all__ = [
     "batch_norm",
     "cnn",
     "deep_linear",
+    "dense",
     "flat",
     "frozen",
     "group_norm",

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import float_of, gaussian, glorot_uniform, he, model
+from landscape_jax.models.module import Dense, float_of, gaussian, glorot_uniform, he, model
 from landscape_jax.types import Model
 
 
@@ -57,8 +57,8 @@ class _CNN(nn.Module):
             count += 1
         x = x.reshape(x.shape[0], -1)  # [n, h · w · filters]
         for i, width in enumerate(self.dense):
-            x = self.activation(nn.Dense(width, kernel_init=self.weights, param_dtype=dtype, name=f"dense{i}")(x))
-        return nn.Dense(
+            x = self.activation(Dense(width, kernel_init=self.weights, param_dtype=dtype, name=f"dense{i}")(x))
+        return Dense(
             self.outputs, use_bias=self.bias, kernel_init=self.last_init, param_dtype=dtype, name="outputs"
         )(x)  # fmt: skip
 

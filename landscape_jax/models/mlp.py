@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from landscape_jax.models.module import float_of, model
+from landscape_jax.models.module import dense, float_of, model
 from landscape_jax.models.parametrisation import Parametrisation, Scaling, standard
 from landscape_jax.types import Model
 
@@ -26,7 +26,7 @@ class _Layer(nn.Module):
     def __call__(self, x: Array) -> Array:
         std = (self.scale * self.scaling.variance) ** 0.5
         kernel = self.param("kernel", self.draw(std), (x.shape[-1], self.size), float_of(x))
-        x = x @ kernel * self.scaling.weight  # [n, size]
+        x = dense(x, kernel) * self.scaling.weight  # [n, size]
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.size,), float_of(x))
             x = x + (self.scaling.bias * bias)[None]

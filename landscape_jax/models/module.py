@@ -1,5 +1,6 @@
 """From a Flax module to a pair of pure functions."""
 
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -40,6 +41,27 @@ def flat(network: Model, inputs: Array) -> Model:
         return ravel_pytree(network.init(key, inputs))[0]
 
     return Model(init, lambda params, inputs: network.apply(unravel(params), inputs))
+
+
+def dense(x: Array, kernel: Array, dims=None, **options) -> Array:
+    """x W, [..., i] and [i, o] ↦ [..., o]: `x @ kernel`, quicker to differentiate on a CPU.
+
+    The gradient to W is Xᵀ Δ, and XLA's CPU back end (jaxlib 0.10) runs it at full speed only with the larger of i and o on the
+    right. Where i > o it is asked for as Δᵀ X, and turned: 1,000 examples, 3072 × 200, 12.1 → 6.2 ms on one core and
+    4.9 → 3.9 ms on two; 200 × 10, 110 → 35 µs and 73 → 39 µs. The numbers are those of `x @ kernel` to rounding.
+
+    Args:
+      dims, options: as for `jax.lax.dot_general`, for which it can stand: `flax.linen.Dense(n, dot_general=models.dense)`.
+    """
+    dims = (((x.ndim - 1,), (0,)), ((), ())) if dims is None else dims
+    tall = kernel.ndim == 2 and kernel.shape[0] > kernel.shape[1] and dims == (((x.ndim - 1,), (0,)), ((), ()))
+    if tall and jax.default_backend() == "cpu":
+        turned = jax.lax.optimization_barrier(kernel.T)  # fenced, as its derivatives are: XLA would turn the product back
+        return jax.lax.dot_general(x, turned, (((x.ndim - 1,), (1,)), ((), ())), **options)
+    return jax.lax.dot_general(x, kernel, dims, **options)
+
+
+Dense = functools.partial(nn.Dense, dot_general=dense)  # flax's layer, its parameters and its options
 
 
 def float_of(x: Array):

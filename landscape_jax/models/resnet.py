@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import float_of, gaussian, model
+from landscape_jax.models.module import Dense, float_of, gaussian, model
 from landscape_jax.types import Batch, Coupled, Model, Params
 
 WHY = "BatchNorm in batch mode takes its statistics over the whole batch"
@@ -77,7 +77,7 @@ class _ResNet(nn.Module):
                     x = nn.relu(shortcut(x, filters, stride) + y)
         x = nn.relu(norm(x)) if self.preactivation else x
         x = jnp.mean(x, axis=(1, 2))  # [n, filters]
-        return nn.Dense(self.outputs, kernel_init=gaussian(1.0), param_dtype=dtype, name="outputs")(x)
+        return Dense(self.outputs, kernel_init=gaussian(1.0), param_dtype=dtype, name="outputs")(x)
 
 
 def resnet(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import float_of, model
+from landscape_jax.models.module import Dense, float_of, model
 from landscape_jax.types import Model
 
 
@@ -24,8 +24,8 @@ class _Block(nn.Module):
             num_heads=self.heads, param_dtype=dtype, kernel_init=init, out_kernel_init=last, name="attention"
         )(y, y, mask=mask)
         y = nn.LayerNorm(param_dtype=dtype, name="norm1")(x)
-        y = nn.gelu(nn.Dense(4 * d, kernel_init=init, param_dtype=dtype, name="wide")(y))
-        return x + nn.Dense(d, kernel_init=last, param_dtype=dtype, name="narrow")(y)
+        y = nn.gelu(Dense(4 * d, kernel_init=init, param_dtype=dtype, name="wide")(y))
+        return x + Dense(d, kernel_init=last, param_dtype=dtype, name="narrow")(y)
 
 
 class _Decoder(nn.Module):
@@ -47,7 +47,7 @@ class _Decoder(nn.Module):
         for i in range(self.depth):
             x = _Block(self.heads, self.depth, name=f"block{i}")(x, mask)
         x = nn.LayerNorm(name="norm")(x)
-        return nn.Dense(self.vocabulary, use_bias=False, kernel_init=normal, name="outputs")(x)
+        return Dense(self.vocabulary, use_bias=False, kernel_init=normal, name="outputs")(x)
 
 
 def transformer(vocabulary: int, *, length: int = 64, width: int = 64, depth: int = 2, heads: int = 4) -> Model:
@@ -91,7 +91,7 @@ class _ViT(nn.Module):
         for i in range(self.depth):
             x = _Block(self.heads, self.depth, name=f"block{i}")(x, None)
         x = jnp.mean(nn.LayerNorm(param_dtype=dtype, name="norm")(x), axis=1)  # [n, d]
-        return nn.Dense(self.outputs, kernel_init=normal, param_dtype=dtype, name="outputs")(x)
+        return Dense(self.outputs, kernel_init=normal, param_dtype=dtype, name="outputs")(x)
 
 
 def vit(outputs: int = 10, *, patch: int = 4, width: int = 64, depth: int = 4, heads: int = 4) -> Model:
