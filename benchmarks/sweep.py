@@ -11,6 +11,7 @@ stability amplifies the last bit. The first look is a cold one and told apart. F
 """
 
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -56,16 +57,11 @@ def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
     return jax.device_get({name: record[name] for name in WATCH}), told
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def closer(params: list, rate, batch, steps: int) -> dict:
     """The record of one training, with the converged eigenvalues, [looks, 2]."""
-    watch = WATCH | {"truth": converged()}
-
-    @jax.jit
-    def trained(params, rate, batch):
-        gd = descent(rate, batch)
-        return lj.run(jax.random.key(0), params, gd, watch, num_steps=steps, every=EVERY)[1]
-
-    return jax.device_get(trained(params, rate, batch))
+    gd, watch = descent(rate, batch), WATCH | {"truth": converged()}
+    return lj.run(jax.random.key(0), params, gd, watch, num_steps=steps, every=EVERY)[1]
 
 
 def checked(record: dict, where: list[tuple[int, int]], looks: list[dict]) -> dict:
@@ -134,7 +130,7 @@ def main() -> None:
     record, told = ours(params, jnp.asarray(rates), batch, asked)
 
     where = [(int(s * asked.seeds), int(r * asked.rates)) for s, r in PLACES]
-    looks = [closer(tasks[s].params, rates[r], batch, asked.steps) for s, r in where]
+    looks = [jax.device_get(closer(tasks[s].params, rates[r], batch, asked.steps)) for s, r in where]
     told |= checked(record, where, looks)
     places = [(s, float(rates[r])) for s, r in where]
     others = {name: compared(name, places, looks, asked) for name in asked.peers}

@@ -3,7 +3,7 @@
     python -m benchmarks.tracking [--tasks a b] [--peers lean pyhessian eigenthings curvlinops matfree] [--rounds 5] [--write]
 
 Task a (p = 17,610, η = 0.1, 1,200 steps) and b (p = 656,810, η = 0.02, 300 steps) of `_tasks`, full batch, over the edge of
-stability. Time: compiled runs that go on from late in training, plain and watched in turn, medians. Error: every step's value
+stability. Time: compiled runs that go on from halfway, plain and watched in turn, medians. Error: every step's value
 against an eigenvalue converged to a residual of 1e-3 from the last step's two; the first ten steps are left out. Fails when
 an error passes 1 % or a value lies outside of its residual (and the reference's). The `peers` go on from halfway, each in a
 process of its own, for 20 steps of a and 5 of b: a Python loop with a call at each step, from a converged vector where the
@@ -85,7 +85,14 @@ def measured(name: str, asked) -> dict:
     outside = np.abs(found["value"] - true) > found["residual"] + TOL * np.abs(true)
 
     programs = {key: advanced(rate, watch, timed) for key, watch in watches.items()}
-    late = {key: advanced(rate, watch, steps // 2)(start(watch), given.batch)[0] for key, watch in watches.items()}
+
+    def halfway(key: str):
+        run = start(watches[key])
+        for _ in range(round(steps / 2 / timed)):
+            run, _ = programs[key](run, given.batch)
+        return run
+
+    late = {key: halfway(key) for key in watches}
     seconds: dict[str, list[float]] = {key: [] for key in programs}
     for turn in range(asked.rounds + 1):
         for key, program in programs.items():
@@ -93,13 +100,7 @@ def measured(name: str, asked) -> dict:
             jax.block_until_ready(program(late[key], given.batch))
             if turn:  # the first compiles
                 seconds[key].append((time.perf_counter() - begun) / timed)
-    halfway = late["plain"].params
-    short = {"truth": converged()}
-    _, few = jax.device_get(advanced(rate, short, FEW[name])(start(short, halfway), given.batch))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "halfway.npz"
-        _state.save(path, halfway, given.batch, given.source)
-        compared = followed(name, path, few["truth"], asked)
+    compared = beside(name, late["plain"].params, start, asked) if asked.peers else {}
     middle = {key: statistics.median(times) for key, times in seconds.items()}
     return {
         "parameters": tree.size(given.params), "data": given.source, "rate": rate, "steps": steps,
@@ -113,6 +114,16 @@ def measured(name: str, asked) -> dict:
         "largest λ₂/λ₁": float((record["truth"][:, 1] / true).max()),
         "peers": compared,
     }  # fmt: skip
+
+
+def beside(name: str, params: list, start, asked) -> dict:
+    """The peers' Python loops from parameters halfway, and what is true there."""
+    given, short = task(name), {"truth": converged()}
+    _, few = jax.device_get(advanced(RATES[name], short, FEW[name])(start(short, params), given.batch))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "halfway.npz"
+        _state.save(path, params, given.batch, given.source)
+        return followed(name, path, few["truth"], asked)
 
 
 def followed(name: str, path: Path, true: np.ndarray, asked) -> dict:
