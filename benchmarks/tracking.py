@@ -25,7 +25,7 @@ import optax
 import landscape_jax as lj
 from benchmarks import peers
 from benchmarks._results import keep
-from benchmarks._tasks import loss, task
+from benchmarks._tasks import Task, loss, task
 from benchmarks.peers import _state
 from landscape_jax import tree
 
@@ -88,7 +88,7 @@ def measured(name: str, asked) -> dict:
 
     def halfway(key: str):
         run = start(watches[key])
-        for _ in range(round(steps / 2 / timed)):
+        for _ in range(max(1, round(steps / 2 / timed))):
             run, _ = programs[key](run, given.batch)
         return run
 
@@ -100,7 +100,7 @@ def measured(name: str, asked) -> dict:
             jax.block_until_ready(program(late[key], given.batch))
             if turn:  # the first compiles
                 seconds[key].append((time.perf_counter() - begun) / timed)
-    compared = beside(name, late["plain"].params, start, asked) if asked.peers else {}
+    compared = beside(name, given._replace(params=late["plain"].params), start, asked) if asked.peers else {}
     middle = {key: statistics.median(times) for key, times in seconds.items()}
     return {
         "parameters": tree.size(given.params), "data": given.source, "rate": rate, "steps": steps,
@@ -116,13 +116,13 @@ def measured(name: str, asked) -> dict:
     }  # fmt: skip
 
 
-def beside(name: str, params: list, start, asked) -> dict:
-    """The peers' Python loops from parameters halfway, and what is true there."""
-    given, short = task(name), {"truth": converged()}
-    _, few = jax.device_get(advanced(RATES[name], short, FEW[name])(start(short, params), given.batch))
+def beside(name: str, given: Task, start, asked) -> dict:
+    """The peers' Python loops from a task's parameters halfway, and what is true there."""
+    short = {"truth": converged()}
+    _, few = jax.device_get(advanced(RATES[name], short, FEW[name])(start(short, given.params), given.batch))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "halfway.npz"
-        _state.save(path, params, given.batch, given.source)
+        _state.save(path, given.params, given.batch, given.source)
         return followed(name, path, few["truth"], asked)
 
 

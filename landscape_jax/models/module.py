@@ -53,12 +53,12 @@ def dense(x: Array, kernel: Array, dims=None, **options) -> Array:
     Args:
       dims, options: as for `jax.lax.dot_general`, for which it can stand: `flax.linen.Dense(n, dot_general=models.dense)`.
     """
-    dims = (((x.ndim - 1,), (0,)), ((), ())) if dims is None else dims
-    tall = kernel.ndim == 2 and kernel.shape[0] > kernel.shape[1] and dims == (((x.ndim - 1,), (0,)), ((), ()))
-    if tall and jax.default_backend() == "cpu":
+    plain = ((x.ndim - 1,), (0,)), ((), ())
+    tall = kernel.ndim == 2 and kernel.shape[0] > kernel.shape[1]
+    if tall and dims in (None, plain) and jax.default_backend() == "cpu":
         turned = jax.lax.optimization_barrier(kernel.T)  # fenced, as its derivatives are: XLA would turn the product back
         return jax.lax.dot_general(x, turned, (((x.ndim - 1,), (1,)), ((), ())), **options)
-    return jax.lax.dot_general(x, kernel, dims, **options)
+    return jax.lax.dot_general(x, kernel, plain if dims is None else dims, **options)
 
 
 Dense = functools.partial(nn.Dense, dot_general=dense)  # flax's layer, its parameters and its options

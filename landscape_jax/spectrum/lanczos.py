@@ -232,7 +232,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
     threads of the pool, and two devices that run it at once can wait for each other forever. Not by QR on an NVIDIA GPU: on
     Krylov spaces it is no faster there than the default, Jacobi's rotations, and tracking by it on an H100 came to 0.7 ms an
-    eigenproblem and never a second product, which only NaN explains; by the default it is right.
+    eigenproblem and never a second product, as NaN would make it; by the default it is right.
     """
     return _eigh(matrix)
 
