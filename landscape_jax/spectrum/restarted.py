@@ -204,7 +204,8 @@ def _restarted(
     def multiplied(carry):
         krylov, last, allowed = carry
         krylov, count = extend(matvec, krylov, last.count, allowed), last.count + 1
-        due = count == m if confirm else (count == m) | ((count % ((wanted + 1) // 2) == 0) & (count >= wanted))
+        near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
+        due = (count == m) | (False if confirm else (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0)))
         return krylov, jax.lax.cond(due, lambda: solved(krylov, count), lambda: last._replace(count=count)), allowed
 
     def cycle(carry):
@@ -242,7 +243,7 @@ def _restarted(
         return ~ends.converged & ~ends.broken & (ends.restarts <= max_restarts)
 
     none, no = jnp.array(0), jnp.array(False)
-    unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.zeros(wanted, real), jnp.zeros((), real)
+    unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.full(wanted, jnp.inf, real), jnp.zeros((), real)
     ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, no, no)
     krylov, last, ends = jax.lax.while_loop(going, cycle, (begin(start, m), _Solved(none, *unknown, no), ends))
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
