@@ -127,7 +127,7 @@ def _three_terms(w: Params, q: Params, krylov: Krylov, j, slack: float | Array) 
     dirty = lost | once_more
     carry = jax.lax.while_loop(lambda carry: carry[4], cleaned, (w, column, length, 0, dirty))
     w, column, length, *_ = carry
-    basis, column = _settled(basis, j + 1, w, column, length, length <= 10 * eps * whole, j + 1)
+    basis, column = settled(basis, j + 1, w, column, length, length <= 10 * eps * whole, j + 1)
     grown = jnp.where(dirty, jnp.where(place <= j, eps, 0), grown).at[j + 1].set(1)
     overlap = overlap.at[:, j + 1].set(grown).at[j + 1].set(grown)
     return Krylov(basis, jax.lax.dynamic_update_index_in_dim(gram, column, j, 1), overlap)
@@ -141,10 +141,10 @@ def appended(basis: Params, i, w: Params, direction) -> tuple[Params, Array]:
     """
     rest, column = removed(basis, w)
     length = tree.norm(rest)
-    return _settled(basis, i, rest, column, length, length <= 10 * jnp.finfo(column.dtype).eps * tree.norm(w), direction)
+    return settled(basis, i, rest, column, length, length <= 10 * jnp.finfo(column.dtype).eps * tree.norm(w), direction)
 
 
-def _settled(
+def settled(
     basis: Params, i, rest: Params, column: Array, length: Array, vanished: Array, direction
 ) -> tuple[Params, Array]:
     """What `appended` gives, from what is left of w, its coefficients, and whether that is nothing but rounding."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import appended, eigh, removed
+from landscape_jax.spectrum.lanczos import appended, eigh, settled
 from landscape_jax.spectrum.restarted import eigsh
 from landscape_jax.types import Eigs, MatVec, Params
 
@@ -117,7 +117,6 @@ def _afresh(k: int, num_steps: int) -> Tracker:
 class _Problem(NamedTuple):
     """Rayleigh–Ritz with gaps in its knowledge, and its solution. Rows of the basis from `count` on are not reached yet."""
 
-    basis: Params  # leaves [rows, ...]
     gram: Array  # [rows, rows]: G
     known: Array  # [rows, rows]: P
     trust: Array  # [rows]: δ
@@ -129,8 +128,16 @@ class _Problem(NamedTuple):
     needy: Array  # [rows] bool: which pairs need a product
 
 
+def _begun(values: Array, trust: Array, rows: int, products: Array) -> _Problem:
+    """Before any product: `values` on the diagonal, nothing known."""
+    b = len(values)
+    values, trust = jnp.pad(values, (0, rows - b)), jnp.pad(trust, (0, rows - b), constant_values=1)
+    unknown, each = jnp.zeros((rows, rows), values.dtype), jnp.eye(rows, dtype=values.dtype)
+    return _Problem(jnp.diag(values), unknown, trust, jnp.array(b), products, values, each, trust, trust > 0)
+
+
 def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
-    _, gram, known, trust, count, *_ = problem
+    gram, known, trust, count, *_ = problem
     rows = len(gram)
     place = jnp.arange(rows)
     reached = place < count
@@ -170,6 +177,27 @@ def _learned(problem: _Problem, a: Array, column: Array) -> _Problem:
     return problem._replace(gram=gram, known=problem.known + jnp.outer(a, a), products=problem.products + 1)
 
 
+def _beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, Array, Array]:
+    """What of w is orthogonal to a basis, w's coefficients in it, [rows], and the length of the former.
+
+    Of w = A y little is not along y = Σ aᵢ qᵢ, nearly an eigenvector: with that part taken off, one pass over the basis does,
+    and a second is made only where the first took so much that its rounding counts. The first is in the loop too: used within
+    and without, a basis that is a part of an array would be copied out of it twice.
+    """
+    rayleigh = tree.vdot(along, w)
+
+    def passed(carry):
+        w, column, before, _ = carry
+        more = tree.dots(basis, w)
+        w = tree.sub(w, tree.combine(more, basis))
+        length = tree.norm(w)
+        return w, column + more, length, (before == jnp.inf) & (length < jnp.linalg.norm(more) / 4)
+
+    unknown = jnp.asarray(jnp.inf, rayleigh.dtype)
+    carry = tree.axpy(-rayleigh, along, w), rayleigh * a, unknown, jnp.array(True)
+    return jax.lax.while_loop(lambda c: c[3], passed, carry)[:3]
+
+
 def _followed(
     matvec: MatVec, memory: Memory, k: int, rows: int, tol: float, alive: Array | bool
 ) -> tuple[Memory, Eigs]:
@@ -182,60 +210,65 @@ def _followed(
     doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
 
     # the first product goes to v₁, whatever happens: outside of the loop the compiler can share its gradient with the step's
-    w = matvec(tree.row(kept, 0))
-    rest, column = removed(kept, w)  # [b]
-    length = tree.norm(rest)
+    each = jnp.eye(rows, dtype=real)
+    first = tree.row(kept, 0)
+    rest, column, length = _beyond(kept, first, each[0, :b], matvec(first))
     is_new = length > 10 * jnp.finfo(real).eps * jnp.linalg.norm(column)
     change = jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), jnp.finfo(real).tiny)
     drift = jnp.clip(jnp.maximum(GAIN * change, DECAY * memory.drift), LEAST_DRIFT, 1)
     rest = tree.scale(jnp.where(is_new, 1 / length, 0), rest)
-
-    def space(*parts: Params) -> Params:
-        """A basis that begins with these rows."""
-        first = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-        return jax.tree.map(lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), first)
-
-    def begun(basis: Params, values: Array, trust: Array, products: Array) -> _Problem:
-        """Before any product: `values` on the diagonal, nothing known."""
-        values = jnp.pad(values, (0, rows - b))
-        trust = jnp.pad(trust, (0, rows - b), constant_values=1)
-        unknown, each = jnp.zeros((rows, rows), real), jnp.eye(rows, dtype=real)
-        return _Problem(basis, jnp.diag(values), unknown, trust, jnp.array(b), products, values, each, trust, trust > 0)
-
-    problem = begun(space(kept, jax.tree.map(lambda x: x[None], rest)), values, doubts, jnp.array(0))
     column = jnp.pad(column, (0, rows - b)).at[b].set(jnp.where(is_new, length, 0))
-    problem = _learned(problem, jnp.eye(rows, dtype=real)[0], column)._replace(count=b + is_new.astype(jnp.int32))
-    problem = _solved(problem, k, b, tol)
-    first = FIRST if k == 1 else SECOND  # among several vectors close to one another restarts would magnify rounding
-    at_least = jnp.where(made == 0, first, jnp.where(made == 1, SECOND, k))
+    problem = _learned(_begun(values, doubts, rows, jnp.array(0)), each[0], column)
+    problem = _solved(problem._replace(count=b + is_new.astype(jnp.int32)), k, b, tol)
+
+    at_least = FIRST if k == 1 else SECOND  # among several vectors close to one another restarts would magnify rounding
+    at_least = jnp.where(made == 0, at_least, jnp.where(made == 1, SECOND, k))
 
     def unfinished(problem: _Problem) -> Array:
         errors = jnp.where(place < b, problem.errors, 0)
         return jnp.any(problem.needy) | ((problem.products < at_least) & (jnp.max(errors) > jnp.finfo(real).eps))
 
-    def multiplied(problem: _Problem) -> _Problem:
+    def multiplied(carry):
         """One product more, of what is hidden of the first pair in need, or else of the one in most doubt."""
+        basis, problem = carry
         errors = jnp.where(place < b, problem.errors, -1)
         which = jnp.argmax(jnp.where(problem.needy, 2, errors))
         a = _hidden(_hidden(problem.rotation, problem.known)[which][None], problem.known)[0]
         a = a / jnp.linalg.norm(a)
         i = problem.count
-        basis, column = appended(problem.basis, i, matvec(tree.combine(a, problem.basis)), i)
-        return _solved(_learned(problem, a, column)._replace(basis=basis, count=i + 1), k, b, tol)
+        y = tree.combine(a, basis)
+        rest, column, length = _beyond(basis, y, a, matvec(y))
+        vanished = length <= 10 * jnp.finfo(real).eps * jnp.linalg.norm(column)
+        basis, column = settled(basis, i, rest, column, length, vanished, i)
+        return basis, _solved(_learned(problem, a, column)._replace(count=i + 1), k, b, tol)
 
-    def shrunk(problem: _Problem) -> _Problem:
-        best = space(tree.combine(problem.rotation[:b], problem.basis))
-        new = begun(best, problem.values[:b], jnp.minimum(problem.errors[:b], 1), problem.products)
-        return new._replace(needy=problem.needy)
+    def space(*parts: Params) -> Params:
+        """A basis that begins with these rows."""
+        head = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+        return jax.tree.map(lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), head)
+
+    def shrunk(carry):
+        basis, problem = carry
+        new = _begun(problem.values[:b], jnp.minimum(problem.errors[:b], 1), rows, problem.products)
+        return space(tree.combine(problem.rotation[:b], basis)), new._replace(needy=problem.needy)
 
     def round_(carry):
-        problem, rounds = carry
-        problem = jax.lax.cond(problem.count >= rows, shrunk, lambda p: p, problem)
-        return jax.lax.while_loop(lambda p: unfinished(p) & (p.count < rows), multiplied, problem), rounds + 1
+        basis, problem, rounds = carry
+        begun = jax.lax.cond(problem.count >= rows, shrunk, lambda c: c, (basis, problem))
+        return *jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[1].count < rows), multiplied, begun), rounds + 1
 
-    problem, _ = jax.lax.while_loop(lambda c: unfinished(c[0]) & (c[1] < MAX_ROUNDS), round_, (problem, jnp.array(0)))
+    def more_products(carry):
+        kept, problem, _ = carry
+        start = space(kept, jax.tree.map(lambda x: x[None], rest)), problem, jnp.array(0)
+        basis, problem, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
+        return tree.combine(problem.rotation[:b], basis), problem, jnp.array(True)
+
+    # an if in the form of a loop: most looks end here, and need no basis but what was kept and one remainder
+    carry = kept, problem, jnp.array(False)
+    kept, problem, turned = jax.lax.while_loop(lambda c: ~c[2] & unfinished(c[1]), more_products, carry)
     weights, values, doubts = problem.rotation[:b], problem.values[:b], jnp.minimum(problem.errors[:b], 1)
-    vectors = tree.combine(weights, problem.basis)
+    turn = jnp.where(turned, each[:b], weights)  # [b, rows], of which only the first b + 1 count
+    vectors = jax.vmap(tree.axpy, (0, None, 0))(turn[:, b], rest, tree.combine(turn[:, :b], kept))
     hidden = _hidden(weights, problem.known) * jnp.sqrt(problem.trust)[None]
     residuals = jnp.linalg.norm(hidden[:k], axis=1) * _size(problem.values, problem.count)
     new = tree.with_row(memory[:3], side, (vectors, values, doubts))
