@@ -1,8 +1,9 @@
 """Gradient and Hessian products of one loss, ready to be timed in JAX and in torch: same weights, same data, same vectors.
 
 Networks: a and b of `_tasks`; cnn is `models.simple_cnn()` on 64 images of CIFAR-10. "At once" means several vectors in one
-product; "a step of a loop" is one of gradient descent in a compiled loop, vector operations included. Answers are lists of
-leaves in JAX's layout: outputs [n, 10], gradient, and products with leaves [m, ...].
+product; "a step of a loop" is one of gradient descent in a compiled loop, vector operations included, with a product by the
+gradient's tangent where it says so: sharpness at every step can't cost less. Answers are lists of leaves in JAX's layout:
+outputs [n, 10], gradient, and products with leaves [m, ...].
 """
 
 import functools
@@ -62,6 +63,14 @@ def in_jax(name: str):
         move = lambda _, params: lj.tree.axpy(-rate, jax.grad(loss)(params, batch), params)  # noqa: E731
         return jax.lax.fori_loop(0, count, move, params)
 
+    @jax.jit
+    def watched(params, batch, v, rate, scale, count):
+        def move(_, carry):
+            gradients, tangent = jax.jvp(lambda params: jax.grad(loss)(params, batch), carry[:1], carry[1:])
+            return lj.tree.axpy(-rate, gradients, carry[0]), lj.tree.scale(scale, tangent)
+
+        return jax.lax.fori_loop(0, count, move, (params, v))
+
     # scaled by 1/|λ|, so that long chains neither vanish nor overflow
     scale = lj.tree.norm(chain(params, batch, v, 1.0, 5)) / lj.tree.norm(chain(params, batch, v, 1.0, 6))
 
@@ -77,6 +86,7 @@ def in_jax(name: str):
         "gradient": called(gradient),
         "gradient, a step of a loop": marginal(steps, (), 1e-6),
         "gradient and product": called(product, v),
+        "gradient and product, a step of a loop": marginal(watched, (v, 1e-6), scale),
         "product, linearised": marginal(chain, (v,), scale),
         **{f"product, linearised, {m} at once": marginal(chains, (given,), scale, m) for m, given in some.items()},
     }
@@ -87,6 +97,7 @@ def in_jax(name: str):
         "products": in_order(jax.jit(lambda *given: jax.vmap(hessian(*given[:2]))(given[2]))(params, batch, vectors)),
         "gradient, a step of a loop": in_order(lj.tree.sub(params, steps(params, batch, 1.0, 1))),
         "gradient and product": in_order(alone(product(params, batch, v))),
+        "gradient and product, a step of a loop": in_order(alone(watched(params, batch, v, 0.0, 1.0, 1)[1])),
         "product, linearised": in_order(alone(chain(params, batch, v, 1.0, 1))),
         **{f"product, linearised, {m} at once": in_order(chains(params, batch, given, 1.0, 1)) for m, given in some.items()},
     }
