@@ -66,8 +66,9 @@ def eigsh(
       within each residual of its value, and the value's own error is about residual² / gap. NaN from the operator gives NaN
       values and `converged` False.
 
-    Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2. Memory:
-    m vectors; or about 3 · `depth`, for the compiler keeps the basis from before a restart, the one after it, and a copy.
+    Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2, and after
+    each one when residuals are within 4 tol. Memory: m vectors; or about 3 · `depth`, for the compiler keeps the basis from
+    before a restart, the one after it, and a copy.
     Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
     """

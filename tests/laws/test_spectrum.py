@@ -285,6 +285,17 @@ def test_the_first_end_is_trusted_when_nothing_is_to_confirm_it():
     assert abs(found.values[0] - blind[2][1]) < 1e-2  # the second largest: what confirmation is for
 
 
+def test_it_ends_at_the_first_product_that_meets_the_tolerance():
+    diagonal = jnp.asarray(np.r_[np.linspace(1, 0.8, 5), rng(0).uniform(-0.2, 0.7, 595)], jnp.float32)
+    until = jax.jit(lambda v: spectrum.eigsh(lambda x: diagonal * x, v, 5, tol=1e-2, depth=60, confirm=0))
+    lanczos = jax.jit(lambda v: spectrum.lanczos(lambda x: diagonal * x, v[None], 40))
+    for i in range(4):
+        start = tree.scattered_like(i, diagonal)
+        m, gram = int(until(start).products), np.asarray(lanczos(start).gram, np.float64)
+        values, vectors = np.linalg.eigh(gram[: m - 1, : m - 1], UPLO="U")
+        assert (gram[m - 1, m - 2] * np.abs(vectors[-1, -5:])).max() > 0.99e-2 * values[-1]  # one product fewer does not
+
+
 def test_the_finest_tolerance_allowed_is_met():
     matrix, start, true = example("both signs", "random", 2, "float32")
     least = 10 * np.finfo(np.float32).eps * 20**0.5

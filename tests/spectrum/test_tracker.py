@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape_jax import spectrum
+from landscape_jax.spectrum.tracker import _beyond
 
 P = 600
 
@@ -51,6 +52,18 @@ def test_what_is_not_alive_takes_one_product_and_nobody_waits_for_it():
     np.testing.assert_allclose(values[0], alone_values, rtol=1e-5)
     assert products[1].tolist() == [1] * 6
     assert looks(scales[1], True)[1].max() > 20
+
+
+def test_what_is_new_in_a_product_is_orthogonal_to_all_before_however_little_it_is():
+    random = np.random.default_rng(0)
+    q = np.linalg.qr(random.normal(size=(P, 6)))[0].T  # [6, P]
+    basis, new = jnp.asarray(q[:5], jnp.float32), q[5]
+    for size in (1, 1e-2, 1e-4):
+        w = jnp.asarray(q[0] + np.array([3.0, 1.0, -0.5, 0.5, 2.0]) @ q[:5] + size * new, jnp.float32)
+        rest, column, length = jax.jit(_beyond)(basis, basis[0], jnp.eye(5)[0], w)
+        np.testing.assert_allclose(column, [4.0, 1.0, -0.5, 0.5, 2.0], atol=2e-6)
+        np.testing.assert_allclose(length, size, rtol=1e-5 / size**0.5)
+        assert np.abs(q[:5] @ (np.asarray(rest, np.float64) / float(length))).max() < 1e-6
 
 
 def test_nan_is_told_as_not_converged():
