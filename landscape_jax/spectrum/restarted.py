@@ -205,8 +205,10 @@ def _restarted(
     def multiplied(carry):
         krylov, last, allowed = carry
         krylov, count = extend(matvec, krylov, last.count, allowed), last.count + 1
-        near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
-        due = (count == m) | (False if confirm else (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0)))
+        due = count == m
+        if not confirm:
+            near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
+            due |= (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0))
         return krylov, jax.lax.cond(due, lambda: solved(krylov, count), lambda: last._replace(count=count)), allowed
 
     def cycle(carry):

@@ -187,15 +187,14 @@ def _beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, 
     rayleigh = tree.vdot(along, w)
 
     def passed(carry):
-        w, column, before, _ = carry
+        w, column, _, passes, _ = carry
         more = tree.dots(basis, w)
         w = tree.sub(w, tree.combine(more, basis))
         length = tree.norm(w)
-        return w, column + more, length, (before == jnp.inf) & (length < jnp.linalg.norm(more) / 4)
+        return w, column + more, length, passes + 1, (length < jnp.linalg.norm(more) / 4) & (passes < 1)
 
-    unknown = jnp.asarray(jnp.inf, rayleigh.dtype)
-    carry = tree.axpy(-rayleigh, along, w), rayleigh * a, unknown, jnp.array(True)
-    return jax.lax.while_loop(lambda c: c[3], passed, carry)[:3]
+    carry = tree.axpy(-rayleigh, along, w), rayleigh * a, jnp.zeros_like(rayleigh), 0, jnp.array(True)
+    return jax.lax.while_loop(lambda c: c[4], passed, carry)[:3]
 
 
 def _followed(
