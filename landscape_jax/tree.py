@@ -4,6 +4,7 @@ A *stack* is a pytree whose leaves carry one more, leading axis: m vectors shape
 leaf keeps θ's own sharding. Inner products run at full precision on every device (no TF32).
 """
 
+import dataclasses
 import functools
 import math
 import operator
@@ -155,6 +156,33 @@ def scattered_like(i, tree: Params) -> Params:
         return h.astype(x.dtype) * 2.0**-23 - 1
 
     return treedef.unflatten([scattered(s, x) for s, x in zip(starts, leaves, strict=True)])
+
+
+# ── how matrices lie ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    """A vector, or a stack, whose matrices all lie with their larger side last; a pytree like any other."""
+
+    tree: Params
+    turned: tuple[bool, ...] = dataclasses.field(metadata={"static": True})  # which leaves lie otherwise in θ
+
+    def plain(self) -> Params:
+        """As it lies in θ."""
+        return _swapped(self.tree, self.turned)
+
+
+def wide(x: Params, axes: int = 0) -> Wide:
+    """The vector, or the stack with so many leading axes, with matrices [..., i, o] turned to [..., o, i] where i > o."""
+    turned = tuple(leaf.ndim == axes + 2 and leaf.shape[-2] > leaf.shape[-1] for leaf in jax.tree.leaves(x))
+    return Wide(_swapped(x, turned), turned)
+
+
+def _swapped(x: Params, which: tuple[bool, ...]) -> Params:
+    leaves, treedef = jax.tree.flatten(x)
+    return treedef.unflatten([jnp.swapaxes(x, -1, -2) if yes else x for x, yes in zip(leaves, which, strict=True)])
 
 
 # ── parts of a tree ───────────────────────────────────────────────────────────────────────────────────────────────────

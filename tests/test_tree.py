@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +97,14 @@ def test_num_examples():
         tree.num_examples((jnp.zeros((5, 2)), jnp.zeros(())))
     with pytest.raises(ValueError, match="no array"):
         tree.num_examples(())
+
+
+@pytest.mark.parametrize("lead", [(), (3,)], ids=["vector", "stack"])
+def test_wide_turns_tall_matrices_and_nothing_else_and_back(lead):
+    shapes = {"tall": (5, 2), "wide": (2, 5), "square": (3, 3), "long": (7,), "kernel": (4, 3, 2)}
+    x = {name: jax.random.normal(jax.random.key(i), (*lead, *shape)) for i, (name, shape) in enumerate(shapes.items())}
+    wide = tree.wide(x, axes=len(lead))
+    assert {name: leaf.shape[len(lead) :] for name, leaf in wide.tree.items()} == shapes | {"tall": (2, 5)}
+    np.testing.assert_array_equal(wide.tree["tall"], np.swapaxes(x["tall"], -1, -2))
+    chex.assert_trees_all_equal(wide.plain(), x)
+    chex.assert_trees_all_equal(jax.jit(lambda w: tree.scale(2.0, w).plain())(wide), tree.scale(2.0, x))

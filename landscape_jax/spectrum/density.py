@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import lanczos, projected
+from landscape_jax.spectrum.lanczos import lanczos, projected, widthwise
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
 
@@ -52,8 +52,8 @@ def density(
     eps = float(jnp.finfo(tree.dtype(like)).eps)
 
     def probe(key: Key) -> Density:
-        start = jax.tree.map(lambda x: x[None], tree.normal_like(key, like))
-        nodes, rotation, _ = projected(lanczos(matvec, start, m, slack=eps**0.5), m)
+        start = tree.wide(jax.tree.map(lambda x: x[None], tree.normal_like(key, like)), axes=1)
+        nodes, rotation, _ = projected(lanczos(widthwise(matvec), start, m, slack=eps**0.5), m)
         weights = rotation[0] ** 2  # [m], the first row: the start vector in the eigenbasis
         return Density(nodes, weights / jnp.sum(weights))
 

@@ -56,6 +56,12 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
     return jax.lax.fori_loop(0, num_steps, lambda j, k: extend(matvec, k, j, slack), begin(start, num_steps))
 
 
+def widthwise(matvec: MatVec) -> MatVec:
+    """The operator on `tree.Wide` vectors. A product that asks for wide kernels and gives wide ones (`models.dense`) then
+    turns no vector; of a basis that lies as θ does it would turn each one twice."""
+    return lambda v: tree.wide(matvec(v.plain()))
+
+
 def begin(start: Params, num_steps: int) -> Krylov:
     """A Krylov space before its first product: the start block, leaves [b, ...], made orthonormal."""
     b = jax.tree.leaves(start)[0].shape[0]

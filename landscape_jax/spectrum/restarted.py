@@ -22,6 +22,7 @@ from landscape_jax.spectrum.lanczos import (
     rounding,
     slack,
     tolerance,
+    widthwise,
 )
 from landscape_jax.types import Eigs, Key, MatVec, Params
 
@@ -106,6 +107,7 @@ def block_eigsh(
     if k < 0 or smallest < 0 or not 1 <= wanted <= p:
         other = f" and smallest={smallest}" if smallest else ""
         raise ValueError(f"eigsh: k={k}{other} must lie between 1 and p={p}, the size of the start vector, in all")
+    matvec, start = widthwise(matvec), tree.wide(start, axes=1)
     if num_steps is not None:
         if wanted > num_steps:
             raise ValueError(
@@ -117,7 +119,7 @@ def block_eigsh(
             raise ValueError("eigsh: num_steps fixes the number of products; leave it out to run to tol within depth")
         loose = slack(tree.dtype(start))
         eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=loose), k, smallest, loose)
-        return eigs._replace(vectors=rectified(eigs.vectors))
+        return eigs._replace(vectors=rectified(eigs.vectors).plain())
     if depth is not None and depth <= max(wanted, b):
         raise ValueError(
             f"eigsh: depth={depth} must be more than k={wanted}, or no restart can make progress"
@@ -134,7 +136,8 @@ def block_eigsh(
             f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products in {real}, "
             f"10 ε √m = {least:.1g}: ask for no less, or compute in float64 (jax_enable_x64)"
         )
-    return _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
+    eigs = _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
+    return eigs._replace(vectors=eigs.vectors.plain())
 
 
 def _wanted_first(m: int, k: int, smallest: int) -> np.ndarray:
