@@ -131,7 +131,8 @@ def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):
         memory, record = {}, {"step": run.step}
         for name, observable in observe.items():
             remembered, value = observable.measure(_own_key(key, name), run.memory[name], moment)
-            memory[name] = tree.where(alive, remembered, run.memory[name])
+            stays = getattr(remembered, "stays", False)
+            memory[name] = remembered if stays else tree.where(alive, remembered, run.memory[name])
             record[name] = jax.tree.map(lambda x: _nan_unless(alive, x), value)
         after = after._replace(memory=memory)
         if not isinstance(rest, int) or rest > 0:  # else not even an empty loop: its body would be compiled

@@ -77,7 +77,11 @@ class Dynamics(NamedTuple):
 
 
 class Observable(NamedTuple):
-    """A measurement that may remember. Its keys are its own, shared with no other observable and not with the run."""
+    """A measurement that may remember. Its keys are its own, shared with no other observable and not with the run.
+
+    When the run has diverged, and the moment's loss is NaN, what it remembers stays as it is. The engine sees to that, by
+    choosing between two copies; or the observable itself, where its memory's class has an attribute `stays = True`.
+    """
 
     init: Callable  # (key, θ₀) ↦ m₀
     measure: Callable  # (key, m, moment) ↦ (m', value)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import appended, eigh, settled
+from landscape_jax.spectrum.lanczos import appended, eigh, settled, widthwise
 from landscape_jax.spectrum.restarted import eigsh
 from landscape_jax.types import Eigs, MatVec, Params
 
@@ -17,6 +17,7 @@ GUARDS = 4  # eigenvectors remembered beyond those asked for
 ROOM = 3  # products of a round beyond the one for each of those asked for
 FIRST, SECOND = 40, 16  # products of the first two looks at least: what is missed there stays missed
 MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
+MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
 LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.95, 2.0
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -30,13 +31,20 @@ class Tracker(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What is known from the last two looks, [2, ...], even ones first. The one before last is the guess."""
+    """What is known from the last two looks, [2, ...], even ones first. The one before last is the guess.
 
-    vectors: Params  # leaves [2, b, ...], orthonormal
+    A look that ends with its first product moves b vectors little, and all but v₁ nearly within their own span. So v₁ alone is
+    written, and the others are told by their coefficients.
+    """
+
+    vectors: Params  # Z, leaves [2 b, ...]: v₁, and as they were when all were last written, q₂ … q_b, orthonormal
+    frame: Array  # [2, b, b]: Ritz vectors in the orthonormal frame of (v₁ − Σ ⟨v₁, qⱼ⟩ qⱼ) / ‖·‖ and q₂ … q_b
     values: Array  # [2, b]
     doubts: Array  # [2, b], how far from the truth each may have been, relative to the largest
     drift: Array  # [], how far a value may move in two looks, relative likewise
     made: Array  # [] int32, how many looks
+
+    stays = True  # of a run that has diverged nothing is forgotten
 
 
 def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-3) -> Tracker:
@@ -85,16 +93,19 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     def init(params: Params) -> Memory | Params:
         if _fits(k, params) <= 2 * rows:
             return tree.scattered_like(0, params)  # so few that Lanczos finds all there is
-        start = tree.stacked(params, b)
-        start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, tree.scattered_like(i, params), i)[0], start)
+        start = tree.stacked(tree.wide(params), b)
+        scattered = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
+        start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
         real = tree.dtype(params)
-        vectors = jax.tree.map(lambda x: jnp.stack([x, x]), start)
-        return Memory(vectors, jnp.zeros((2, b), real), jnp.ones((2, b), real), jnp.ones((), real), jnp.int32(0))
+        vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
+        known = jnp.stack([frame, frame]), jnp.zeros((2, b), real), jnp.ones((2, b), real)
+        return Memory(vectors, *known, jnp.ones((), real), jnp.int32(0))
 
     def update(matvec: MatVec, memory: Memory | Params, alive: Array | bool = True) -> tuple[Memory | Params, Eigs]:
         if not isinstance(memory, Memory):
             return memory, eigsh(matvec, memory, k, num_steps=tree.size(memory))
-        return _followed(matvec, memory, k, rows, tol, alive)
+        memory, eigs = _followed(widthwise(matvec), memory, k, rows, tol, alive)
+        return memory, eigs._replace(vectors=eigs.vectors.plain())
 
     return Tracker(init, update)
 
@@ -128,12 +139,22 @@ class _Problem(NamedTuple):
     needy: Array  # [rows] bool: which pairs need a product
 
 
-def _begun(values: Array, trust: Array, rows: int, products: Array) -> _Problem:
-    """Before any product: `values` on the diagonal, nothing known."""
+class _Found(NamedTuple):
+    """What a look ends with."""
+
+    values: Array  # [b]
+    doubts: Array  # [b]
+    residuals: Array  # [k]
+    settled: Array  # []
+    products: Array  # []
+
+
+def _begun(values: Array, trust: Array, rows: int, count: Array, products: Array | int = 0) -> _Problem:
+    """`values` on the diagonal, nothing known."""
     b = len(values)
     values, trust = jnp.pad(values, (0, rows - b)), jnp.pad(trust, (0, rows - b), constant_values=1)
     unknown, each = jnp.zeros((rows, rows), values.dtype), jnp.eye(rows, dtype=values.dtype)
-    return _Problem(jnp.diag(values), unknown, trust, jnp.array(b), products, values, each, trust, trust > 0)
+    return _Problem(jnp.diag(values), unknown, trust, count, jnp.array(products), values, each, trust, trust > 0)
 
 
 def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
@@ -197,47 +218,71 @@ def _beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, 
     return jax.lax.while_loop(lambda c: c[4], passed, carry)[:3]
 
 
+def _unfolded(frame: Array) -> Array:
+    """F with V = F Z: Ritz vectors from what is stored of them."""
+    x, along = frame[:, :1] / frame[0, 0], frame[0, 1:]
+    return jnp.concatenate([x, frame[:, 1:] - x * along[None]], axis=1)
+
+
+def _refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
+    """The frame once y₁ has taken v₁'s place in Z and all else has stayed, from the Ritz vectors y, [b, b + 1], in V and one
+    remainder; and how much of a y, squared, is not in the span of the new Z (1e-6 at most where one product was enough, on
+    digits and CIFAR-10; NaN where y₁ is among q₂ … q_b)."""
+    along = _full(rotation[:, : len(frame)], frame[:, 1:])  # [b, b − 1]: ⟨yᵢ, qⱼ⟩
+    y1 = along[0]
+    beyond = (jnp.eye(1, len(frame), dtype=frame.dtype)[0] - _full(along, y1)) / jnp.sqrt(1 - jnp.sum(y1**2))
+    frame = jnp.concatenate([beyond[:, None], along], axis=1)
+    gram = _full(frame, frame.T)
+    return 1.5 * frame - 0.5 * _full(gram, frame), jnp.max(jnp.abs(1 - jnp.diagonal(gram)))
+
+
 def _followed(
     matvec: MatVec, memory: Memory, k: int, rows: int, tol: float, alive: Array | bool
 ) -> tuple[Memory, Eigs]:
     b, made, real = k + GUARDS, memory.made, memory.values.dtype
-    place, side = jnp.arange(rows), made % 2
-    cold = made < 2  # the second look starts where the first one ended, and trusts it as little
+    eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
+    side, cold = made % 2, made < 2  # the second look starts where the first one ended, and trusts it as little
+    guess = jnp.where(cold, 0, side)
 
-    kept, values, doubts = tree.row(memory[:3], jnp.where(cold, 0, side))
+    stored, small = memory.vectors, (memory.frame, memory.values, memory.doubts)
+    frame, values, doubts = tree.row(small, guess)
     doubts = jnp.where(cold, 1, jnp.minimum(doubts + memory.drift, 1))
     doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
+    unfolded = _unfolded(frame)
 
-    # the first product goes to v₁, whatever happens: outside of the loop the compiler can share its gradient with the step's
-    each = jnp.eye(rows, dtype=real)
-    first = tree.row(kept, 0)
-    rest, column, length = _beyond(kept, first, each[0, :b], matvec(first))
-    is_new = length > 10 * jnp.finfo(real).eps * jnp.linalg.norm(column)
-    change = jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), jnp.finfo(real).tiny)
+    # the first product goes to v₁, whatever happens: outside of the loop the compiler can share its gradient with the step's.
+    # Z is read where it lies, that of both looks: taken out it would be a copy
+    first = tree.row(stored, guess * b)
+    w = matvec(first)
+    column = _full(unfolded, tree.row(tree.dots(stored, w).reshape(2, b), guess))  # V w  [b]
+    size = jnp.maximum(jnp.max(jnp.abs(column)), tiny)
+    off = tree.axpy(-column[0] / size, first, tree.scale(1 / size, w))
+    length = size * jnp.sqrt(jnp.maximum(tree.vdot(off, off) - jnp.sum((column[1:] / size) ** 2), 0))
+    length = jnp.where(length > 10 * eps * jnp.linalg.norm(column), length, 0)
+    change = jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny)
     drift = jnp.clip(jnp.maximum(GAIN * change, DECAY * memory.drift), LEAST_DRIFT, 1)
-    rest = tree.scale(jnp.where(is_new, 1 / length, 0), rest)
-    column = jnp.pad(column, (0, rows - b)).at[b].set(jnp.where(is_new, length, 0))
-    problem = _learned(_begun(values, doubts, rows, jnp.array(0)), each[0], column)
-    problem = _solved(problem._replace(count=b + is_new.astype(jnp.int32)), k, b, tol)
+    each = jnp.eye(rows, dtype=real)
+    problem = _begun(values, doubts, rows, b + (length > 0).astype(jnp.int32))
+    problem = _solved(_learned(problem, each[0], jnp.pad(column, (0, rows - b)).at[b].set(length)), k, b, tol)
 
     at_least = FIRST if k == 1 else SECOND  # among several vectors close to one another restarts would magnify rounding
     at_least = jnp.where(made == 0, at_least, jnp.where(made == 1, SECOND, k))
 
     def unfinished(problem: _Problem) -> Array:
-        errors = jnp.where(place < b, problem.errors, 0)
-        return jnp.any(problem.needy) | ((problem.products < at_least) & (jnp.max(errors) > jnp.finfo(real).eps))
+        errors = problem.errors[:b]
+        return jnp.any(problem.needy) | ((problem.products < at_least) & (jnp.max(errors) > eps))
 
     def multiplied(carry):
         """One product more, of what is hidden of the first pair in need, or else of the one in most doubt."""
         basis, problem = carry
-        errors = jnp.where(place < b, problem.errors, -1)
+        errors = jnp.where(jnp.arange(rows) < b, problem.errors, -1)
         which = jnp.argmax(jnp.where(problem.needy, 2, errors))
         a = _hidden(_hidden(problem.rotation, problem.known)[which][None], problem.known)[0]
         a = a / jnp.linalg.norm(a)
         i = problem.count
         y = tree.combine(a, basis)
         rest, column, length = _beyond(basis, y, a, matvec(y))
-        vanished = length <= 10 * jnp.finfo(real).eps * jnp.linalg.norm(column)
+        vanished = length <= 10 * eps * jnp.linalg.norm(column)
         basis, column = settled(basis, i, rest, column, length, vanished, i)
         return basis, _solved(_learned(problem, a, column)._replace(count=i + 1), k, b, tol)
 
@@ -248,7 +293,7 @@ def _followed(
 
     def shrunk(carry):
         basis, problem = carry
-        new = _begun(problem.values[:b], jnp.minimum(problem.errors[:b], 1), rows, problem.products)
+        new = _begun(problem.values[:b], jnp.minimum(problem.errors[:b], 1), rows, jnp.array(b), problem.products)
         return space(tree.combine(problem.rotation[:b], basis)), new._replace(needy=problem.needy)
 
     def round_(carry):
@@ -256,21 +301,38 @@ def _followed(
         begun = jax.lax.cond(problem.count >= rows, shrunk, lambda c: c, (basis, problem))
         return *jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[1].count < rows), multiplied, begun), rounds + 1
 
-    def more_products(carry):
-        kept, problem, _ = carry
-        start = space(kept, jax.tree.map(lambda x: x[None], rest)), problem, jnp.array(0)
-        basis, problem, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
-        return tree.combine(problem.rotation[:b], basis), problem, jnp.array(True)
+    def found(problem: _Problem) -> _Found:
+        hidden = _hidden(problem.rotation[:k], problem.known) * jnp.sqrt(problem.trust)[None]
+        residuals = jnp.linalg.norm(hidden, axis=1) * _size(problem.values, problem.count)
+        settled = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
+        return _Found(problem.values[:b], jnp.minimum(problem.errors[:b], 1), residuals, settled, problem.products)
 
-    # an if in the form of a loop: most looks end here, and need no basis but what was kept and one remainder
-    carry = kept, problem, jnp.array(False)
-    kept, problem, turned = jax.lax.while_loop(lambda c: ~c[2] & unfinished(c[1]), more_products, carry)
-    weights, values, doubts = problem.rotation[:b], problem.values[:b], jnp.minimum(problem.errors[:b], 1)
-    turn = jnp.where(turned, each[:b], weights)  # [b, rows], of which only the first b + 1 count
-    vectors = jax.vmap(tree.axpy, (0, None, 0))(turn[:, b], rest, tree.combine(turn[:, :b], kept))
-    hidden = _hidden(weights, problem.known) * jnp.sqrt(problem.trust)[None]
-    residuals = jnp.linalg.norm(hidden[:k], axis=1) * _size(problem.values, problem.count)
-    new = tree.with_row(memory[:3], side, (vectors, values, doubts))
-    found = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
-    best = Eigs(values[:k], jax.tree.map(lambda x: x[:k], vectors), residuals, found, problem.products)
-    return Memory(*new, drift, made + 1), best
+    def rewritten(carry):
+        """All vectors anew, after as many products more as it takes."""
+        stored = carry[0]
+        kept = tree.combine(unfolded, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, guess * b, b), stored))
+        rest, _, length = _beyond(kept, first, each[0, :b], w)
+        rest = tree.scale(jnp.where(problem.count > b, 1 / length, 0), rest)
+        start = space(kept, jax.tree.map(lambda x: x[None], rest)), problem, 0
+        basis, last, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
+        new = tree.combine(last.rotation[:b], basis)
+        stored = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, side * b, 0), stored, new)
+        return stored, each[:b, :b], found(last), each[0, :b], jnp.zeros((), real), jnp.array(False)
+
+    # an if in the form of a loop: most looks end without, and write one vector
+    y1 = problem.rotation[0]
+    share = y1[b] / jnp.maximum(length, tiny)  # of w in y₁
+    frame, lost = _refolded(frame, problem.rotation[:b])
+    due = unfinished(problem) | cold | ~(lost <= MAX_LOSS)
+    carry = stored, frame, found(problem), _full(y1[:b] - share * column, unfolded), share, due & alive
+    stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
+    weights = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(2 * b, real), weights, side * b, 0)
+    y1 = tree.axpy(share, w, tree.combine(weights, stored))
+    stored = tree.with_row(stored, side * b, tree.where(alive, y1, tree.row(stored, side * b)))
+    vectors = jax.tree.map(lambda x: x[None], y1)
+    if k > 1:
+        last = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, side * b, b), stored)
+        vectors = tree.combine(_unfolded(frame)[:k], last)
+    remembered = *tree.with_row(small, side, (frame, new.values, new.doubts)), drift, made + 1
+    best = Eigs(new.values[:k], vectors, new.residuals, new.settled, new.products)
+    return Memory(stored, *tree.where(alive, remembered, (*small, memory.drift, made))), best

@@ -47,7 +47,7 @@ def test_gamma_zero_never_moves_along_the_tracked_directions(problem, optimizer,
     assert np.all(np.abs(seen["along"]) <= 4e-6 * seen["u"][:, None])
 
 
-@pytest.mark.parametrize("look", [{"tol": 1e-6}, {"tol": None, "num_steps": 24, "refresh": 5}], ids=["tracked", "afresh"])
+@pytest.mark.parametrize("look", [{"tol": 1e-5}, {"tol": None, "num_steps": 24, "refresh": 5}], ids=["tracked", "afresh"])
 def test_only_the_part_along_the_eigenvectors_of_the_whole_sample_is_scaled(problem, look):
     """Against NumPy's eigenvectors of the dense Hessian, on a batch that is not the step's."""
     gamma, key, params = 0.25, jax.random.key(2), problem.params
