@@ -326,9 +326,10 @@ def _followed(
     due = unfinished(problem) | cold | ~(lost <= MAX_LOSS)
     carry = stored, frame, found(problem), _full(y1[:b] - share * column, unfolded), share, due & alive
     stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
+    weights, share, w = tree.where(alive, (weights, share, w), (each[0, :b], jnp.zeros_like(share), tree.zeros_like(w)))
     weights = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(2 * b, real), weights, side * b, 0)
-    y1 = tree.axpy(share, w, tree.combine(weights, stored))
-    stored = tree.with_row(stored, side * b, tree.where(alive, y1, tree.row(stored, side * b)))
+    y1 = tree.axpy(share, w, tree.combine(weights, stored))  # what is stored already, where not alive
+    stored = tree.with_row(stored, side * b, y1)
     vectors = jax.tree.map(lambda x: x[None], y1)
     if k > 1:
         last = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, side * b, b), stored)

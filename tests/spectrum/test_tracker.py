@@ -1,5 +1,6 @@
 """Following eigenvalues of a matrix that stands still: the first looks are right, the later ones cheap."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,14 +46,17 @@ def test_what_is_not_alive_takes_one_product_and_nobody_waits_for_it():
             memory, eigs = track.update(counted, memory, alive)
             return memory, (eigs.values[0], eigs.products)
 
-        return jax.lax.scan(look, track.init(diagonal), scales)[1]
+        return jax.lax.scan(look, track.init(diagonal), scales)
 
-    values, products = jax.vmap(looks)(scales, jnp.array([True, False]))
-    alone_values, alone_products = looks(scales[0], True)
+    memory, (values, products) = jax.vmap(looks)(scales, jnp.array([True, False]))
+    _, (alone_values, alone_products) = looks(scales[0], True)
     np.testing.assert_allclose(products[0], alone_products, rtol=0, atol=1)  # batched, it rounds otherwise
     np.testing.assert_allclose(values[0], alone_values, rtol=1e-5)
     assert products[1].tolist() == [1] * 6
-    assert looks(scales[1], True)[1].max() > 20
+    assert looks(scales[1], True)[1][1].max() > 20
+    chex.assert_trees_all_equal(tree.row(memory, 1), track.init(diagonal))  # and nothing of it is remembered
+    nothing = looks(scales[1].at[2:].set(jnp.nan), False)[0]
+    chex.assert_trees_all_equal(nothing, track.init(diagonal))
 
 
 def test_what_is_new_in_a_product_is_orthogonal_to_all_before_however_little_it_is():
