@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import landscape_jax as lj
-from landscape_jax import Status
+from landscape_jax import Status, spectrum
 
 SCALES = {"a": jnp.array([1.0, 3.0]), "b": [jnp.array([[0.5]])]}
 THETA = {"a": jnp.array([1.0, -2.0]), "b": [jnp.array([[4.0]])]}
@@ -135,6 +135,19 @@ def test_the_ceiling_stops_a_run_that_passes_it():
     driven, theirs = lj.drive(begun, steep, WATCH, num_steps=12, chunk=3, ceiling=1e4, progress=False)
     chex.assert_trees_all_equal(driven.params, bounded.params)
     np.testing.assert_array_equal(theirs["loss"], record["loss"])
+
+
+def test_a_memory_that_stays_by_itself_is_that_of_the_last_step_alive(problem):
+    assert spectrum.tracker().init(problem.params).stays  # the engine leaves it to the tracker
+    gd = lj.dynamics.gradient(problem.loss, optax.sgd(2.0), lj.data.full_batch(problem.data))
+    watch = {"sharpness": lj.observe.sharpness(lj.curvature.hessian(problem.loss))}
+    final, record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=40, ceiling=1e6)
+    died = int(final.step)
+    assert 2 < died < 40
+    assert np.isfinite(jax.tree.leaves(record["sharpness"])[0][:died]).all()
+    before, _ = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=died, ceiling=1e6)
+    chex.assert_trees_all_equal(final.memory, before.memory)
+    assert final.memory["sharpness"].made == died
 
 
 def test_check_says_which_run_and_when():

@@ -145,7 +145,7 @@ class _Found(NamedTuple):
     values: Array  # [b]
     doubts: Array  # [b]
     residuals: Array  # [k]
-    settled: Array  # []
+    converged: Array  # []
     products: Array  # []
 
 
@@ -305,13 +305,17 @@ def _followed(
     def found(problem: _Problem) -> _Found:
         hidden = _hidden(problem.rotation[:k], problem.known) * jnp.sqrt(problem.trust)[None]
         residuals = jnp.linalg.norm(hidden, axis=1) * _size(problem.values, problem.count)
-        settled = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
-        return _Found(problem.values[:b], jnp.minimum(problem.errors[:b], 1), residuals, settled, problem.products)
+        converged = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
+        return _Found(problem.values[:b], jnp.minimum(problem.errors[:b], 1), residuals, converged, problem.products)
+
+    def of(look, stored: Params) -> Params:
+        """That look's Z, a copy."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, look * b, b), stored)
 
     def rewritten(carry):
         """All vectors anew, after as many products more as it takes."""
         stored = carry[0]
-        kept = tree.combine(unfolded, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, guess * b, b), stored))
+        kept = tree.combine(unfolded, of(guess, stored))
         rest, _, length = _beyond(kept, first, each[0, :b], w)
         rest = tree.scale(jnp.where(problem.count > b, 1 / length, 0), rest)
         start = space(kept, jax.tree.map(lambda x: x[None], rest)), problem, 0
@@ -333,8 +337,7 @@ def _followed(
     stored = tree.with_row(stored, side * b, y1)
     vectors = jax.tree.map(lambda x: x[None], y1)
     if k > 1:
-        last = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, side * b, b), stored)
-        vectors = tree.combine(_unfolded(frame)[:k], last)
+        vectors = tree.combine(_unfolded(frame)[:k], of(side, stored))
     remembered = *tree.with_row(small, side, (frame, new.values, new.doubts)), drift, made + 1
-    best = Eigs(new.values[:k], vectors, new.residuals, new.settled, new.products)
+    best = Eigs(new.values[:k], vectors, new.residuals, new.converged, new.products)
     return Memory(stored, *tree.where(alive, remembered, (*small, memory.drift, made))), best
