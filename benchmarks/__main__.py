@@ -79,13 +79,13 @@ def table() -> int:
     print("| question | machine | answer |\n|---|---|---|")
     for path in sorted(RESULTS.glob("*.json")):
         known = json.loads(path.read_text())
-        machine = known.get("machine", {})
-        kind, cores = machine.get("device", "cpu"), machine.get("cores", path.stem.split("-")[-2])
+        machine = known["machine"]
         for name in names():
             row = getattr(importlib.import_module(f"benchmarks.{name}"), "row", None) if name in known else None
             if row is not None:
                 question, answer = row(known[name])
-                where = f"{cores} CPU cores" if kind == "cpu" else kind
+                cpu = machine["device"] == "cpu"
+                where = f"{machine['cores']} cores, {machine['processor']}" if cpu else machine["device"]
                 print(f"| {question} | {where}, jax {known[name]['jax']} | {answer} |")
     return 0
 

@@ -32,7 +32,8 @@ def device() -> str:
     """The name of this machine's results: what JAX computes on, and how many cores there are."""
     import jax
 
-    return re.sub(r"\W+", "-", f"{jax.devices()[0].device_kind}-{os.cpu_count()}-cores").lower()
+    kind = jax.devices()[0].device_kind
+    return re.sub(r"\W+", "-", f"{_processor() if kind == 'cpu' else kind}-{os.cpu_count()}-cores").lower()
 
 
 def keep(benchmark: str, figures: dict, *, add: bool = False) -> None:
@@ -68,8 +69,11 @@ def machine() -> dict:
 
 
 def _processor() -> str:
+    """The maker's name for it, without marks."""
+    name = platform.processor() or "cpu"
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+                name = line.partition(":")[2]
+                break
+    return " ".join(re.sub(r"\((R|TM)\)|\b(Processor|CPU)\b|@.*", " ", name).split())

@@ -65,7 +65,8 @@ def row(figures: dict) -> tuple[str, str]:
         found = [figures[task][question].get(name, {}) for task in ("a", "b") if task in figures]
         return " / ".join(f"{x['ms']['median'] / 1e3:.2f}" if "ms" in x else "–" for x in found)
 
-    told = (f"{name} {cell(name, 'density')} and {cell(name, 'trace')}" for name in ("ours", *peers.NAMES))
+    told = [f"{name} {cell(name, 'density')} and {cell(name, 'trace')}" for name in ("ours", *peers.NAMES)]
+    told[0] += peers.bounds([figures[task]["density"]["ours"] for task in ("a", "b") if task in figures], 1e3, 2)
     return "spectral density, 64 steps, 10 and 3 probes, and trace, 100 probes, s (a / b)", ", ".join(told)
 
 

@@ -5,10 +5,12 @@
 Task a (p = 17,610, η = 0.1, 1,200 steps) and b (p = 656,810, η = 0.02, 300 steps) of `_tasks`, full batch, over the edge of
 stability. Time: compiled runs that go on from halfway, plain and watched in turn, medians. Error: every step's value
 against an eigenvalue converged to a residual of 1e-3 from the last step's two; the first ten steps are left out. Fails when
-an error passes 1 % or a value lies outside of its residual (and the reference's). The `peers` go on from halfway, each in a
+an error passes 1 % or a value lies outside of its residual (and the reference's). Twice: as it comes, and with the loosest
+of the tolerances 0.02, 0.05 and 0.1 that was within 1 % from other weights too (seeds 1, 2 and 3 on a, 1 on b). The bound is
+a loop that makes the gradient and one product of its tangent, and nothing else. The `peers` go on from halfway, each in a
 process of its own, for 20 steps of a and 5 of b: a Python loop with a call at each step, from a converged vector where the
-package takes one; with the loosest setting that is within 1 % on a, where there is one. Two minutes and a half for task a on
-two cores; b's reference alone takes longer than eight.
+package takes one; with the loosest setting that is within 1 % on a, where there is one. Three minutes for task a on two cores;
+b's reference alone takes longer than eight.
 """
 
 import json
@@ -30,15 +32,15 @@ from benchmarks.peers import _state
 from landscape_jax import tree
 
 RATES, STEPS, TIMED = {"a": 0.1, "b": 0.02}, {"a": 1200, "b": 300}, {"a": 200, "b": 40}
-FEW, TOL = {"a": 20, "b": 5}, 1e-3
-HESSIAN = lj.curvature.hessian(loss)
+FEW, TOL, LOOSE = {"a": 20, "b": 5}, 1e-3, 2e-2
+HESSIANS = {"a": lj.curvature.linearized_hessian(loss), "b": lj.curvature.hessian(loss)}  # for each the faster one
 
 
-def sharpness() -> lj.types.Observable:
+def sharpness(curvature, **tol) -> lj.types.Observable:
     def measure(key, eigs, moment):
         return {"value": eigs.values[0], "residual": eigs.residuals[0], "products": eigs.products}
 
-    return lj.observe.eigenpairs(HESSIAN, 1, measure)
+    return lj.observe.eigenpairs(curvature, 1, measure, **tol)
 
 
 def converged() -> lj.types.Observable:
@@ -68,11 +70,28 @@ def descent(rate: float, batch) -> lj.types.Dynamics:
     return lj.dynamics.gradient(loss, optax.sgd(rate), lj.data.full_batch(batch))
 
 
+def both(rate: float, num_steps: int):
+    """(θ, batch) ↦ gradient descent that takes one product of each gradient's tangent, and nothing else, compiled."""
+
+    def step(carry, batch):
+        params, vector = carry
+        gradient, product = jax.jvp(lambda params: jax.grad(loss)(params, batch), (params,), (vector,))
+        length = jnp.linalg.norm(product[-1][-1])  # of its last few numbers: keeps it within bounds
+        return tree.axpy(-rate, gradient, params), tree.scale(1 / length, product)
+
+    def go(params, batch):
+        return jax.lax.fori_loop(0, num_steps, lambda _, c: step(c, batch), (params, tree.scattered_like(0, params)))
+
+    return jax.jit(go)
+
+
 def measured(name: str, asked) -> dict:
     given, rate, steps = task(name), RATES[name], asked.steps or STEPS[name]
     timed = min(TIMED[name], steps)
-    watches = {"plain": {}, "watched": {"sharpness": sharpness()}}
-    truth = watches["watched"] | {"truth": converged()}
+    curvature = HESSIANS[name]
+    trackers = {"watched": sharpness(curvature), "loosely": sharpness(curvature, tol=LOOSE)}
+    watches = {"plain": {}} | {key: {"sharpness": tracker} for key, tracker in trackers.items()}
+    truth = trackers | {"truth": converged()}
 
     def start(watch, params=given.params):
         return jax.jit(lambda params, batch: lj.start(jax.random.key(0), params, descent(rate, batch), watch))(
@@ -80,9 +99,7 @@ def measured(name: str, asked) -> dict:
         )
 
     _, record = jax.device_get(advanced(rate, truth, steps)(start(truth), given.batch))
-    found, true = record["sharpness"], record["truth"][:, 0]
-    error = np.abs(found["value"] / true - 1)[10:]
-    outside = np.abs(found["value"] - true) > found["residual"] + TOL * np.abs(true)
+    true = record["truth"][:, 0]
 
     programs = {key: advanced(rate, watch, timed) for key, watch in watches.items()}
 
@@ -93,23 +110,38 @@ def measured(name: str, asked) -> dict:
         return run
 
     late = {key: halfway(key) for key in watches}
+    programs["one product"], late["one product"] = both(rate, timed), late["plain"].params
     seconds: dict[str, list[float]] = {key: [] for key in programs}
+    timely = {}
     for turn in range(asked.rounds + 1):
         for key, program in programs.items():
             begun = time.perf_counter()
-            jax.block_until_ready(program(late[key], given.batch))
+            _, timely[key] = jax.block_until_ready(program(late[key], given.batch))
             if turn:  # the first compiles
                 seconds[key].append((time.perf_counter() - begun) / timed)
     compared = beside(name, given._replace(params=late["plain"].params), start, asked) if asked.peers else {}
     middle = {key: statistics.median(times) for key, times in seconds.items()}
+    ratio = {key: middle[key] / middle["plain"] for key in middle}
+
+    def told(key: str) -> dict:
+        found = record[key]
+        error = np.abs(found["value"] / true - 1)[10:]
+        outside = np.abs(found["value"] - true) > found["residual"] + TOL * np.abs(true)
+        return {
+            "milliseconds a step": round(1e3 * middle[key], 3),
+            "ratio": round(ratio[key], 2),
+            "products a step after the tenth": round(float(found["products"][10:].mean()), 3),
+            "of those that are timed": round(float(timely[key]["sharpness"]["products"].mean()), 3),
+            "worst relative error": float(error.max()), "median": float(np.median(error)),
+            "values outside of their residual": int(outside[10:].sum()),
+        }  # fmt: skip
+
     return {
         "parameters": tree.size(given.params), "data": given.source, "rate": rate, "steps": steps,
-        "milliseconds a step": {key: round(1e3 * value, 3) for key, value in middle.items()},
+        "milliseconds of a plain step": round(1e3 * middle["plain"], 3),
         "from, to": {key: [round(1e3 * min(x), 3), round(1e3 * max(x), 3)] for key, x in seconds.items()},
-        "ratio": round(middle["watched"] / middle["plain"], 2),
-        "products a step after the tenth": round(float(found["products"][10:].mean()), 3),
-        "worst relative error": float(error.max()), "median": float(np.median(error)),
-        "values outside of their residual": int(outside[10:].sum()),
+        "ratio of a gradient and one product": round(ratio["one product"], 2),
+        "default tolerance": told("watched"), f"tolerance {LOOSE}": told("loosely"),
         "sharpness · η/2 at the start, highest, at the end": [float(x * rate / 2) for x in (true[0], true.max(), true[-1])],
         "largest λ₂/λ₁": float((record["truth"][:, 1] / true).max()),
         "peers": compared,
@@ -150,15 +182,19 @@ def followed(name: str, path: Path, true: np.ndarray, asked) -> dict:
 
 def row(figures: dict) -> tuple[str, str]:
     def step(found) -> float:
-        took = found["milliseconds a step"]["watched"]
-        return took["median"] if isinstance(took, dict) else took
+        took = found["milliseconds a step"]
+        return took["watched"]["median"] if isinstance(took, dict) else took
 
     def cell(of) -> str:
         found = [x if "ratio" in (x := of(figures[name])) else None for name in RATES if name in figures]
         told = [x and f"{x['ratio']} ({step(x):.3g} ms, {100 * x['worst relative error']:.2g} %)" for x in found]
         return " / ".join(each or "–" for each in told)
 
-    told = [f"ours {cell(lambda x: x)}"]
+    bounds = [figures[name].get("ratio of a gradient and one product") for name in RATES if name in figures]
+    told = [f"ours {cell(lambda x: x['default tolerance'])}"]
+    if all(bounds):
+        told[0] += f" (bound {' / '.join(map(str, bounds))})"
+        told += [f"with a tolerance of {LOOSE} {cell(lambda x: x[f'tolerance {LOOSE}'])}"]
     told += [f"{peer} {cell(lambda x, peer=peer: x.get('peers', {}).get(peer, {}))}" for peer in peers.NAMES]
     return "sharpness at every step of gradient descent: time in plain steps (time, worst error), a / b", ", ".join(told)
 
@@ -172,8 +208,9 @@ def main() -> None:
     if asked.write:
         keep(__file__, told, add=True)
     for name in asked.tasks:
-        if told[name]["worst relative error"] > 0.01 or told[name]["values outside of their residual"]:
-            raise SystemExit(f"task {name}: more than 1 % wrong, or outside of the residual")
+        for key in ("default tolerance", f"tolerance {LOOSE}"):
+            if told[name][key]["worst relative error"] > 0.01 or told[name][key]["values outside of their residual"]:
+                raise SystemExit(f"task {name}, {key}: more than 1 % wrong, or outside of the residual")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,28 @@ def told(answer: dict) -> dict:
         more = [(long - short) / (many - few) for short, long in zip(*(seconds[name] for name in counts), strict=True)]
         whole = statistics.median(seconds["answer"]) / statistics.median(more)
         found |= {"one product more, ms": spread(more), "time in units of its products": round(whole / answer["products"], 2)}
+    if "vectors moved" in answer:
+        found |= bound(answer["products"], statistics.median(more), answer["vectors moved"], counts[0], seconds)
     return found | {name: answer[name] for name in ("settings", "threads", "of BLAS", "versions")}
+
+
+def bound(products: int, product: float, vectors: int, few: str, seconds: dict[str, list[float]]) -> dict:
+    """The least that an answer can take by its own count of products and of vectors that are read or written: the products,
+    the gradient before them (what a loop of a `few` takes beyond its products), and the vectors at the speed of reading."""
+    read = next(name for name in seconds if name.endswith("vectors read"))
+    before = max(0.0, statistics.median(seconds[few]) - int(few.split()[0]) * product)
+    moving = statistics.median(seconds[read]) / int(read.split()[0])
+    least = products * product + before + vectors * moving
+    return {
+        "vectors moved beside the products": vectors, "moving one, ms": round(1e3 * moving, 4),
+        "bound, ms": round(1e3 * least, 3), "bound in units of its products": round(least / product / products, 2),
+    }  # fmt: skip
+
+
+def bounds(told: list[dict], units: float = 1, digits: int = 0) -> str:
+    """For a row, where they were reckoned: " (bound 13 / 240)", of milliseconds in so many a unit."""
+    known = [f"{x['bound, ms'] / units:.{digits}f}" if "bound, ms" in x else "–" for x in told]
+    return f" (bound {' / '.join(known)})" if set(known) != {"–"} else ""
 
 
 def spread(seconds: list[float], scale: float = 1e3) -> dict[str, float]:

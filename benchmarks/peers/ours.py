@@ -1,5 +1,6 @@
 """landscape_jax, asked as its peers are."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -16,17 +17,22 @@ from landscape_jax import tree
 PACKAGES = ("jax", "landscape_jax")
 HESSIAN = lj.curvature.linearized_hessian(loss)
 FEW, MANY = 8, 40  # products, to tell what one more costs
+DEPTH, STACK, TIMES = 28, 20, 20  # of the Krylov space of five; vectors, and how often they are read
 
 
 def point(state: State):
     return jax.tree.map(jnp.asarray, (state.params, state.batch))
 
 
-@jax.jit
-def five(params, batch):
+def started(params, seed: int | None):
+    return tree.scattered_like(0, params) if seed is None else tree.normal_like(jax.random.key(seed), params)
+
+
+@functools.partial(jax.jit, static_argnames="seed")
+def five(params, batch, seed):
     # the loosest tolerance that was right for four start vectors, as for the peers; 2e-2 is not
-    start = tree.scattered_like(0, params)
-    return lj.spectrum.eigsh(HESSIAN(params, batch), start, k=5, tol=1e-2, depth=28, confirm=0)
+    start = started(params, seed)
+    return lj.spectrum.eigsh(HESSIAN(params, batch), start, k=5, tol=1e-2, depth=DEPTH, confirm=0)
 
 
 @jax.jit
@@ -36,22 +42,69 @@ def repeated(params, batch, count, size):
     return jax.lax.fori_loop(0, count, lambda _, v: tree.scale(1 / size, matvec(v)), tree.scattered_like(1, params))
 
 
+def waited(compiled, *given):
+    """A call that is only timed."""
+
+    def call() -> None:
+        jax.block_until_ready(compiled(*given))
+
+    return call
+
+
 def products(params, batch, size) -> dict:
     """A few products and many: the difference is that of the products alone."""
+    return {f"{count} products": waited(repeated, params, batch, count, size) for count in (FEW, MANY)}
+
+
+def moving(params, moved) -> dict:
+    """How many vectors a bound reckons with, and the reading of so many, to tell what moving one takes."""
+
+    @functools.cache  # not before the answer, whose memory is told
+    def stored():
+        return jax.tree.map(lambda x: jnp.ones((STACK, *x.shape)), tree.wide(params)), tree.wide(params)
+
+    @jax.jit
+    def read(stack, vector):
+        def again(_, carry):
+            stack, vector, _ = jax.lax.optimization_barrier(carry)
+            return stack, vector, tree.dots(stack, vector)
+
+        return jax.lax.fori_loop(0, TIMES, again, (stack, vector, jnp.zeros(STACK)))[2]
+
     return {
-        f"{count} products": lambda count=count: jax.block_until_ready(repeated(params, batch, count, size)) and None
-        for count in (FEW, MANY)
+        f"{STACK * TIMES} vectors read": lambda: waited(read, *stored())(),
+        "moved": functools.cache(lambda: {"vectors moved": moved()}),
     }
 
 
-def eigenpairs(state: State) -> dict:
+def krylov_moves(params, batch, start, num_steps: int, rows: int) -> int:
+    """Vectors of p numbers that Lanczos reads or writes beyond its products, each pass over one counted once: 13 a step (qⱼ
+    out of the basis, 2; α, 2; A qⱼ less α qⱼ and β qⱼ₋₁, 4; what is left along qⱼ, 2, and off, 2; the new row, 1 with its
+    length), all rows twice for each vector that is orthogonalised against them, and all once to begin."""
+    eps = float(jnp.finfo(tree.dtype(params)).eps)
+
+    @jax.jit
+    def overlap(params, batch, start):
+        one = jax.tree.map(lambda x: x[None], start)
+        return lj.spectrum.lanczos(HESSIAN(params, batch), one, num_steps, slack=eps**0.5).overlap
+
+    cleaned = int((np.asarray(overlap(params, batch, start))[0, 2:] == np.float32(eps)).sum())
+    return 13 * num_steps + 2 * rows * cleaned + rows
+
+
+def eigenpairs(state: State, seed: int | None = None) -> dict:
     params, batch = point(state)
+    found: dict = {}
 
     def answer() -> dict:
-        eigs = jax.block_until_ready(five(params, batch))
-        return {"values": eigs.values.tolist(), "products": int(eigs.products), "residuals": eigs.residuals.tolist()}
+        eigs = jax.block_until_ready(five(params, batch, seed))
+        found.update(values=eigs.values.tolist(), products=int(eigs.products), residuals=eigs.residuals.tolist())
+        return found
 
-    return {"answer": answer} | products(params, batch, 100.0)
+    def moved() -> int:  # those of Lanczos, the rows once for five vectors, and these out, orthonormalised and out
+        return krylov_moves(params, batch, started(params, seed), found["products"], DEPTH + 1) + DEPTH + 1 + 3 * 5
+
+    return {"answer": answer} | products(params, batch, 100.0) | moving(params, moved)
 
 
 def density(state: State, probes: int, steps: int = 64, keep: Path | None = None) -> dict:
@@ -71,7 +124,11 @@ def density(state: State, probes: int, steps: int = 64, keep: Path | None = None
             rows = np.stack([np.asarray(ravel_pytree(z)[0], np.float64) for z in drawn])
             np.savez(keep, probes=rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
-    return {"answer": answer, "keeping": keeping} | products(params, batch, 100.0)
+    def moved() -> int:  # as for the first probe
+        first = tree.normal_like(jax.random.fold_in(key, 0), params)
+        return probes * krylov_moves(params, batch, first, steps, steps + 1)
+
+    return {"answer": answer, "keeping": keeping} | products(params, batch, 100.0) | moving(params, moved)
 
 
 def trace(state: State, probes: int = 100) -> dict:

@@ -82,7 +82,7 @@ def extend(matvec: MatVec, krylov: Krylov, j, slack: float | Array = 0.0) -> Kry
     """One product: A q_j is resolved in the basis, and what is left of it becomes q_{j+b}. `j` and `slack` may be traced."""
     basis, gram, overlap = krylov
     b = gram.shape[0] - gram.shape[1]
-    q = tree.row(basis, j)
+    q = jax.lax.optimization_barrier(tree.row(basis, j))  # one copy of it, where a reader of another shape would make its own
     w = matvec(q)
     if b > 1:
         basis, column = appended(basis, j + b, w, j + b)
