@@ -81,7 +81,7 @@ def nudged(
         def look(carry):
             _, _, memory, _ = carry
             matvec = curvature(params, moment.batch if batch is None else batch)
-            memory, eigs = track.update(matvec, memory)
+            memory, eigs = track.update(matvec, memory, step=t)
             return eigs.values, eigs.vectors, memory, jnp.array(False)
 
         found = state.values, state.vectors, state.tracked

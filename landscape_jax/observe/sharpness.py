@@ -48,7 +48,7 @@ def eigenpairs(
     def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
         matvec = matrix(moment.params, moment.batch if batch is None else batch)
-        memory, eigs = track.update(matvec, memory, jnp.isfinite(moment.loss))
+        memory, eigs = track.update(matvec, memory, jnp.isfinite(moment.loss), moment.step)
         measures, structure = jax.tree.flatten(measure, is_leaf=callable)
         keys = jax.random.split(key, len(measures)) if len(measures) > 1 else [key]
         return memory, structure.unflatten([each(own, eigs, moment) for each, own in zip(measures, keys, strict=True)])

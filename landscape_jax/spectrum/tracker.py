@@ -17,6 +17,7 @@ GUARDS = 4  # eigenvectors remembered beyond those asked for
 ROOM = 3  # products of a round beyond the one for each of those asked for
 FIRST, SECOND = 40, 16  # products of the first two looks at least: what is missed there stays missed
 MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
+RECENT = 2  # looks: what is older is no guess
 MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
 LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.95, 2.0
 
@@ -27,11 +28,11 @@ class Tracker(NamedTuple):
     """Eigenpairs that are followed."""
 
     init: Callable  # θ ↦ m₀
-    update: Callable  # (matvec, m, alive=True) ↦ (m', Eigs of k pairs); where not alive nothing is looked for
+    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Eigs of k pairs); where not alive nothing is looked for
 
 
 class Memory(NamedTuple):
-    """What is known from the last two looks, [2, ...], even ones first. The one before last is the guess.
+    """What is known from the last looks at even and at odd steps, [2, ...]. That on the same side is the guess.
 
     A look that ends with its first product moves b vectors little, and all but v₁ nearly within their own span. So v₁ alone is
     written, and the others are told by their coefficients.
@@ -43,6 +44,7 @@ class Memory(NamedTuple):
     doubts: Array  # [2, b], how far from the truth each may have been, relative to the largest
     drift: Array  # [], how far a value may move in two looks, relative likewise
     made: Array  # [] int32, how many looks
+    last: Array  # [2] int32, which of them was the last on each side
 
     stays = True  # of a run that has diverged nothing is forgotten
 
@@ -51,10 +53,11 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     """The k largest eigenvalues with their vectors, each value to a relative error of about `tol`, from look to look, in
     little more than k products a look.
 
-    The b = k + 4 leading Ritz pairs (θᵢ, vᵢ) of a look are the guess for the look after next: at the edge of stability the
-    parameters hop between two sides of a valley and the Hessian hops with them, and elsewhere two looks ago is no worse
-    than one. The Rayleigh–Ritz problem on span{v₁ … v_b} and on the remainders of whatever was multiplied is filled with
-    what is known,
+    The b = k + 4 leading Ritz pairs (θᵢ, vᵢ) of a look are the guess for the next an even number of steps later: at the edge
+    of stability the parameters hop between two sides of a valley, and the Hessian hops with them. So looks at each step take
+    turns, and looks ten steps apart, which are all on one side, each start from the last (a tenth fewer products). Where a side
+    has not been seen for more than two looks, the other is the guess. The Rayleigh–Ritz problem on span{v₁ … v_b} and on the
+    remainders of whatever was multiplied is filled with what is known,
 
         G a = Qᵀ A Q a  for each a multiplied by now,   G = diag(θ) from last time elsewhere, 0 on remainders,
 
@@ -65,7 +68,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
 
     in units of max|θ|: what it gains where A_jj is not G_jj but more by δ_j, and so nearer. For v_j δ_j is its e of last
     time and the drift since; for a remainder what the last guard is, θ_b, or 1 as long as that is unknown. The drift is
-    measured: twice the change of the first Rayleigh quotient since last time, forgotten by a twentieth each look. The next
+    measured: twice the change of the first Rayleigh quotient since the guess, forgotten by a twentieth each look. The next
     product goes to (1 − P) yᵢ of the first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one
     could have overtaken, θᵢ + eᵢ > θ_k + tol.
 
@@ -76,8 +79,9 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
       tol: relative to the largest |eigenvalue| found. A vector's angle to the true one is about √(tol · λ₁ / its gap).
         None: each look is Lanczos by itself, exactly `num_steps` products (default 2k + 10) from a fixed direction, and nothing
         is remembered: for looks so far apart that old vectors are no guesses.
-    Returns: a `Tracker`. The residuals it reports are what A may do to what was not multiplied, max|θ| √Σ_j h_ij² δ_j with
-      δ_j = 1 for a remainder, and no less than the error of the value; `converged` where no pair needs a product any more.
+    Returns: a `Tracker`. Its `update` takes the number of the step, [] int, whose parity tells the side; without, looks take
+      turns. The residuals it reports are what A may do to what was not multiplied, max|θ| √Σ_j h_ij² δ_j with δ_j = 1 for a
+      remainder, and no less than the error of the value; `converged` where no pair needs a product any more.
 
     Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 to 1.9
     on average, and 2.2 to 4.1 where four eigenvalues crowd within a tenth, with errors under 0.6 %.
@@ -99,12 +103,15 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         real = tree.dtype(params)
         vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
         known = jnp.stack([frame, frame]), jnp.zeros((2, b), real), jnp.ones((2, b), real)
-        return Memory(vectors, *known, jnp.ones((), real), jnp.int32(0))
+        return Memory(vectors, *known, jnp.ones((), real), jnp.int32(0), jnp.full(2, -RECENT - 1, jnp.int32))
 
-    def update(matvec: MatVec, memory: Memory | Params, alive: Array | bool = True) -> tuple[Memory | Params, Eigs]:
+    def update(
+        matvec: MatVec, memory: Memory | Params, alive: Array | bool = True, step: Array | None = None
+    ) -> tuple[Memory | Params, Eigs]:
         if not isinstance(memory, Memory):
             return memory, eigsh(matvec, memory, k, num_steps=tree.size(memory))
-        memory, eigs = _followed(widthwise(matvec), memory, k, rows, tol, alive)
+        side = (memory.made if step is None else step) % 2
+        memory, eigs = _followed(widthwise(matvec), memory, side, k, rows, tol, alive)
         return memory, eigs._replace(vectors=eigs.vectors.plain())
 
     return Tracker(init, update)
@@ -122,7 +129,7 @@ def _afresh(k: int, num_steps: int) -> Tracker:
         _fits(k, params)
         return tree.scattered_like(0, params)
 
-    return Tracker(init, lambda matvec, start, alive=True: (start, eigsh(matvec, start, k, num_steps=num_steps)))
+    return Tracker(init, lambda matvec, start, alive=True, step=None: (start, eigsh(matvec, start, k, num_steps=num_steps)))
 
 
 class _Problem(NamedTuple):
@@ -237,12 +244,12 @@ def _refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
 
 
 def _followed(
-    matvec: MatVec, memory: Memory, k: int, rows: int, tol: float, alive: Array | bool
+    matvec: MatVec, memory: Memory, side: Array, k: int, rows: int, tol: float, alive: Array | bool
 ) -> tuple[Memory, Eigs]:
     b, made, real = k + GUARDS, memory.made, memory.values.dtype
     eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
-    side, cold = made % 2, made < 2  # the second look starts where the first one ended, and trusts it as little
-    guess = jnp.where(cold, 0, side)
+    cold = made < 2  # the second look starts where the first one ended, and trusts it as little
+    guess = jnp.where(made - memory.last[side] <= RECENT, side, 1 - side)
 
     stored, small = memory.vectors, (memory.frame, memory.values, memory.doubts)
     frame, values, doubts = tree.row(small, guess)
@@ -328,7 +335,7 @@ def _followed(
     y1 = problem.rotation[0]
     share = y1[b] / jnp.maximum(length, tiny)  # of w in y₁
     frame, lost = _refolded(frame, problem.rotation[:b])
-    due = unfinished(problem) | cold | ~(lost <= MAX_LOSS)
+    due = unfinished(problem) | cold | (guess != side) | ~(lost <= MAX_LOSS)
     carry = stored, frame, found(problem), _full(y1[:b] - share * column, unfolded), share, due & alive
     stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
     weights, share, w = tree.where(alive, (weights, share, w), (each[0, :b], jnp.zeros_like(share), tree.zeros_like(w)))
@@ -338,6 +345,6 @@ def _followed(
     vectors = jax.tree.map(lambda x: x[None], y1)
     if k > 1:
         vectors = tree.combine(_unfolded(frame)[:k], of(side, stored))
-    remembered = *tree.with_row(small, side, (frame, new.values, new.doubts)), drift, made + 1
+    remembered = *tree.with_row(small, side, (frame, new.values, new.doubts)), drift, made + 1, memory.last.at[side].set(made)
     best = Eigs(new.values[:k], vectors, new.residuals, new.converged, new.products)
-    return Memory(stored, *tree.where(alive, remembered, (*small, memory.drift, made))), best
+    return Memory(stored, *tree.where(alive, remembered, memory[1:])), best

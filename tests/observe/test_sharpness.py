@@ -121,3 +121,23 @@ def test_fewer_parameters_than_guards_and_no_curvature(sign):
     _, record = lj.run(jax.random.key(0), params, gd, watch, num_steps=4)
     expected = sorted([3 * sign, sign], reverse=True)
     np.testing.assert_allclose(record["sharpness"], np.tile(expected, (4, 1)), atol=1e-5)
+
+
+ELSEWHERE = [(10, 0.2, lambda t: t // 10), (1, 0.4, lambda t: 2 * t)]
+
+
+@pytest.mark.parametrize(("every", "rate", "other"), ELSEWHERE, ids=["every tenth", "every step"])
+def test_a_look_starts_from_the_last_on_its_side_of_the_valley(problem, every, rate, other):
+    """In fewer products than from the one before where looks are ten steps apart, and than from the last where runs hop."""
+    curvature = lj.curvature.hessian(problem.loss)
+    sided = lj.observe.eigenpairs(curvature, 1, lambda key, eigs, moment: (eigs.values[0], eigs.products))
+
+    def otherwise(key, memory, moment):
+        return sided.measure(key, memory, moment._replace(step=other(moment.step)))
+
+    gd = lj.dynamics.gradient(problem.loss, optax.sgd(rate), lj.data.full_batch(problem.data))
+    watch = {"sided": sided, "otherwise": Observable(sided.init, otherwise)}
+    _, record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=400, every=every)
+    (value, products), (same, more) = jax.device_get((record["sided"], record["otherwise"]))
+    np.testing.assert_allclose(value, same, rtol=5e-3)
+    assert products[2:].mean() < 0.9 * more[2:].mean(), (products, more)
