@@ -6,6 +6,7 @@ A peer is a module here. It answers a question if it has a function of that name
 peer's own settings and gives programs to be timed, by name:
 
     eigenpairs  the five largest eigenvalues with their vectors
+    starts      these from several random starts: values and products
     density     nodes and weights of stochastic Lanczos quadrature, told as moments; the probes are kept
     trace       by Hutchinson's estimator
     tracking    gradient descent by itself, and with the sharpness at every step

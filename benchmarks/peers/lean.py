@@ -14,6 +14,7 @@ from benchmarks.peers._state import State
 PACKAGES = ("torch", "scipy")
 SETTINGS = {
     "eigenpairs": {"a": {"tol": 1.0, "ncv": 20}, "b": {"tol": 1.0, "ncv": 21}},
+    "starts": {"a": {"tol": 1.0, "ncv": 20}, "b": {"tol": 1.0, "ncv": 21}},
     "tracking": {"a": {"tol": 0.03, "ncv": 6}, "b": {"tol": 0.03, "ncv": 6}},
 }
 
@@ -46,6 +47,14 @@ def eigenpairs(state: State, tol: float, ncv: int, seed: int = 0) -> dict:
         _, product = hessian(problem)
         values, _ = largest(problem, product, 5, start, tol=tol, ncv=ncv)
         return {"values": values.tolist(), "products": problem.products}
+
+    return {"answer": answer}
+
+
+def starts(state: State, tol: float, ncv: int, count: int) -> dict:
+    def answer() -> dict:
+        each = [eigenpairs(state, tol, ncv, seed)["answer"]() for seed in range(count)]
+        return {name: [one[name] for one in each] for name in ("values", "products")}
 
     return {"answer": answer}
 

@@ -24,14 +24,10 @@ def point(state: State):
     return jax.tree.map(jnp.asarray, (state.params, state.batch))
 
 
-def started(params, seed: int | None):
-    return tree.scattered_like(0, params) if seed is None else tree.normal_like(jax.random.key(seed), params)
-
-
-@functools.partial(jax.jit, static_argnames="seed")
-def five(params, batch, seed):
+@jax.jit
+def five(params, batch, start=None):
     # the loosest tolerance that was right for four start vectors, as for the peers; 2e-2 is not
-    start = started(params, seed)
+    start = tree.scattered_like(0, params) if start is None else start
     return lj.spectrum.eigsh(HESSIAN(params, batch), start, k=5, tol=1e-2, depth=DEPTH, confirm=0)
 
 
@@ -92,19 +88,29 @@ def krylov_moves(params, batch, start, num_steps: int, rows: int) -> int:
     return 13 * num_steps + 2 * rows * cleaned + rows
 
 
-def eigenpairs(state: State, seed: int | None = None) -> dict:
+def eigenpairs(state: State) -> dict:
     params, batch = point(state)
     found: dict = {}
 
     def answer() -> dict:
-        eigs = jax.block_until_ready(five(params, batch, seed))
+        eigs = jax.block_until_ready(five(params, batch))
         found.update(values=eigs.values.tolist(), products=int(eigs.products), residuals=eigs.residuals.tolist())
         return found
 
     def moved() -> int:  # those of Lanczos, the rows once for five vectors, and these out, orthonormalised and out
-        return krylov_moves(params, batch, started(params, seed), found["products"], DEPTH + 1) + DEPTH + 1 + 3 * 5
+        return krylov_moves(params, batch, tree.scattered_like(0, params), found["products"], DEPTH + 1) + DEPTH + 1 + 15
 
     return {"answer": answer} | products(params, batch, 100.0) | moving(params, moved)
+
+
+def starts(state: State, count: int) -> dict:
+    params, batch = point(state)
+
+    def answer() -> dict:
+        each = [five(params, batch, tree.normal_like(jax.random.key(seed), params)) for seed in range(count)]
+        return {"values": [eigs.values.tolist() for eigs in each], "products": [int(eigs.products) for eigs in each]}
+
+    return {"answer": answer}
 
 
 def density(state: State, probes: int, steps: int = 64, keep: Path | None = None) -> dict:
