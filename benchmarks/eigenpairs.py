@@ -9,7 +9,7 @@ values were right for three start vectors; errors are against ARPACK in float64.
 held, its libraries included. One product more is that of a compiled loop of 40 less one of 8, once the gradient is linearised;
 the bound is `peers.bound`. Besides, from so many random starts, how many products ours and ARPACK make, and how often five
 values are not right: each trusts the first end at a loose tolerance. Fails when a value that is timed is wrong by more than
-1e-3. Two minutes and a half on two cores.
+1e-3. A few minutes on two cores.
 """
 
 import json

@@ -12,9 +12,10 @@ from benchmarks.peers._network import DEVICE, Problem, flat
 from benchmarks.peers._state import State
 
 PACKAGES = ("torch", "scipy")
+FIVE = {"a": {"tol": 1.0, "ncv": 20}, "b": {"tol": 1.0, "ncv": 21}}
 SETTINGS = {
-    "eigenpairs": {"a": {"tol": 1.0, "ncv": 20}, "b": {"tol": 1.0, "ncv": 21}},
-    "starts": {"a": {"tol": 1.0, "ncv": 20}, "b": {"tol": 1.0, "ncv": 21}},
+    "eigenpairs": FIVE,
+    "starts": FIVE,
     "tracking": {"a": {"tol": 0.03, "ncv": 6}, "b": {"tol": 0.03, "ncv": 6}},
 }
 
