@@ -15,11 +15,13 @@ from landscape_jax.types import Eigs, MatVec, Params
 
 GUARDS = 4  # eigenvectors remembered beyond those asked for
 ROOM = 3  # products of a round beyond the one for each of those asked for
-FIRST, SECOND = 40, 16  # products of the first two looks at least: what is missed there stays missed
+FIRST, SECOND = 40, 8  # products of the first two looks at least: what is missed there stays missed
+SEVERAL = 16  # of each of them where k > 1: among vectors close to one another restarts would magnify rounding
 MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
 RECENT = 2  # looks: what is older is no guess
 MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
-LEAST_DRIFT, DECAY, GAIN = 2e-3, 0.95, 2.0
+LEAST_DRIFT, GAIN = 2e-3, 2.0
+DECAY, LEAST_DECAY = 0.95, 0.7  # of the drift: a step, and a look that is many steps after the last
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -45,6 +47,7 @@ class Memory(NamedTuple):
     drift: Array  # [], how far a value may move in two looks, relative likewise
     made: Array  # [] int32, how many looks
     last: Array  # [2] int32, which of them was the last on each side
+    step: Array  # [] int32, of the last look
 
     stays = True  # of a run that has diverged nothing is forgotten
 
@@ -68,9 +71,10 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
 
     in units of max|θ|: what it gains where A_jj is not G_jj but more by δ_j, and so nearer. For v_j δ_j is its e of last
     time and the drift since; for a remainder what the last guard is, θ_b, or 1 as long as that is unknown. The drift is
-    measured: twice the change of the first Rayleigh quotient since the guess, forgotten by a twentieth each look. The next
-    product goes to (1 − P) yᵢ of the first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one
-    could have overtaken, θᵢ + eᵢ > θ_k + tol.
+    measured: twice the change of the first Rayleigh quotient since the guess, forgotten by a twentieth each step, but by no
+    more than three tenths from look to look, for one change alone says little. The next product goes to (1 − P) yᵢ of the
+    first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one could have overtaken,
+    θᵢ + eᵢ > θ_k + tol.
 
     Args:
       k: how many eigenpairs.
@@ -80,8 +84,8 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         None: each look is Lanczos by itself, exactly `num_steps` products (default 2k + 10) from a fixed direction, and nothing
         is remembered: for looks so far apart that old vectors are no guesses.
     Returns: a `Tracker`. Its `update` takes the number of the step, [] int, whose parity tells the side; without, looks take
-      turns. The residuals it reports are what A may do to what was not multiplied, max|θ| √Σ_j h_ij² δ_j with δ_j = 1 for a
-      remainder, and no less than the error of the value; `converged` where no pair needs a product any more.
+      turns, a step apart. The residuals it reports are what A may do to what was not multiplied, max|θ| √Σ_j h_ij² δ_j with
+      δ_j = 1 for a remainder, and no less than the error of the value; `converged` where no pair needs a product any more.
 
     Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 to 1.9
     on average, and 2.2 to 4.1 where four eigenvalues crowd within a tenth, with errors under 0.6 %.
@@ -103,15 +107,16 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         real = tree.dtype(params)
         vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
         known = jnp.stack([frame, frame]), jnp.zeros((2, b), real), jnp.ones((2, b), real)
-        return Memory(vectors, *known, jnp.ones((), real), jnp.int32(0), jnp.full(2, -RECENT - 1, jnp.int32))
+        none = jnp.int32(0)
+        return Memory(vectors, *known, jnp.ones((), real), none, jnp.full(2, -RECENT - 1, jnp.int32), none)
 
     def update(
         matvec: MatVec, memory: Memory | Params, alive: Array | bool = True, step: Array | None = None
     ) -> tuple[Memory | Params, Eigs]:
         if not isinstance(memory, Memory):
             return memory, eigsh(matvec, memory, k, num_steps=tree.size(memory))
-        side = (memory.made if step is None else step) % 2
-        memory, eigs = _followed(widthwise(matvec), memory, side, k, rows, tol, alive)
+        step = memory.made if step is None else jnp.asarray(step, jnp.int32)
+        memory, eigs = _followed(widthwise(matvec), memory, step, k, rows, tol, alive)
         return memory, eigs._replace(vectors=eigs.vectors.plain())
 
     return Tracker(init, update)
@@ -244,10 +249,11 @@ def _refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
 
 
 def _followed(
-    matvec: MatVec, memory: Memory, side: Array, k: int, rows: int, tol: float, alive: Array | bool
+    matvec: MatVec, memory: Memory, step: Array, k: int, rows: int, tol: float, alive: Array | bool
 ) -> tuple[Memory, Eigs]:
     b, made, real = k + GUARDS, memory.made, memory.values.dtype
     eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
+    side = step % 2
     cold = made < 2  # the second look starts where the first one ended, and trusts it as little
     guess = jnp.where(made - memory.last[side] <= RECENT, side, 1 - side)
 
@@ -268,13 +274,14 @@ def _followed(
     is_new = (length > 10 * eps * jnp.linalg.norm(column)) & (length < jnp.inf)
     length = jnp.where(is_new, length, 0)
     change = jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny)
-    drift = jnp.clip(jnp.maximum(GAIN * change, DECAY * memory.drift), LEAST_DRIFT, 1)
+    decay = jnp.maximum(DECAY ** (step - memory.step).astype(real), LEAST_DECAY)
+    drift = jnp.clip(jnp.maximum(GAIN * change, decay * memory.drift), LEAST_DRIFT, 1)
     each = jnp.eye(rows, dtype=real)
     problem = _begun(values, doubts, rows, b + (length > 0).astype(jnp.int32))
     problem = _solved(_learned(problem, each[0], jnp.pad(column, (0, rows - b)).at[b].set(length)), k, b, tol)
 
-    at_least = FIRST if k == 1 else SECOND  # among several vectors close to one another restarts would magnify rounding
-    at_least = jnp.where(made == 0, at_least, jnp.where(made == 1, SECOND, k))
+    at_start = (FIRST, SECOND) if k == 1 else (SEVERAL, SEVERAL)
+    at_least = jnp.where(made == 0, at_start[0], jnp.where(made == 1, at_start[1], k))
 
     def unfinished(problem: _Problem) -> Array:
         errors = problem.errors[:b]
@@ -345,6 +352,7 @@ def _followed(
     vectors = jax.tree.map(lambda x: x[None], y1)
     if k > 1:
         vectors = tree.combine(_unfolded(frame)[:k], of(side, stored))
-    remembered = *tree.with_row(small, side, (frame, new.values, new.doubts)), drift, made + 1, memory.last.at[side].set(made)
+    sides = *tree.with_row(small, side, (frame, new.values, new.doubts)), drift
+    remembered = *sides, made + 1, memory.last.at[side].set(made), step
     best = Eigs(new.values[:k], vectors, new.residuals, new.converged, new.products)
     return Memory(stored, *tree.where(alive, remembered, memory[1:])), best

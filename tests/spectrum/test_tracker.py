@@ -88,6 +88,31 @@ def test_nan_is_told_as_not_converged():
     assert jnp.isnan(values).tolist() == [False, False, False, True]
 
 
+def test_a_change_is_forgotten_by_the_clock_of_the_steps():
+    """After ten looks at a matrix that changes by a tenth from one to the next, and more that see it stand still: these trust
+    their guess the sooner the more steps lie between them."""
+    track = spectrum.tracker(1)
+    diagonal = jnp.r_[1, 0.9, 0.85, 0.8 * jnp.linspace(-0.1, 1, P - 3) ** 3]
+    scales = 1.1 ** jnp.minimum(jnp.arange(60.0), 10)
+
+    @jax.jit
+    def looks(gap):
+        def look(memory, at):
+            i, scale = at
+            memory, eigs = track.update(lambda v: scale * diagonal * v, memory, step=2 * i * gap)  # all on one side
+            return memory, (eigs.values[0] / scale, eigs.products)
+
+        return jax.lax.scan(look, track.init(diagonal), (jnp.arange(60), scales))[1]
+
+    spent = {}
+    for gap in (1, 2, 50):
+        values, products = looks(gap)
+        np.testing.assert_allclose(values[11:], 1, rtol=2e-3)
+        assert products[-1] == 1
+        spent[gap] = int(products[11:].sum())
+    assert spent[50] < spent[2] < spent[1]
+
+
 def test_what_writing_one_vector_would_lose_is_seen():
     frame, rotation = jnp.eye(4), jnp.eye(4, 5)
     assert _refolded(frame, rotation)[1] <= MAX_LOSS
