@@ -1,13 +1,13 @@
 """What do the spectral density of a Hessian (Lanczos of 64 steps from random probes) and its trace (100 probes) cost?
 
-    python -m benchmarks.density [--tasks a b] [--peers lean pyhessian eigenthings curvlinops matfree] [--rounds 3] [--write]
+    python -m benchmarks.density [--tasks a b] [--peers lean pyhessian eigenthings curvlinops matfree] [--rounds 2] [--write]
 
 Tasks a (ten probes) and b (three) of `_tasks`, float32; ours and its `peers` each in a process of its own, one after another,
 round by round; medians with their least and most. Densities are compared by their first four moments, which for each probe z
 are zᵀHʲz exactly, whatever the library: the error is the worst of the means over probes against those of the same probes in
 float64, and is told relative to the moment, and to the standard error that so few probes leave. The trace is
 known exactly. Fails when a moment of ours is more than a thousandth wrong, which chance has no part in, or the trace by more
-than four of its standard errors. Five minutes on two cores.
+than four of its standard errors. Four minutes on two cores.
 """
 
 import json
@@ -71,7 +71,7 @@ def row(figures: dict) -> tuple[str, str]:
 
 
 def main() -> None:
-    asked = peers.options(__doc__, rounds=3).parse_args()
+    asked = peers.options(__doc__, rounds=2).parse_args()
     found = {task: measured(task, asked) for task in asked.tasks}
     print(json.dumps(found, indent=2, ensure_ascii=False))
     if asked.write:

@@ -25,6 +25,7 @@ from benchmarks._results import keep, options
 from experiments import _ahn2023_network as networks
 from landscape_jax.theory import hinges, sparse_coding
 
+LONG = True
 DIM, N, SIGNAL, TIME, RECORDS, DRAWS = 200, 300, 3.0, 10.0, 100, 4
 RATIOS = np.array([0.5, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0])
 

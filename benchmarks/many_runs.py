@@ -23,6 +23,7 @@ import optax
 import landscape_jax as lj
 from benchmarks._results import keep, options
 
+LONG = True
 SEEDS, RATES, STEPS, EVERY, EXAMPLES, WIDTH = 32, 16, 100, 10, 500, 32
 
 
