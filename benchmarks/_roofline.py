@@ -87,16 +87,15 @@ def in_jax(layers: list[Layer], p: int):
         return step
 
     normal = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)  # noqa: E731
-    forms = {"forwards": jnp.matmul, "to inputs": lambda d, w: d @ w.T}
     programs = {}
     for layer in dict.fromkeys(layers):
         x, w = normal(0, layer.rows, layer.fan_in), normal(1, layer.fan_in, layer.fan_out)
         d = normal(2, layer.rows, layer.fan_out)
         tall = layer.fan_in > layer.fan_out  # then Δᵀ X, the same product turned, is faster, and what `models.dense` takes
-        forms["to weights"] = (lambda x, d: d.T @ x) if tall else (lambda x, d: x.T @ d)
-        for kind, one, two in zip(KINDS, (x, x, d), (w, d, w), strict=True):
+        forms = jnp.matmul, (lambda x, d: d.T @ x) if tall else (lambda x, d: x.T @ d), lambda d, w: d @ w.T
+        for kind, form, one, two in zip(KINDS, forms, (x, x, d), (w, d, w), strict=True):
             count = repeats(layer.operations)
-            run = looped(again(forms[kind]), (one, two, forms[kind](one, two)))
+            run = looped(again(form), (one, two, form(one, two)))
             programs[f"{layer.shape} {kind}"] = Program(run(1 + count), run(1), count)
     q, v = normal(3, ROWS, p), normal(4, p)
     for name, form, one, two in (("Q w", jnp.matmul, q, v), ("Qᵀ c", lambda q, c: c @ q, q, q @ v)):
