@@ -48,15 +48,19 @@ def watch(tol: float) -> dict:
 def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
     """The record [seeds, rates, looks] of all trainings, and how long they took."""
 
-    def trained(params, rate):
-        gd = descent(rate, batch)
-        final, record = lj.run(jax.random.key(0), params, gd, watch(asked.tol), num_steps=asked.steps, every=EVERY)
+    def begin(params):
+        gd = descent(LEAST, batch)
+        return lj.warmed(lj.start(jax.random.key(0), params, gd, watch(asked.tol)), gd, watch(asked.tol))
+
+    def trained(run, rate):
+        final, record = lj.advance(run, descent(rate, batch), watch(asked.tol), num_steps=asked.steps, every=EVERY)
         return record, final.status
 
-    sweep, seconds = lj.sweep.sharded(lj.sweep.grid(trained)), []
+    begins, trains = lj.sweep.sharded(begin), lj.sweep.sharded(lj.sweep.grid(trained))
+    seconds = []
     for _ in range(asked.rounds + 1):
         begun = time.perf_counter()
-        record, status = jax.block_until_ready(sweep(params, rates))
+        record, status = jax.block_until_ready(trains(begins(params), rates))
         seconds.append(time.perf_counter() - begun)
     told = {
         "tolerance": asked.tol, "seconds": peers.spread(seconds[1:], 1), "with compilation": round(seconds[0], 2),

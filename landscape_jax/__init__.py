@@ -19,7 +19,7 @@ from landscape_jax import (
     types,
 )
 from landscape_jax.driver import Interrupted, drive
-from landscape_jax.engine import Run, Status, advance, check, pace, paced, run, start
+from landscape_jax.engine import Run, Status, advance, check, pace, paced, run, start, warmed
 from landscape_jax.record import Record
 
 __version__ = "0.1.0"
@@ -52,4 +52,5 @@ __all__ = [
     "theory",
     "tree",
     "types",
+    "warmed",
 ]

@@ -85,6 +85,26 @@ def advance(
     return run, Record(record)
 
 
+def warmed(run: Run, dynamics: Dynamics, observe: Observe, *, ceiling: float = math.inf) -> Run:
+    """The run where it stands, its observables having looked there once.
+
+    A tracker's first look is a cold start of some forty products, where later ones take two or three. Trainings that part at
+    this θ share it if it is made before they part, with one program for the starts and one for the trainings:
+
+        begin = lambda θ: warmed(start(key, θ, dynamics(0.1), observe), dynamics(0.1), observe)
+        train = lambda run, rate: advance(run, dynamics(rate), observe, num_steps=500, every=10)
+        sweep.grid(train)(sweep.zipped(begin)(thetas), rates)
+
+    θ and the loss go on from here as if nobody had looked. Observables that remember where the run has been remember this look
+    too.
+
+    Args:
+      run, dynamics, observe, ceiling: as for `advance`.
+    Cost: one look and one step, of which nothing is kept.
+    """
+    return run._replace(memory=_observed(run, dynamics, observe, ceiling)(run, 0)[0].memory)
+
+
 def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:
     """As `advance`, at a pace of the run's own: from record i to the next it is gaps[i] steps, sum(gaps) in all.
 

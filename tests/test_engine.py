@@ -260,3 +260,21 @@ def test_the_number_of_programs_does_not_grow_with_the_leaves(tmp_path):
     few, many = programs(4), programs(24)
     listening = False
     assert 0 < many <= few + 2, (few, many)
+
+
+def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_first_look_is_not_a_cold_one(problem):
+    gd = lj.dynamics.gradient(problem.loss, optax.sgd(0.1), lj.data.full_batch(problem.data))
+
+    def measure(key, eigs, moment):
+        return {"value": eigs.values[0], "products": eigs.products}
+
+    watch = {"loss": lj.observe.loss, "eigs": lj.observe.eigenpairs(lj.curvature.hessian(problem.loss), 1, measure)}
+    cold = lj.start(jax.random.key(0), problem.params, gd, watch)
+    warm = jax.jit(lambda run: lj.warmed(run, gd, watch))(cold)
+    chex.assert_trees_all_equal(plain(warm._replace(memory={})), plain(cold._replace(memory={})))
+    goes_on = jax.jit(lambda run: lj.advance(run, gd, watch, num_steps=20, every=10))
+    (after, record), (other, theirs) = goes_on(warm), goes_on(cold)
+    chex.assert_trees_all_equal(after.params, other.params)
+    np.testing.assert_array_equal(record["loss"], theirs["loss"])
+    np.testing.assert_allclose(record["eigs"]["value"], theirs["eigs"]["value"], rtol=4e-3)
+    assert record["eigs"]["products"][0] <= theirs["eigs"]["products"][0] / 3
