@@ -161,10 +161,20 @@ def scattered_like(i, tree: Params) -> Params:
 # ── how matrices lie ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def turned(i: int, o: int) -> bool:
+    """Whether a CPU has the gradient Xᵀ Δ [i, o] to a matrix sooner as Δᵀ X, with X [n, i] and Δ [n, o].
+
+    The right one of the two should be the larger; but of two of nearly one size that whose rows are whole cache lines in pairs
+    (multiples of 32), for such rows are slow to gather in columns, which is what the left one is in for.
+    """
+    i_even, o_even = i % 32 == 0, o % 32 == 0
+    return i_even if i_even != o_even and max(i, o) < 3 * min(i, o) else i > o
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Wide:
-    """A vector, or a stack, whose matrices all lie with their larger side last; a pytree like any other."""
+    """A vector, or a stack, whose matrices lie as products ask for them; a pytree like any other."""
 
     tree: Params
     turned: tuple[bool, ...] = dataclasses.field(metadata={"static": True})  # which leaves lie otherwise in θ
@@ -175,9 +185,9 @@ class Wide:
 
 
 def wide(x: Params, axes: int = 0) -> Wide:
-    """The vector, or the stack with so many leading axes, with matrices [..., i, o] turned to [..., o, i] where i > o."""
-    turned = tuple(leaf.ndim == axes + 2 and leaf.shape[-2] > leaf.shape[-1] for leaf in jax.tree.leaves(x))
-    return Wide(_swapped(x, turned), turned)
+    """The vector, or the stack with so many leading axes, with matrices [..., i, o] as [..., o, i] where they are `turned`."""
+    which = tuple(leaf.ndim == axes + 2 and turned(*leaf.shape[-2:]) for leaf in jax.tree.leaves(x))
+    return Wide(_swapped(x, which), which)
 
 
 def _swapped(x: Params, which: tuple[bool, ...]) -> Params:

@@ -99,9 +99,18 @@ def test_num_examples():
         tree.num_examples(())
 
 
+@pytest.mark.parametrize(
+    ("i", "o", "turns"),
+    [(5, 2, True), (2, 5, False), (3, 3, False), (64, 100, True), (100, 64, False), (64, 200, False), (64, 128, False),
+     (128, 64, True), (3072, 200, True), (784, 32, True)],
+)  # fmt: skip
+def test_the_larger_side_goes_right_but_of_two_alike_the_even_one(i, o, turns):
+    assert tree.turned(i, o) == turns
+
+
 @pytest.mark.parametrize("lead", [(), (3,)], ids=["vector", "stack"])
-def test_wide_turns_tall_matrices_and_nothing_else_and_back(lead):
-    shapes = {"tall": (5, 2), "wide": (2, 5), "square": (3, 3), "long": (7,), "kernel": (4, 3, 2)}
+def test_wide_turns_matrices_that_lie_otherwise_in_products_and_nothing_else_and_back(lead):
+    shapes = {"tall": (5, 2), "wide": (2, 5), "square": (3, 3), "long": (7,), "kernel": (4, 3, 2), "even": (33, 32)}
     x = {name: jax.random.normal(jax.random.key(i), (*lead, *shape)) for i, (name, shape) in enumerate(shapes.items())}
     wide = tree.wide(x, axes=len(lead))
     assert {name: leaf.shape[len(lead) :] for name, leaf in wide.tree.items()} == shapes | {"tall": (2, 5)}

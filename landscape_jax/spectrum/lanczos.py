@@ -57,7 +57,7 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
 
 
 def widthwise(matvec: MatVec) -> MatVec:
-    """The operator on `tree.Wide` vectors. A product that asks for wide kernels and gives wide ones (`models.dense`) then
+    """The operator on `tree.Wide` vectors. A product that asks for such kernels and gives such ones (`models.dense`) then
     turns no vector; of a basis that lies as θ does it would turn each one twice."""
     return lambda v: tree.wide(matvec(v.plain()))
 

@@ -65,7 +65,7 @@ def test_another_key_gives_other_weights():
     assert not (first == other).any()
 
 
-@pytest.mark.parametrize("shape", [(7, 30, 4), (7, 4, 30), (3, 7, 30, 4)], ids=["tall", "wide", "tokens"])
+@pytest.mark.parametrize("shape", [(7, 30, 4), (7, 4, 30), (3, 7, 30, 4), (7, 32, 40)], ids=["tall", "wide", "tokens", "even"])
 def test_dense_is_the_matrix_product_with_its_derivatives(shape):
     """Value, gradient, Hessian product, and all of them mapped over kernels, for f = Σ tanh(x W)²; in flax's layer too."""
     *batch, i, o = shape
