@@ -12,14 +12,19 @@ from landscape_jax.types import Batch, Curvature, Estimate, Key, MatVec, Moment,
 
 
 def spectral_density(
-    curvature: Curvature, *, batch: Batch | None = None, num_probes: int = 2, num_steps: int = 48
+    curvature: Curvature,
+    *,
+    batch: Batch | None = None,
+    num_probes: int = 2,
+    num_steps: int = 48,
+    reorthogonalise: bool = True,
 ) -> Observable:
     """The spectral density at each look, by stochastic Lanczos quadrature.
 
     Args:
       curvature: (θ, batch) ↦ (v ↦ A v), symmetric.
       batch: where to measure it; default: the batch of the step.
-      num_probes, num_steps: s and m of `spectrum.density`.
+      num_probes, num_steps, reorthogonalise: as for `spectrum.density`.
     Returns: an observable with values {"nodes" [s, m], "weights" [s, m]}; for a curve,
       `spectrum.smoothed(spectrum.Density(**record[name][t]), grid)`.
 
@@ -27,7 +32,9 @@ def spectral_density(
     """
 
     def density(matvec: MatVec, key: Key, params: Params) -> dict[str, Array]:
-        return spectrum.density(matvec, key, params, num_probes=num_probes, num_steps=num_steps)._asdict()
+        return spectrum.density(
+            matvec, key, params, num_probes=num_probes, num_steps=num_steps, reorthogonalise=reorthogonalise
+        )._asdict()
 
     return _of_matvec(curvature, density, batch)
 

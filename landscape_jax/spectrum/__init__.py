@@ -2,7 +2,7 @@
 
 from landscape_jax.spectrum.block import refine
 from landscape_jax.spectrum.density import Density, density, function_trace, smoothed
-from landscape_jax.spectrum.lanczos import Krylov, lanczos, ritz
+from landscape_jax.spectrum.lanczos import Krylov, lanczos, recurrence, ritz
 from landscape_jax.spectrum.moments import diagonal, frobenius_norm, hutch_plus_plus, trace, xtrace
 from landscape_jax.spectrum.restarted import assert_symmetric, block_eigsh, eigsh
 from landscape_jax.spectrum.tracker import Tracker, tracker
@@ -20,6 +20,7 @@ __all__ = [
     "function_trace",
     "hutch_plus_plus",
     "lanczos",
+    "recurrence",
     "refine",
     "ritz",
     "smoothed",

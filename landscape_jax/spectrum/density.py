@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import lanczos, projected, widthwise
+from landscape_jax.spectrum.lanczos import eigh, lanczos, projected, recurrence, widthwise
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
 
@@ -27,6 +27,7 @@ def density(
     num_probes: int = 10,
     num_steps: int = 64,
     batch_size: int | None = None,
+    reorthogonalise: bool = True,
 ) -> Density:
     """φ(t) = (1/p) Σ_j δ(t − λ_j) by Lanczos from random probes z on the unit sphere:
 
@@ -40,9 +41,13 @@ def density(
       like: a vector A acts on, e.g. θ.
       num_probes: s; the standard error falls as 1/√(s p).
       num_steps: m, the resolution is about (λ_max − λ_min)/m, finer near the ends; more than p are not made.
-      batch_size: probes at once, each with m vectors of memory: one by default, more to fill an accelerator.
+      batch_size: probes at once, each with its vectors of memory: one by default, more to fill an accelerator.
+      reorthogonalise: False keeps three vectors for each probe and not m + 1, and costs no more than the products. Moments and
+        curves no finer than a hundredth of the range (the default of `smoothed`) are the same to rounding. But nodes double
+        the eigenvalues that have converged, and what lies between is resolved less: on two networks with ten such
+        eigenvalues, 64 steps, tr log(1 + 100 A²) differed by 9 and 64 %.
 
-    Cost: s·m products; memory: m + 1 vectors for each probe at once. See `smoothed` for a curve with its error.
+    Cost: s·m products; memory: m + 1 vectors for each probe at once, or 3. See `smoothed` for a curve with its error.
     Source: S. Ubaru, J. Chen, Y. Saad 2017, SIAM J. Matrix Anal. 38(4), 1075–1099; B. Ghorbani et al. 2019, arXiv 1901.10159.
     """
     tree.check(like, "like")
@@ -52,8 +57,13 @@ def density(
     eps = float(jnp.finfo(tree.dtype(like)).eps)
 
     def probe(key: Key) -> Density:
-        start = tree.wide(jax.tree.map(lambda x: x[None], tree.normal_like(key, like)), axes=1)
-        nodes, rotation, _ = projected(lanczos(widthwise(matvec), start, m, slack=eps**0.5), m)
+        start = tree.wide(tree.normal_like(key, like))
+        if reorthogonalise:
+            block = jax.tree.map(lambda x: x[None], start)
+            nodes, rotation, _ = projected(lanczos(widthwise(matvec), block, m, slack=eps**0.5), m)
+        else:
+            alpha, beta = recurrence(widthwise(matvec), start, m)
+            nodes, rotation = (x[..., ::-1] for x in eigh(jnp.diag(alpha) + jnp.diag(beta[:-1], 1)))
         weights = rotation[0] ** 2  # [m], the first row: the start vector in the eigenbasis
         return Density(nodes, weights / jnp.sum(weights))
 
@@ -83,7 +93,8 @@ def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: 
 
     Args:
       f: a real function of an array of eigenvalues, elementwise.
-      options: as for `density`, and all else as there too.
+      options: as for `density`, and all else as there too; `reorthogonalise=False` is for f as smooth as a polynomial of low
+        degree on the range of A.
     """
     nodes, weights = density(matvec, key, like, **options)
     return mean_of(tree.size(like) * jnp.sum(weights * f(nodes), axis=1))

@@ -56,6 +56,41 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
     return jax.lax.fori_loop(0, num_steps, lambda j, k: extend(matvec, k, j, slack), begin(start, num_steps))
 
 
+def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Array]:
+    """The coefficients of Lanczos's three terms and nothing else: no basis is kept, and nothing is orthogonalised again.
+
+        A q_j = β_{j−1} q_{j−1} + α_j q_j + β_j q_{j+1}
+
+    The tridiagonal T of α and β has copies of whatever eigenvalue has converged, for rounding lets each come back. The copies
+    share its weight: to rounding e₁ᵀ f(T) e₁ is zᵀ f(A) z / zᵀz for polynomials f up to degree 2m − 1 that stay within ±1 on
+    the range of A, as it is with a basis. Finer than those, about 1/m of the range, it resolves less.
+
+    Args:
+      start: z, one vector.
+      num_steps: m.
+    Returns: α, β, each [m]. Once the Krylov space is exhausted β is 0, and α what it was first.
+
+    Cost: m products, 3 vectors.
+    Source: L. Knizhnerman 1996, Comput. Math. Math. Phys. 36(11), 1481–1492; T. Chen 2024, arXiv 2410.11090.
+    """
+    eps = jnp.finfo(tree.dtype(start)).eps
+    length = tree.norm(start)
+    first = tree.scale(jnp.where(length > 0, 1 / length, 0), start)
+
+    def step(carry, _):
+        before, q, beta = carry
+        w = tree.axpy(-beta, before, matvec(q))
+        alpha = tree.vdot(q, w)
+        w = tree.axpy(-alpha, q, w)
+        length = tree.norm(w)
+        length = jnp.where(length > 10 * eps * tree.norm((beta, alpha, length)), length, 0)
+        return (q, tree.scale(jnp.where(length > 0, 1 / length, 0), w), length), (alpha, length)
+
+    _, (alpha, beta) = jax.lax.scan(step, (tree.zeros_like(first), first, jnp.zeros_like(length)), length=num_steps)
+    reached = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), beta[:-1] > 0]).astype(beta.dtype)) > 0
+    return jnp.where(reached, alpha, alpha[0]), beta
+
+
 def widthwise(matvec: MatVec) -> MatVec:
     """The operator on `tree.Wide` vectors. A product that asks for such kernels and gives such ones (`models.dense`) then
     turns no vector; of a basis that lies as θ does it would turn each one twice."""

@@ -1,5 +1,7 @@
 """Stochastic Lanczos quadrature: weights, moments, curves and traces of functions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,16 +31,19 @@ def product(matrix):
 LIKE = {"a": np.zeros(100, np.float32), "b": np.zeros(50, np.float32)}
 
 
-@jax.jit
-def many(matrix, key):
-    return spectrum.density(product(matrix), key, LIKE, num_probes=40, num_steps=24)
+@functools.partial(jax.jit, static_argnums=2)
+def many(matrix, key, reorthogonalise=True):
+    return spectrum.density(
+        product(matrix), key, LIKE, num_probes=40, num_steps=24, reorthogonalise=reorthogonalise
+    )
 
 
+@pytest.mark.parametrize("reorthogonalise", [True, False], ids=["basis", "three terms"])
 @pytest.mark.parametrize("seed", range(3))
-def test_each_probe_is_a_quadrature(seed):
+def test_each_probe_is_a_quadrature(seed, reorthogonalise):
     """Weights ≥ 0 that sum to 1, nodes in the range of A, and Σ w θ^j = zᵀA^j z for the probe itself, j ≤ 2m − 1."""
     matrix = example(seed)
-    nodes, weights = jax.tree.map(np.float64, many(matrix, jax.random.key(seed)))
+    nodes, weights = jax.tree.map(np.float64, many(matrix, jax.random.key(seed), reorthogonalise))
     assert nodes.shape == weights.shape == (40, 24)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
@@ -72,6 +77,63 @@ def test_all_steps_of_one_probe_in_every_direction_give_the_spectrum():
     density = solve(matrix, jax.random.key(0))
     assert density.nodes.shape == (1, P)
     np.testing.assert_allclose(density.nodes[0], np.linalg.eigvalsh(np.float64(matrix))[::-1], atol=2e-5)
+
+
+CHEBYSHEV = np.polynomial.chebyshev.chebvander
+
+
+def outlying(p=2000, seed=0):
+    """Ten outliers above a bulk within a twentieth of the range: they converge early, and rounding brings them back."""
+    return np.float32(np.r_[np.linspace(20, 40, 10), rng(seed).uniform(-1, 1, p - 10)])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def of_diagonal(diagonal, reorthogonalise):
+    given = dict(num_probes=2, num_steps=64, reorthogonalise=reorthogonalise)
+    return spectrum.density(lambda v: diagonal * v, jax.random.key(0), diagonal, **given)
+
+
+def test_three_terms_are_a_quadrature_to_rounding_though_eigenvalues_come_back():
+    """zᵀ T_k(A) z for every k < 2m, from z itself in float64; and the curve at its default width is that with a basis."""
+    diagonal = outlying()
+    whole, terms = of_diagonal(diagonal, True), of_diagonal(diagonal, False)
+    least, most = diagonal.min(), diagonal.max()
+    unit = lambda t: np.clip(2 * (np.float64(t) - least) / (most - least) - 1, -1, 1)  # noqa: E731
+    for i in range(2):
+        z = np.float64(tree.normal_like(jax.random.fold_in(jax.random.key(0), i), jnp.asarray(diagonal)))
+        exact = (z**2 / (z @ z)) @ CHEBYSHEV(unit(diagonal), 127)  # [128]
+        for found in (whole, terms):
+            moments = np.float64(found.weights[i]) @ CHEBYSHEV(unit(found.nodes[i]), 127)
+            np.testing.assert_allclose(moments, exact, atol=2e-4)  # a node's last digit is worth k² ε, up to 1e-3
+    copies = lambda found: int((found.nodes[0] > 39.99).sum())  # noqa: E731
+    assert copies(whole) == 1 < copies(terms)
+    grid = jnp.linspace(-2, 42, 500)
+    np.testing.assert_allclose(spectrum.smoothed(terms, grid).value, spectrum.smoothed(whole, grid).value, atol=1e-4)
+
+
+def test_three_terms_end_with_the_krylov_space():
+    diagonal = np.float32([3.0, 3, 3, 2, 2, 1])
+    solve = jax.jit(lambda d: spectrum.recurrence(lambda v: d * v, jnp.ones(6), 6))
+    alpha, beta = solve(diagonal)
+    np.testing.assert_allclose(alpha[0], diagonal.mean(), rtol=1e-6)
+    assert (beta[:2] > 0).all()
+    assert (beta[2:] == 0).all()
+    np.testing.assert_array_equal(alpha[3:], alpha[0])
+    three = np.diag(alpha[:3]) + np.diag(beta[:2], 1) + np.diag(beta[:2], -1)
+    np.testing.assert_allclose(np.linalg.eigvalsh(three), [1, 2, 3], rtol=1e-5)
+    of_nothing = jax.jit(lambda z: spectrum.recurrence(lambda v: v, z, 2))(jnp.zeros(3))
+    np.testing.assert_array_equal(of_nothing, np.zeros((2, 2)))
+
+
+def test_three_terms_keep_no_basis():
+    p, given = 100_000, dict(num_probes=2, num_steps=40)
+    takes = {
+        kept: jax.jit(lambda d, k, kept=kept: spectrum.density(lambda v: d * v, k, d, **given, reorthogonalise=kept))
+        .lower(jnp.ones(p), jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes / (4 * p)
+        for kept in (True, False)
+    }  # fmt: skip
+    assert takes[True] > 41
+    assert takes[False] < 8
 
 
 def test_smoothed_is_the_density_with_its_band():
