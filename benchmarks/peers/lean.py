@@ -60,7 +60,7 @@ def starts(state: State, tol: float, ncv: int, count: int) -> dict:
     return {"answer": answer}
 
 
-def quadrature(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def orthogonalised(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Lanczos with each new vector orthogonalised once against all before it."""
     basis = torch.empty(steps, len(start), device=DEVICE)  # [m, p]
     basis[0] = start / torch.linalg.vector_norm(start)
@@ -78,8 +78,24 @@ def quadrature(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     return nodes, vectors[0] ** 2
 
 
-def density(state: State, probes: int, steps: int = 64, keep: Path | None = None) -> dict:
+def three_terms(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Lanczos with no basis kept."""
+    before, q = torch.zeros_like(start), start / torch.linalg.vector_norm(start)
+    diagonal, beside = torch.empty(steps), torch.zeros(steps)
+    for i in range(steps):
+        w = product(q).sub_(before, alpha=float(beside[i - 1]))
+        diagonal[i] = torch.dot(q, w)
+        w = w.sub_(q, alpha=float(diagonal[i]))
+        beside[i] = torch.linalg.vector_norm(w)
+        before, q = q, w.div_(beside[i])
+    beside = beside[:-1]
+    nodes, vectors = torch.linalg.eigh(torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1))
+    return nodes, vectors[0] ** 2
+
+
+def density(state: State, probes: int, steps: int = 64, keep: Path | None = None, reorthogonalise: int = 1) -> dict:
     problem = Problem(state)
+    quadrature = orthogonalised if reorthogonalise else three_terms
 
     def run(probes: int) -> list[tuple]:
         _, product = hessian(problem)

@@ -50,10 +50,10 @@ def eigenpairs(state: State, steps: int, seed: int = 0) -> dict:
     return {"answer": answer}
 
 
-def density(state: State, probes: int, steps: int = 64, keep: Path | None = None) -> dict:
+def density(state: State, probes: int, steps: int = 64, keep: Path | None = None, reorthogonalise: int = 1) -> dict:
     theta, shaped, batch = point(state)
     starts = jax.random.normal(jax.random.key(0), (probes, *theta.shape))
-    tridiagonal = decomp.tridiag_sym(steps, custom_vjp=False)
+    tridiagonal = decomp.tridiag_sym(steps, custom_vjp=False, reortho="full" if reorthogonalise else "none")
 
     @jax.jit
     def quadratures(theta, batch, starts):

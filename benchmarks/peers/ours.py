@@ -114,13 +114,14 @@ def starts(state: State, count: int) -> dict:
     return {"answer": answer}
 
 
-def density(state: State, probes: int, steps: int = 64, keep: Path | None = None) -> dict:
+def density(state: State, probes: int, steps: int = 64, keep: Path | None = None, reorthogonalise: int = 1) -> dict:
     params, batch = point(state)
     key = jax.random.key(0)
 
     @jax.jit
     def quadratures(params, batch, key):
-        return lj.spectrum.density(HESSIAN(params, batch), key, params, num_probes=probes, num_steps=steps)
+        options = dict(num_probes=probes, num_steps=steps, reorthogonalise=bool(reorthogonalise))
+        return lj.spectrum.density(HESSIAN(params, batch), key, params, **options)
 
     def answer() -> dict:
         return {"moments": moments(*jax.block_until_ready(quadratures(params, batch, key))), "products": probes * steps}
@@ -131,7 +132,9 @@ def density(state: State, probes: int, steps: int = 64, keep: Path | None = None
             rows = np.stack([np.asarray(ravel_pytree(z)[0], np.float64) for z in drawn])
             np.savez(keep, probes=rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
-    def moved() -> int:  # as for the first probe
+    def moved() -> int:  # as for the first probe; of three terms: A q less β q', 3; α, 2; less α q, 3; of unit length, 2
+        if not reorthogonalise:
+            return probes * 10 * steps
         first = tree.normal_like(jax.random.fold_in(key, 0), params)
         return probes * krylov_moves(params, batch, first, steps, steps + 1)
 
