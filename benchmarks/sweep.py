@@ -1,16 +1,17 @@
 """What do 256 trainings (32 seeds × 8 learning rates, 500 steps) cost with the sharpness at every tenth step?
 
-    python -m benchmarks.sweep [--peers lean pyhessian] [--seeds 32] [--rates 8] [--steps 500] [--rounds 1] [--tol 0.002]
+    python -m benchmarks.sweep [--peers lean pyhessian] [--seeds 32] [--rates 8] [--steps 500] [--rounds 1] [--tol 0.005]
                               [--write]
 
-Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ours: all of them, as one program of
-`lj.sweep.sharded(lj.sweep.grid(...))`, with a device to each core, at the tracker's own tolerance (0.11 % wrong at worst from
-seeds 80 to 83 at all rates, where at 0.02 it was 1.4 %, in 1.9 products a look and not 2.4). The `peers`: four of the same
-trainings, a process of one thread to each core at the same time; what one takes, times 256, over the cores. Errors, at those
-four, are against an eigenvalue converged to a residual of 1e-3, ours while the loss still agrees to a thousandth: a trajectory
-at the edge of stability amplifies the last bit. The first look is a cold one and told apart. What the trainings take without a
-look is told too, reckoned from the first quarter of the seeds. Fails when a value of ours after the first is more than 1 %
-wrong. Five minutes on two cores.
+Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ours: a cold look at each seed's weights
+(`lj.warmed`) and all trainings from there, two programs of `lj.sweep.sharded` with a device to each core, at a tolerance of
+0.005; from other seeds (60 to 63 and 101 to 106, all rates) that was at worst 0.62 % wrong, 0.002 was 0.79 % in 2.77 products
+a look for 2.53, and 0.01, 0.94 %, in 2.41. The `peers`: four of the same trainings, a process of one thread to each core at the same time; what one
+takes, times 256, over the cores; lean is given a converged first vector, untimed. Errors, at those four, are against an
+eigenvalue converged to a residual of 1e-3, ours while the loss still agrees to a thousandth: a trajectory at the edge of
+stability amplifies the last bit. A peer's first look is a cold one and told apart. What the trainings take without a look is
+told too, reckoned from the first quarter of the seeds. Fails when a value of ours after the first is more than 1 % wrong. Five
+minutes on two cores.
 """
 
 import contextlib
@@ -64,7 +65,8 @@ def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
         seconds.append(time.perf_counter() - begun)
     told = {
         "tolerance": asked.tol, "seconds": peers.spread(seconds[1:], 1), "with compilation": round(seconds[0], 2),
-        "products a look": float(record["sharpness"]["products"].mean()), "devices": jax.device_count(),
+        "products a look": float(record["sharpness"]["products"].mean()), "cold looks before": asked.seeds,
+        "devices": jax.device_count(),
         "without a look": round(unwatched(params, rates, batch, asked), 2),
         "runs": int(status.size), "diverged": int((status == lj.Status.DIVERGED).sum()),
     }  # fmt: skip
@@ -153,7 +155,7 @@ def main() -> None:
     parser.add_argument("--rates", type=int, default=8)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=1, help="of all runs, beyond one that compiles")
-    parser.add_argument("--tol", type=float, default=2e-3, help="ours")
+    parser.add_argument("--tol", type=float, default=5e-3, help="ours")
     asked = parser.parse_args()
     tasks = [task("a", seed) for seed in range(asked.seeds)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(given.params for given in tasks))

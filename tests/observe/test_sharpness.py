@@ -66,6 +66,13 @@ def test_right_at_every_step_other_seeds(seed, rate, n_train):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [71, 97])
+def test_where_a_rival_overtakes_unnoticed_the_residual_says_so(seed):
+    """Two of thirty trainings are more than 1 % wrong somewhere; the residual told there is more."""
+    assert errors(over_the_edge(seed, 0.2, 150, num_steps=1200)).max() < 0.02
+
+
+@pytest.mark.slow
 def test_every_value_of_several():
     train, _ = lj.data.digits(60)
     model = lj.models.mlp((8,), 10)
