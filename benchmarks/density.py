@@ -82,8 +82,9 @@ def row(figures: dict) -> tuple[str, str]:
     told = [f"{name} {cell(name, 'density')} and {cell(name, 'trace')}" for name in ("ours", *peers.NAMES)]
     told[0] += bound("density")
     if all("three terms" in task for task in tasks):
-        terms = ", ".join(f"{name} {cell(name, 'three terms')}" for name in reversed(TERMS))
-        told.append(f"density without reorthogonalisation: {terms}{bound('three terms')}")
+        others = [f"{name} {cell(name, 'three terms')}" for name in TERMS if name != "ours"]
+        ours = f"ours {cell('ours', 'three terms')}{bound('three terms')}"
+        told.append("density without reorthogonalisation: " + ", ".join([ours, *others]))
     return "spectral density, 64 steps, 10 and 3 probes, and trace, 100 probes, s (a / b)", ", ".join(told)
 
 
