@@ -7,11 +7,11 @@ Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ou
 (`lj.warmed`) and all trainings from there, two programs of `lj.sweep.sharded` with a device to each core, at a tolerance of
 0.005; from other seeds (60 to 63 and 101 to 106, all rates) that was at worst 0.62 % wrong, 0.002 was 0.79 % in 2.77 products
 a look for 2.53, and 0.01, 0.94 %, in 2.41. The `peers`: four of the same trainings, a process of one thread to each core at the
-same time; what one takes, times 256, over the cores; lean is given a converged first vector, untimed. Errors, at those four, are
-against an eigenvalue converged to a residual of 1e-3, ours while the loss still agrees to a thousandth: a trajectory at the edge
-of stability amplifies the last bit. A peer's first look is a cold one and told apart. What the trainings take without a look is
-told too, reckoned from the first quarter of the seeds. Fails when a value of ours after the first is more than 1 % wrong. Five
-minutes on two cores.
+same time; what one takes, times 256, over the cores; lean is given a converged first vector, untimed. Errors, at those four,
+are against an eigenvalue converged to a residual of 1e-3, ours while the loss still agrees to a thousandth: a trajectory at the
+edge of stability amplifies the last bit. A peer's first look is a cold one and told apart. What the trainings take without a
+look is told too, reckoned from the first quarter of the seeds. Fails when a value of ours after the first is more than 1 %
+wrong. Five minutes on two cores.
 """
 
 import contextlib
