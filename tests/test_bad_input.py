@@ -315,6 +315,16 @@ ROWS = {
         ValueError,
         r"num_steps=4.*p=3",
     ),
+    "recurrence: no step": (
+        lambda: spectrum.recurrence(HESSIAN(THETA, DATA), THETA, 0),
+        ValueError,
+        r"recurrence: num_steps=0 must be at least 1",
+    ),
+    "recurrence: no vector": (
+        lambda: spectrum.recurrence(lambda v: v, {}, 2),
+        ValueError,
+        r"start is an empty pytree",
+    ),
     "ritz: k more than num_steps": (
         lambda: spectrum.ritz(spectrum.lanczos(HESSIAN(THETA, DATA), stack(1), 2), 3),
         ValueError,

@@ -73,9 +73,7 @@ def orthogonalised(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         beside[i] = torch.linalg.vector_norm(w)
         if i + 1 < steps:
             torch.div(w, beside[i], out=basis[i + 1])
-    beside = beside[:-1]
-    nodes, vectors = torch.linalg.eigh(torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1))
-    return nodes, vectors[0] ** 2
+    return gauss(diagonal, beside[:-1])
 
 
 def three_terms(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +86,11 @@ def three_terms(product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         w = w.sub_(q, alpha=float(diagonal[i]))
         beside[i] = torch.linalg.vector_norm(w)
         before, q = q, w.div_(beside[i])
-    beside = beside[:-1]
+    return gauss(diagonal, beside[:-1])
+
+
+def gauss(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of a tridiagonal matrix."""
     nodes, vectors = torch.linalg.eigh(torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1))
     return nodes, vectors[0] ** 2
 

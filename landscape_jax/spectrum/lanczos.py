@@ -73,6 +73,9 @@ def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Ar
     Cost: m products, 3 vectors.
     Source: L. Knizhnerman 1996, Comput. Math. Math. Phys. 36(11), 1481–1492; T. Chen 2024, arXiv 2410.11090.
     """
+    if num_steps < 1:
+        raise ValueError(f"recurrence: num_steps={num_steps} must be at least 1")
+    tree.check(start, "start")
     eps = jnp.finfo(tree.dtype(start)).eps
     length = tree.norm(start)
     first = tree.scale(jnp.where(length > 0, 1 / length, 0), start)
@@ -87,7 +90,7 @@ def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Ar
         return (q, tree.scale(jnp.where(length > 0, 1 / length, 0), w), length), (alpha, length)
 
     _, (alpha, beta) = jax.lax.scan(step, (tree.zeros_like(first), first, jnp.zeros_like(length)), length=num_steps)
-    reached = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), beta[:-1] > 0]).astype(beta.dtype)) > 0
+    reached = jnp.concatenate([jnp.ones(1, bool), beta[:-1] > 0])  # once 0, β stays so: q is
     return jnp.where(reached, alpha, alpha[0]), beta
 
 
