@@ -85,24 +85,27 @@ def advance(
     return run, Record(record)
 
 
-def warmed(run: Run, dynamics: Dynamics, observe: Observe, *, ceiling: float = math.inf) -> Run:
-    """The run where it stands, its observables having looked there once.
+def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 2, *, ceiling: float = math.inf) -> Run:
+    """The run where it stands, its observables having looked there a few times.
 
-    A tracker's first look is a cold start of some forty products, where later ones take two or three. Trainings that part at
-    this θ share it if it is made before they part, with one program for the starts and one for the trainings:
+    A tracker's first two looks are a cold start of some fifty products, where later ones take one to three. Trainings that part
+    at this θ share them if they are made before they part, with one program for the starts and one for the trainings:
 
         begin = lambda θ: warmed(start(key, θ, dynamics(0.1), observe), dynamics(0.1), observe)
         train = lambda run, rate: advance(run, dynamics(rate), observe, num_steps=500, every=10)
         sweep.grid(train)(sweep.zipped(begin)(thetas), rates)
 
-    θ and the loss go on from here as if nobody had looked. Observables that remember where the run has been remember this look
-    too.
+    θ and the loss go on from here as if nobody had looked. Observables that remember where the run has been remember these
+    looks too.
 
     Args:
+      looks: how many.
       run, dynamics, observe, ceiling: as for `advance`.
-    Cost: one look and one step, of which nothing is kept.
+    Cost: the looks, and a step with each of which nothing is kept.
     """
-    return run._replace(memory=_observed(run, dynamics, observe, ceiling)(run, 0)[0].memory)
+    observed = _observed(run, dynamics, observe, ceiling)
+    look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
+    return run._replace(memory=jax.lax.fori_loop(0, looks, look, run.memory))
 
 
 def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:

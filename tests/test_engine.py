@@ -262,7 +262,7 @@ def test_the_number_of_programs_does_not_grow_with_the_leaves(tmp_path):
     assert 0 < many <= few + 2, (few, many)
 
 
-def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_first_look_is_not_a_cold_one(problem):
+def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold_ones(problem):
     gd = lj.dynamics.gradient(problem.loss, optax.sgd(0.1), lj.data.full_batch(problem.data))
 
     def measure(key, eigs, moment):
@@ -277,4 +277,7 @@ def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_first_look_is_not_
     chex.assert_trees_all_equal(after.params, other.params)
     np.testing.assert_array_equal(record["loss"], theirs["loss"])
     np.testing.assert_allclose(record["eigs"]["value"], theirs["eigs"]["value"], rtol=4e-3)
-    assert record["eigs"]["products"][0] <= theirs["eigs"]["products"][0] / 3
+    assert record["eigs"]["products"][0] <= 3
+    assert theirs["eigs"]["products"][0] >= 40
+    once = goes_on(jax.jit(lambda run: lj.warmed(run, gd, watch, 1))(cold))[1]
+    assert 8 <= once["eigs"]["products"][0] <= 16

@@ -20,8 +20,10 @@ SEVERAL = 16  # of each of them where k > 1: among vectors close to one another 
 MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
 RECENT = 2  # looks: what is older is no guess
 MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
-LEAST_DRIFT, GAIN = 2e-3, 2.0
-DECAY, LEAST_DECAY = 0.95, 0.7  # of the drift: a step, and a look that is many steps after the last
+LEAST_DRIFT, FIRST_DRIFT = 2e-3, 0.1  # the latter as long as no change has been measured
+GAIN = 2.5  # times a change is the drift
+DECAY, LEAST_DECAY = 0.9, 0.5  # of the drift: a step, and a look that is many steps after the last
+MAX_RISE = 0.1  # a look: more is no trend
 SURE = 10  # times the doubt for the residual that is told: it should bound the error, where a doubt should tell its size
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -45,7 +47,9 @@ class Memory(NamedTuple):
     frame: Array  # [2, b, b]: Ritz vectors in the orthonormal frame of (v₁ − Σ ⟨v₁, qⱼ⟩ qⱼ) / ‖·‖ and q₂ … q_b
     values: Array  # [2, b]
     doubts: Array  # [2, b], how far from the truth each may have been, relative to the largest
-    drift: Array  # [], how far a value may move in two looks, relative likewise
+    rises: Array  # [2, b], by how much each rose from look to look before it was last multiplied, relative likewise
+    ages: Array  # [2, b], how many looks ago that was
+    drift: Array  # [], how far a value may move from look to look, relative likewise
     made: Array  # [] int32, how many looks
     last: Array  # [2] int32, which of them was the last on each side
     step: Array  # [] int32, of the last look
@@ -71,11 +75,16 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         eᵢ = Σ_j h_ij² δ_j / max(1 − δ_j / g_ij, |h_ij|) ,   h_i = (1 − P) yᵢ ,   g_ij = θᵢ − G_jj  (∞ if not positive)
 
     in units of max|θ|: what it gains where A_jj is not G_jj but more by δ_j, and so nearer. For v_j δ_j is its e of last
-    time and the drift since; for a remainder what the last guard is, θ_b, or 1 as long as that is unknown. The drift is
-    measured: twice the change of the first Rayleigh quotient since the guess, forgotten by a twentieth each step, but by no
-    more than three tenths from look to look, for one change alone says little. The next product goes to (1 − P) yᵢ of the
-    first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one could have overtaken,
-    θᵢ + eᵢ > θ_k + tol.
+    time, the drift since, and its own rise, if it rose; for a remainder what the last guard is, θ_b, or 1 as long as that is
+    unknown. The drift is measured: two and a half times the change of the first Rayleigh quotient since the guess, forgotten
+    by a tenth each step, but by no more than half from look to look, for one change alone says little. The first eigenvalue
+    may rest while the second comes up to it; so what a pair rose by, a look, when it was last multiplied is measured too,
+
+        rᵢ = (1 − |h_i|²) (θᵢ − Σ_j y_ij² θ_j) / (max|θ| Σ_j y_ij² a_j) + |h_i|² Σ_j y_ij² r_j
+
+    with the θ_j of before and a_j the looks since v_j was multiplied, of which Σ_j h_ij² a_j is left. The next product goes to
+    (1 − P) yᵢ of the first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one could have
+    overtaken, θᵢ + eᵢ > θ_k + tol.
 
     Args:
       k: how many eigenpairs.
@@ -107,9 +116,9 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
         real = tree.dtype(params)
         vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
-        known = jnp.stack([frame, frame]), jnp.zeros((2, b), real), jnp.ones((2, b), real)
-        none = jnp.int32(0)
-        return Memory(vectors, *known, jnp.ones((), real), none, jnp.full(2, -RECENT - 1, jnp.int32), none)
+        zeros, ones, none = jnp.zeros((2, b), real), jnp.ones((2, b), real), jnp.int32(0)
+        drift, last = jnp.full((), FIRST_DRIFT, real), jnp.full(2, -RECENT - 1, jnp.int32)
+        return Memory(vectors, jnp.stack([frame, frame]), zeros, ones, zeros, zeros, drift, none, last, none)
 
     def update(
         matvec: MatVec, memory: Memory | Params, alive: Array | bool = True, step: Array | None = None
@@ -144,6 +153,7 @@ class _Problem(NamedTuple):
     gram: Array  # [rows, rows]: G
     known: Array  # [rows, rows]: P
     trust: Array  # [rows]: δ
+    past: Array  # [3, rows]: θ as it was, r and a, of which a remainder's are 0, 0 and 1
     count: Array  # []
     products: Array  # []
     values: Array  # [rows], descending
@@ -155,23 +165,23 @@ class _Problem(NamedTuple):
 class _Found(NamedTuple):
     """What a look ends with."""
 
-    values: Array  # [b]
-    doubts: Array  # [b]
+    pairs: tuple  # θ, e, r and a, each [b]
     residuals: Array  # [k]
     converged: Array  # []
     products: Array  # []
 
 
-def _begun(values: Array, trust: Array, rows: int, count: Array, products: Array | int = 0) -> _Problem:
+def _begun(values: Array, trust: Array, past: Array, rows: int, count: Array, products: Array | int = 0) -> _Problem:
     """`values` on the diagonal, nothing known."""
-    b = len(values)
-    values, trust = jnp.pad(values, (0, rows - b)), jnp.pad(trust, (0, rows - b), constant_values=1)
+    more = (0, rows - len(values))
+    values, trust = jnp.pad(values, more), jnp.pad(trust, more, constant_values=1)
+    past = jnp.concatenate([jnp.pad(past[:2], ((0, 0), more)), jnp.pad(past[2:], ((0, 0), more), constant_values=1)])
     unknown, each = jnp.zeros((rows, rows), values.dtype), jnp.eye(rows, dtype=values.dtype)
-    return _Problem(jnp.diag(values), unknown, trust, count, jnp.array(products), values, each, trust, trust > 0)
+    return _Problem(jnp.diag(values), unknown, trust, past, count, jnp.array(products), values, each, trust, trust > 0)
 
 
 def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
-    gram, known, trust, count, *_ = problem
+    gram, known, trust, _, count, *_ = problem
     rows = len(gram)
     place = jnp.arange(rows)
     reached = place < count
@@ -258,10 +268,8 @@ def _followed(
     cold = made < 2  # the second look starts where the first one ended, and trusts it as little
     guess = jnp.where(made - memory.last[side] <= RECENT, side, 1 - side)
 
-    stored, small = memory.vectors, (memory.frame, memory.values, memory.doubts)
-    frame, values, doubts = tree.row(small, guess)
-    doubts = jnp.where(cold, 1, jnp.minimum(doubts + memory.drift, 1))
-    doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
+    stored, small = memory.vectors, (memory.frame, memory.values, memory.doubts, memory.rises, memory.ages)
+    frame, values, doubts, rises, ages = tree.row(small, guess)
     unfolded = _unfolded(frame)
 
     # the first product goes to v₁, whatever happens: outside of the loop the compiler can share its gradient with the step's.
@@ -274,11 +282,14 @@ def _followed(
     length = size * jnp.sqrt(jnp.maximum(tree.vdot(off, off) - jnp.sum((column[1:] / size) ** 2), 0))
     is_new = (length > 10 * eps * jnp.linalg.norm(column)) & (length < jnp.inf)
     length = jnp.where(is_new, length, 0)
-    change = jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny)
+    change = jnp.where(made == 0, 0, jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny))
     decay = jnp.maximum(DECAY ** (step - memory.step).astype(real), LEAST_DECAY)
     drift = jnp.clip(jnp.maximum(GAIN * change, decay * memory.drift), LEAST_DRIFT, 1)
+    doubts = jnp.where(cold, 1, jnp.minimum(doubts + drift + jnp.maximum(rises, 0), 1))
+    doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
     each = jnp.eye(rows, dtype=real)
-    problem = _begun(values, doubts, rows, b + (length > 0).astype(jnp.int32))
+    past = jnp.stack([values, rises, ages + 1])
+    problem = _begun(values, doubts, past, rows, b + (length > 0).astype(jnp.int32))
     problem = _solved(_learned(problem, each[0], jnp.pad(column, (0, rows - b)).at[b].set(length)), k, b, tol)
 
     at_start = (FIRST, SECOND) if k == 1 else (SEVERAL, SEVERAL)
@@ -309,7 +320,9 @@ def _followed(
 
     def shrunk(carry):
         basis, problem = carry
-        new = _begun(problem.values[:b], jnp.minimum(problem.errors[:b], 1), rows, jnp.array(b), problem.products)
+        past = _full(problem.past, problem.rotation[:b].T ** 2)
+        doubts = jnp.minimum(problem.errors[:b], 1)
+        new = _begun(problem.values[:b], doubts, past, rows, jnp.array(b), problem.products)
         return space(tree.combine(problem.rotation[:b], basis)), new._replace(needy=problem.needy)
 
     def round_(carry):
@@ -318,10 +331,16 @@ def _followed(
         return *jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[1].count < rows), multiplied, begun), rounds + 1
 
     def found(problem: _Problem) -> _Found:
-        hidden = _hidden(problem.rotation[:k], problem.known) * jnp.sqrt(jnp.minimum(SURE * problem.trust, 1))[None]
-        residuals = jnp.linalg.norm(hidden, axis=1) * _size(problem.values, problem.count)
+        rotation, values, size = problem.rotation[:b], problem.values[:b], _size(problem.values, problem.count)
+        hidden = _hidden(rotation, problem.known)
+        was, rises, ages = _full(problem.past, rotation.T**2)
+        left = jnp.sum(hidden**2, axis=1)
+        fresh = jnp.clip((values - was) / (size * jnp.maximum(ages, 1)), -MAX_RISE, MAX_RISE)
+        rises = jnp.where(cold, 0, (1 - left) * fresh + left * rises)
+        pairs = values, jnp.minimum(problem.errors[:b], 1), rises, _full(hidden**2, problem.past[2])
+        residuals = jnp.linalg.norm(hidden[:k] * jnp.sqrt(jnp.minimum(SURE * problem.trust, 1))[None], axis=1) * size
         converged = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
-        return _Found(problem.values[:b], jnp.minimum(problem.errors[:b], 1), residuals, converged, problem.products)
+        return _Found(pairs, residuals, converged, problem.products)
 
     def of(look, stored: Params) -> Params:
         """That look's Z, a copy."""
@@ -353,7 +372,7 @@ def _followed(
     vectors = jax.tree.map(lambda x: x[None], y1)
     if k > 1:
         vectors = tree.combine(_unfolded(frame)[:k], of(side, stored))
-    small = tree.with_row(small, side, (frame, new.values, new.doubts))
+    small = tree.with_row(small, side, (frame, *new.pairs))
     remembered = *small, drift, made + 1, memory.last.at[side].set(made), step
-    best = Eigs(new.values[:k], vectors, new.residuals, new.converged, new.products)
+    best = Eigs(new.pairs[0][:k], vectors, new.residuals, new.converged, new.products)
     return Memory(stored, *tree.where(alive, remembered, memory[1:])), best
