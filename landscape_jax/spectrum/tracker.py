@@ -21,8 +21,8 @@ MAX_ROUNDS = 12  # as many products as a first look takes: an operator that stil
 RECENT = 2  # looks: what is older is no guess
 MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
 LEAST_DRIFT, FIRST_DRIFT = 2e-3, 0.1  # the latter as long as no change has been measured
-GAIN = 2.5  # times a change is the drift
-DECAY, LEAST_DECAY = 0.9, 0.5  # of the drift: a step, and a look that is many steps after the last
+GAIN = 2.2  # times a change is the drift
+DECAY, LEAST_DECAY = 0.93, 0.5  # of the drift: a step, and a look that is many steps after the last
 MAX_RISE = 0.1  # a look: more is no trend
 SURE = 10  # times the doubt for the residual that is told: it should bound the error, where a doubt should tell its size
 
@@ -76,8 +76,8 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
 
     in units of max|θ|: what it gains where A_jj is not G_jj but more by δ_j, and so nearer. For v_j δ_j is its e of last
     time, the drift since, and its own rise, if it rose; for a remainder what the last guard is, θ_b, or 1 as long as that is
-    unknown. The drift is measured: two and a half times the change of the first Rayleigh quotient since the guess, forgotten
-    by a tenth each step, but by no more than half from look to look, for one change alone says little. The first eigenvalue
+    unknown. The drift is measured: 2.2 times the change of the first Rayleigh quotient since the guess, forgotten by seven
+    hundredths each step, but by no more than half from look to look, for one change alone says little. The first eigenvalue
     may rest while the second comes up to it; so what a pair rose by, a look, when it was last multiplied is measured too,
 
         rᵢ = (1 − |h_i|²) (θᵢ − Σ_j y_ij² θ_j) / (max|θ| Σ_j y_ij² a_j) + |h_i|² Σ_j y_ij² r_j
