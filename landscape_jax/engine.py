@@ -103,6 +103,8 @@ def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 2, *, ce
       run, dynamics, observe, ceiling: as for `advance`.
     Cost: the looks, and a step with each of which nothing is kept.
     """
+    if looks < 1:
+        raise ValueError(f"warmed: looks={looks} must be at least 1")
     observed = _observed(run, dynamics, observe, ceiling)
     look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
     return run._replace(memory=jax.lax.fori_loop(0, looks, look, run.memory))

@@ -315,6 +315,11 @@ ROWS = {
         ValueError,
         r"num_steps=4.*p=3",
     ),
+    "warmed: no look": (
+        lambda: lj.warmed(None, None, {}, 0),
+        ValueError,
+        r"warmed: looks=0 must be at least 1",
+    ),
     "recurrence: no step": (
         lambda: spectrum.recurrence(HESSIAN(THETA, DATA), THETA, 0),
         ValueError,
