@@ -158,7 +158,7 @@ def scattered_like(i, tree: Params) -> Params:
     return treedef.unflatten([scattered(s, x) for s, x in zip(starts, leaves, strict=True)])
 
 
-# ── how matrices lie ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── how vectors lie ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def turned(i: int, o: int) -> bool:
@@ -184,9 +184,35 @@ class Wide:
         return _swapped(self.tree, self.turned)
 
 
-def wide(x: Params, axes: int = 0) -> Wide:
-    """The vector, or the stack with so many leading axes, with matrices [..., i, o] as [..., o, i] where they are `turned`."""
-    which = tuple(leaf.ndim == axes + 2 and turned(*leaf.shape[-2:]) for leaf in jax.tree.leaves(x))
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """A vector, or a stack, as one array; a pytree like any other."""
+
+    row: Array  # [..., p]
+    shapes: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+
+    def plain(self) -> Params:
+        """As it lies in θ."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
+        parts = jnp.split(self.row, ends, axis=-1)
+        lead = self.row.shape[:-1]
+        return self.treedef.unflatten([x.reshape(*lead, *s) for x, s in zip(parts, self.shapes, strict=True)])
+
+
+JOINED = 2**20  # numbers: a GPU takes longer to start what is done to each leaf of a smaller vector than to do it
+
+
+def wide(x: Params, axes: int = 0) -> Wide | Joined:
+    """The vector, or the stack with so many leading axes, as Krylov spaces are kept: on a GPU as one array unless it is large,
+    elsewhere with matrices [..., i, o] as [..., o, i] where they are `turned`."""
+    leaves, treedef = jax.tree.flatten(x)
+    shapes = tuple(leaf.shape[axes:] for leaf in leaves)
+    alike = len({leaf.dtype for leaf in leaves}) == 1
+    if jax.default_backend() == "gpu" and alike and sum(map(math.prod, shapes)) <= JOINED:
+        return Joined(jnp.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1), shapes, treedef)
+    which = tuple(len(shape) == 2 and turned(*shape) for shape in shapes)
     return Wide(_swapped(x, which), which)
 
 

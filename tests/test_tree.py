@@ -117,3 +117,18 @@ def test_wide_turns_matrices_that_lie_otherwise_in_products_and_nothing_else_and
     np.testing.assert_array_equal(wide.tree["tall"], np.swapaxes(x["tall"], -1, -2))
     chex.assert_trees_all_equal(wide.plain(), x)
     chex.assert_trees_all_equal(jax.jit(lambda w: tree.scale(2.0, w).plain())(wide), tree.scale(2.0, x))
+
+
+@pytest.mark.parametrize("lead", [(), (3,)], ids=["vector", "stack"])
+def test_on_a_gpu_a_small_vector_of_one_dtype_is_one_array(lead, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shapes = {"matrix": (5, 2), "bias": (2,), "number": (), "none": (0, 2), "kernel": (4, 3, 2)}
+    x = {name: jax.random.normal(jax.random.key(i), (*lead, *shape)) for i, (name, shape) in enumerate(shapes.items())}
+    joined = tree.wide(x, axes=len(lead))
+    assert [leaf.shape for leaf in jax.tree.leaves(joined)] == [(*lead, 10 + 2 + 1 + 24)]
+    chex.assert_trees_all_equal(joined.plain(), x)
+    chex.assert_trees_all_equal(jax.jit(lambda w: tree.scale(2.0, w).plain())(joined), tree.scale(2.0, x))
+    mixed = x | {"bias": x["bias"].astype(jnp.bfloat16)}
+    assert isinstance(tree.wide(mixed, axes=len(lead)), tree.Wide)
+    monkeypatch.setattr(tree, "JOINED", 36)  # numbers of one vector, not of a stack
+    assert isinstance(tree.wide(x, axes=len(lead)), tree.Wide)

@@ -13,7 +13,8 @@ peer's own settings and gives programs to be timed, by name:
     sweep       gradient descent with the sharpness now and then
 
 torch's and XLA's thread pools must not share a process, nor may ARPACK's BLAS fight with either for the cores: it gets one
-thread. Several peers take turns, round by round, so that a busy machine is fair to all; whoever waits sleeps.
+thread. All have large pages of memory (`_results.large_pages`). Several peers take turns, round by round, so that a busy
+machine is fair to all; whoever waits sleeps.
 """
 
 import argparse
@@ -42,6 +43,12 @@ def options(doc: str, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
+def unasked(asked: argparse.Namespace, entry: dict, answers: dict) -> dict:
+    """Of an entry's answers those of peers that are not asked this time, each with the date of when it was."""
+    stand = [name for name in NAMES if name not in asked.peers and "absent" not in answers.get(name, {"absent": ""})]
+    return {name: {"date": entry["date"]} | answers[name] for name in stand}
+
+
 class Child:
     """A peer in a process of its own, which waits to be told its turn."""
 
@@ -49,7 +56,8 @@ class Child:
         self.name, self.answer = name, None
         command = [sys.executable, "-m", "benchmarks.peers", name, question, task, "--held", *map(str, options)]
         root = Path(__file__).parents[2]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, **pipes, cwd=root, env=os.environ | _results.large_pages())
 
     def tell(self) -> None:
         with contextlib.suppress(BrokenPipeError):  # one that has ended already says why in its answer

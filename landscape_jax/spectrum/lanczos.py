@@ -95,8 +95,8 @@ def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Ar
 
 
 def widthwise(matvec: MatVec) -> MatVec:
-    """The operator on `tree.Wide` vectors. A product that asks for such kernels and gives such ones (`models.dense`) then
-    turns no vector; of a basis that lies as θ does it would turn each one twice."""
+    """The operator on vectors as `tree.wide` gives them. A product that asks for such kernels and gives such ones
+    (`models.dense`) then turns no vector; of a basis that lies as θ does it would turn each one twice."""
     return lambda v: tree.wide(matvec(v.plain()))
 
 
@@ -274,9 +274,8 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
 
     Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
-    threads of the pool, and two devices that run it at once can wait for each other forever. Not by QR on an NVIDIA GPU: on
-    Krylov spaces it is no faster there than the default, Jacobi's rotations, and tracking by it on an H100 came to 0.7 ms an
-    eigenproblem and never a second product, as NaN would make it; by the default it is right.
+    threads of the pool, and two devices that run it at once can wait for each other forever. By JAX's default elsewhere,
+    Jacobi's rotations on an NVIDIA GPU: by QR tracking is no faster there, and five eigenpairs take a fifth longer.
     """
     return _eigh(matrix)
 

@@ -1,5 +1,6 @@
 """The same products in other people's hands: SciPy's ARPACK and matfree, which the package itself never uses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,3 +70,29 @@ def test_lanczos_and_quadrature_equal_matfree(problem):
         quadratic = integrand(flat, vector)
     values, rotation, _ = projected(krylov, 15)
     np.testing.assert_allclose(vector @ vector * (rotation[0] ** 2 @ jnp.exp(values)), quadratic, rtol=10 * tol)
+
+
+def test_vectors_that_are_kept_as_one_array_have_the_same_spectrum(monkeypatch):
+    """As on a GPU: a Krylov space, a tracker's memory through five looks and a quadrature, against leaves of their own."""
+    hvp, _, params = hessian_of_a_network(0, "float32")
+    follow = spectrum.tracker(2)
+
+    def seen():
+        def look(memory, _):
+            memory, eigs = follow.update(hvp, memory)
+            return memory, (eigs.values, eigs.vectors)
+
+        memory = follow.init(params)
+        largest = spectrum.eigsh(hvp, tree.scattered_like(0, params), k=3, smallest=2)
+        held = spectrum.density(hvp, jax.random.key(1), params, num_probes=2, num_steps=12)
+        values, vectors = jax.lax.scan(look, memory, length=5)[1]
+        numbers = largest.values, held.nodes, held.weights, values
+        return len(jax.tree.leaves(memory.vectors)), numbers, (largest.vectors, vectors)
+
+    count, numbers, vectors = seen()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    one, same, joined = seen()
+    assert count == len(jax.tree.leaves(params)) > one == 1
+    chex.assert_trees_all_close(same, numbers, rtol=2e-5, atol=2e-6)
+    signless = lambda x: jax.tree.map(jnp.abs, x)  # noqa: E731
+    chex.assert_trees_all_close(signless(joined), signless(vectors), rtol=0, atol=5e-3)
