@@ -23,6 +23,7 @@ def eigenpairs(
     batch: Batch | None = None,
     *,
     tol: float | None = 2e-3,
+    guards: int = 4,
     preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """What `measure` makes of the k leading eigenpairs of a curvature, tracked along a run (`spectrum.tracker`).
@@ -35,12 +36,13 @@ def eigenpairs(
       num_steps: products of a round, at least k; default k + 3, and 2k + 10 where nothing is tracked.
       batch: where to measure the curvature; default: the batch of the step, as it comes.
       tol: of the values, relative to the largest |eigenvalue| found; None: no tracking, `num_steps` products at each look.
+      guards: eigenvectors remembered beyond those asked for; more where eigenvalues crowd (`spectrum.tracker`).
       preconditioner: optimizer state ↦ P, e.g. `curvature.preconditioner`: with it, the eigenpairs are those of P^-½ A P^-½
         for the P of each step, which is what an adaptive optimizer's stability hangs on (`theory.stability`).
-    Cost: k products a measurement at least, little more where the curvature changes slowly. Memory: 3k + 12 + num_steps
-    vectors.
+    Cost: k products a measurement at least, little more where the curvature changes slowly. Memory: 3k + 3 guards +
+    num_steps vectors.
     """
-    track = spectrum.tracker(k, num_steps, tol=tol)
+    track = spectrum.tracker(k, num_steps, tol=tol, guards=guards)
 
     def init(batch: Batch, measure, key: Key, params: Params):
         return track.init(params)
@@ -63,6 +65,7 @@ def sharpness(
     batch: Batch | None = None,
     *,
     tol: float | None = 2e-3,
+    guards: int = 4,
     preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """The k largest eigenvalues of a curvature along a run, each to a relative error of about `tol`, tracked.
@@ -72,12 +75,12 @@ def sharpness(
 
     Returns: an observable with values [] for k = 1 and [k] descending otherwise.
 
-    Cost: k products a measurement at least, 1.3 to 4 on average at the edge for k = 1. Memory: 3k + 12 + num_steps
-    vectors.
+    Cost: k products a measurement at least, 1.3 to 4 on average at the edge for k = 1. Memory: 3k + 3 guards +
+    num_steps vectors.
     Under vmap the runs wait for the slowest of them at each step.
     """
 
     def values(key: Key, eigs: Eigs, moment: Moment) -> Array:
         return eigs.values[0] if k == 1 else eigs.values
 
-    return eigenpairs(curvature, k, values, num_steps, batch, tol=tol, preconditioner=preconditioner)
+    return eigenpairs(curvature, k, values, num_steps, batch, tol=tol, guards=guards, preconditioner=preconditioner)

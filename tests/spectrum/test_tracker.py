@@ -31,6 +31,19 @@ def test_the_first_looks_find_the_largest_and_keep_it():
         np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=5e-3)
 
 
+def test_with_more_guards_more_is_remembered():
+    diagonal = 0.8 ** jnp.arange(P, dtype=jnp.float32)
+    few, many = (spectrum.tracker(1, guards=guards) for guards in (4, 8))
+    assert [len(track.init(diagonal).values[0]) for track in (few, many)] == [5, 9]
+    memory = many.init(diagonal)
+    for _ in range(2):
+        memory, eigs = many.update(lambda v: diagonal * v, memory)
+    np.testing.assert_allclose(eigs.values, 1, atol=2e-3)
+    np.testing.assert_allclose(memory.values[1], diagonal[:9], atol=2e-3)
+    with pytest.raises(ValueError, match="guards=0 must be at least 1"):
+        spectrum.tracker(guards=0)
+
+
 def test_what_is_not_alive_takes_one_product_and_nobody_waits_for_it():
     """Of two runs side by side one has an operator that changes beyond all bounds; with it declared dead, the other's looks
     are what they are alone, in as many products."""
