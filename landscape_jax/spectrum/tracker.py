@@ -101,7 +101,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 to 2.0
     on average, and 1.3 to 4.1 where eigenvalues crowd: with four guards 43 of 44 such trainings were at most 0.9 % wrong at
     every step, and one 3.4 % for a few, two of its values beyond the residual told with them. Eight guards were at most 0.7 %
-    wrong in the eight hardest, that one among them, in as many products; at a tolerance of 5e-3 a tenth fewer than four take
+    wrong in eight of the hardest, that one among them, in as many products; at a tolerance of 5e-3 a tenth fewer than four take
     at 2e-3, and in one of twelve 1.2 % wrong, in the others 0.12. A small network's looks take a fifth longer with eight.
     Memory: 3k + 3 guards vectors and num_steps more. Vmapped, all that are alive wait for the slowest.
     """
