@@ -27,9 +27,9 @@ def ran(smaller: bool) -> list[dict]:
 
 @pytest.mark.slow
 def test_examples():
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
-    _, swept, own, measured, sliced, lasting, split, others = ran(smaller=True)
+    _, swept, own, measured, sliced, lasting, warmed, split, others = ran(smaller=True)
     assert swept["record"]["sharpness"].shape == (3, 2, 2)
     assert np.array_equal(swept["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
     # a linear model with ten outputs: each eigenvalue of the inputs' second moments, tenfold, times 2 / 10
@@ -55,6 +55,9 @@ def test_examples():
     assert lasting["record"]["loss"].shape == (4, 4, 20)
     assert lasting["table"].dims == ("learning_rate",)
     assert (lasting["folder"] / "200" / "manifest.json").is_file()
+    sharpness = warmed["record"]["sharpness"]
+    assert sharpness.shape == (4, 4, 4)  # at the first look all rates are still where they parted
+    assert (np.ptp(sharpness, axis=1) > 0).tolist() == [[False, True, True, True]] * 4
     assert len(split["theta"]["layer0"]["kernel"].sharding.device_set) == 8
     assert split["final"].params["layer0"]["kernel"].sharding == split["theta"]["layer0"]["kernel"].sharding
     assert np.isfinite(split["record"]["loss"]).all()
