@@ -183,14 +183,15 @@ def _begun(values: Array, trust: Array, past: Array, rows: int, count: Array, pr
     values, trust = jnp.pad(values, more), jnp.pad(trust, more, constant_values=1)
     past = jnp.concatenate([jnp.pad(past[:2], ((0, 0), more)), jnp.pad(past[2:], ((0, 0), more), constant_values=1)])
     unknown, each = jnp.zeros((rows, rows), values.dtype), jnp.eye(rows, dtype=values.dtype)
-    return _Problem(jnp.diag(values), unknown, trust, past, count, jnp.array(products), values, each, trust, trust > 0)
+    products = jnp.asarray(products, jnp.int32)
+    return _Problem(jnp.diag(values), unknown, trust, past, count, products, values, each, trust, trust > 0)
 
 
 def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
     gram, known, trust, _, count, *_ = problem
     rows = len(gram)
     place = jnp.arange(rows)
-    reached = place < count
+    reached = _reached(gram, count)
     gram = jnp.where(reached[:, None] & reached[None], gram, 0)
     far = -2 * rows * jnp.max(jnp.abs(gram)) - 1  # what is not reached sorts last
     values, rotation = eigh(gram + jnp.diag(jnp.where(reached, 0, far)))
@@ -215,8 +216,12 @@ def _hidden(rotation: Array, known: Array) -> Array:
 
 
 def _size(values: Array, count: Array) -> Array:
-    reached = jnp.where(jnp.arange(len(values)) < count, jnp.abs(values), 0)
-    return jnp.maximum(jnp.max(reached), jnp.finfo(values.dtype).tiny)
+    largest = jnp.max(jnp.where(_reached(values, count), jnp.abs(values), 0))
+    return jnp.maximum(largest, jnp.finfo(values.dtype).tiny)
+
+
+def _reached(rows: Array, count: Array) -> Array:
+    return jnp.arange(len(rows), dtype=jnp.int32) < count
 
 
 def _learned(problem: _Problem, a: Array, column: Array) -> _Problem:
@@ -328,7 +333,7 @@ def _followed(
         basis, problem = carry
         past = _full(problem.past, problem.rotation[:b].T ** 2)
         doubts = jnp.minimum(problem.errors[:b], 1)
-        new = _begun(problem.values[:b], doubts, past, rows, jnp.array(b), problem.products)
+        new = _begun(problem.values[:b], doubts, past, rows, jnp.int32(b), problem.products)
         return space(tree.combine(problem.rotation[:b], basis)), new._replace(needy=problem.needy)
 
     def round_(carry):

@@ -31,6 +31,17 @@ def test_the_first_looks_find_the_largest_and_keep_it():
         np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=5e-3)
 
 
+def test_in_double_precision():
+    with jax.enable_x64(True):
+        diagonal = 0.9 ** jnp.arange(P, dtype=jnp.float64)
+        track = spectrum.tracker(1)
+        memory = track.init(diagonal)
+        for _ in range(3):
+            memory, eigs = track.update(lambda v: diagonal * v, memory)
+    assert eigs.values.dtype == jnp.float64
+    np.testing.assert_allclose(eigs.values, 1, atol=2e-3)
+
+
 def test_with_more_guards_more_is_remembered():
     diagonal = 0.8 ** jnp.arange(P, dtype=jnp.float32)
     few, many = (spectrum.tracker(1, guards=guards) for guards in (4, 8))
