@@ -9,7 +9,6 @@ import pytest
 
 import landscape_jax as lj
 
-FINE = 1e-4  # of values: then what is made of eigenvectors agrees too, though rounding decides how many products there are
 STATELESS = {
     "loss": lambda problem: lj.observe.loss,
     "grad_norm": lambda problem: lj.observe.grad_norm,
@@ -26,13 +25,13 @@ REMEMBERING = {
     "spectral_density": lambda problem: lj.observe.spectral_density(lj.curvature.hessian(problem.loss), num_steps=3),
     "trace_ratio": lambda problem: lj.observe.trace_ratio(lj.curvature.hessian(problem.loss), num_probes=3),
     "sharpness": lambda problem: lj.observe.sharpness(lj.curvature.hessian(problem.loss)),
-    "alignment": lambda problem: lj.observe.alignment(lj.curvature.hessian(problem.loss), k=2, batch=problem.data, tol=FINE),
+    "alignment": lambda problem: lj.observe.alignment(lj.curvature.hessian(problem.loss), k=2, batch=problem.data),
     "step_effect": lambda problem: lj.observe.step_effect(
         problem.loss, lj.curvature.hessian(problem.loss), k=2, multiples=(1.0,), batch=problem.data,
-        steps=lj.observe.redrawn(problem.loss, lj.data.minibatch(problem.data, 10), num=2, rate=0.05), tol=FINE,
+        steps=lj.observe.redrawn(problem.loss, lj.data.minibatch(problem.data, 10), num=2, rate=0.05),
     ),
     "cross_sections": lambda problem: lj.observe.cross_sections(
-        problem.loss, lj.curvature.hessian(problem.loss), k=2, places=(-1.0, 2.0), tol=FINE
+        problem.loss, lj.curvature.hessian(problem.loss), k=2, places=(-1.0, 2.0)
     ),
 }
 NOISE = lj.types.Observable(
