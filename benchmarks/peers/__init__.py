@@ -13,8 +13,8 @@ peer's own settings and gives programs to be timed, by name:
     sweep       gradient descent with the sharpness now and then
 
 torch's and XLA's thread pools must not share a process, nor may ARPACK's BLAS fight with either for the cores: it gets one
-thread. Each process here has large pages of memory (`_results.large_pages`). Several peers take turns, round by round, so that a busy
-machine is fair to all; whoever waits sleeps.
+thread. Each process here has large pages of memory (`_results.large_pages`). Several peers take turns, round by round, so that
+a busy machine is fair to all; whoever waits sleeps.
 """
 
 import argparse
