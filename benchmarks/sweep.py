@@ -3,7 +3,7 @@
     python -m benchmarks.sweep [--peers lean pyhessian] [--seeds 32] [--rates 8] [--steps 500] [--rounds 1] [--tol 0.005]
                               [--write]
 
-Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ours: two cold looks at each seed's weights
+Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ours: a first look at each seed's weights
 (`lj.warmed`) and all trainings from there, two programs of `lj.sweep.sharded` with a device to each core, vectors of 512 bits
 where the processor has them, at a tolerance of 0.005: from ten other seeds (60, 101, 240 to 247, all rates) at worst 0.96 %
 wrong in 2.02 products a look, with the tracker's last constants from eight (101, 207, 212, 217, 250 to 253) 0.20 % in 1.88; at
@@ -68,7 +68,7 @@ def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
         seconds.append(time.perf_counter() - begun)
     told = {
         "tolerance": asked.tol, "seconds": peers.spread(seconds[1:], 1), "with compilation": round(seconds[0], 2),
-        "products a look": float(record["sharpness"]["products"].mean()), "cold looks before": asked.seeds,
+        "products a look": float(record["sharpness"]["products"].mean()), "first looks before": asked.seeds,
         "devices": jax.device_count(), "flags": os.environ["XLA_FLAGS"].strip(),
         "without a look": round(unwatched(params, rates, batch, asked), 2),
         "runs": int(status.size), "diverged": int((status == lj.Status.DIVERGED).sum()),

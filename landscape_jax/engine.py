@@ -85,11 +85,11 @@ def advance(
     return run, Record(record)
 
 
-def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 2, *, ceiling: float = math.inf) -> Run:
+def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
     """The run where it stands, its observables having looked there a few times.
 
-    A tracker's first two looks are a cold start of some fifty products, where later ones take one to three. Trainings that part
-    at this θ share them if they are made before they part, with one program for the starts and one for the trainings:
+    A tracker's first look is a cold start of thirty to forty products, where later ones take one to three. Trainings that part
+    at this θ share it if it is made before they part, with one program for the starts and one for the trainings:
 
         begin = lambda θ: warmed(start(key, θ, dynamics(0.1), observe), dynamics(0.1), observe)
         train = lambda run, rate: advance(run, dynamics(rate), observe, num_steps=500, every=10)

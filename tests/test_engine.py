@@ -278,6 +278,6 @@ def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold
     np.testing.assert_array_equal(record["loss"], theirs["loss"])
     np.testing.assert_allclose(record["eigs"]["value"], theirs["eigs"]["value"], rtol=4e-3)
     assert record["eigs"]["products"][0] <= 3
-    assert theirs["eigs"]["products"][0] >= 40
-    once = goes_on(jax.jit(lambda run: lj.warmed(run, gd, watch, 1))(cold))[1]
-    assert 8 <= once["eigs"]["products"][0] <= 16
+    assert theirs["eigs"]["products"][0] >= 20
+    twice = goes_on(jax.jit(lambda run: lj.warmed(run, gd, watch, 2))(cold))[1]
+    np.testing.assert_allclose(twice["eigs"]["value"], record["eigs"]["value"], rtol=4e-3)

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import appended, eigh, settled, widthwise
+from landscape_jax.spectrum.lanczos import appended, eigh, rounding, settled, widthwise
 from landscape_jax.spectrum.restarted import eigsh
 from landscape_jax.types import Eigs, MatVec, Params
 
 ROOM = 3  # products of a round beyond the one for each of those asked for
-FIRST, SECOND = 40, 8  # products of the first two looks at least: what is missed there stays missed
-SEVERAL = 16  # of each of them where k > 1: among vectors close to one another restarts would magnify rounding
-MAX_ROUNDS = 12  # as many products as a first look takes: an operator that still changes beyond all bounds is not followed
+FIRST_TOL = 1e-2  # of the first look's residuals, relative, at most: what is missed there stays missed
+MAX_ROUNDS = 12  # a look: an operator that still changes beyond all bounds is not followed
 RECENT = 2  # looks: what is older is no guess
+BETTER = 3  # times less doubt, and the other side is the guess
 MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
 LEAST_DRIFT, FIRST_DRIFT = 2e-3, 0.1  # the latter as long as no change has been measured
 GAIN = 2.2  # times a change is the drift
@@ -63,8 +63,10 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     The b = k + `guards` leading Ritz pairs (θᵢ, vᵢ) of a look are the guess for the next an even number of steps later: at the
     edge of stability the parameters hop between two sides of a valley, and the Hessian hops with them. So looks at each step
     take turns, and looks ten steps apart, which are all on one side, each start from the last (a tenth fewer products). Where
-    a side has not been seen for more than two looks, the other is the guess. The Rayleigh–Ritz problem on span{v₁ … v_b} and
-    on the remainders of whatever was multiplied is filled with what is known,
+    a side has not been seen for more than two looks, or the last look, on the other, left less than a third of the doubt, that
+    one is the guess. The first look is Lanczos, restarted from the b best vectors until the residuals of all b are within tol
+    (and of 1e-2), or twelve times. Later the Rayleigh–Ritz problem on span{v₁ … v_b} and on the remainders of whatever was
+    multiplied is filled with what is known,
 
         G a = Qᵀ A Q a  for each a multiplied by now,   G = diag(θ) from last time elsewhere, 0 on remainders,
 
@@ -83,7 +85,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
 
     with the θ_j of before and a_j the looks since v_j was multiplied, of which Σ_j h_ij² a_j is left. The next product goes to
     (1 − P) yᵢ of the first pair that needs it: of those asked for if eᵢ > tol, and of the b − k guards if one could have
-    overtaken, θᵢ + eᵢ > θ_k + tol.
+    overtaken, θᵢ + eᵢ > θ_k + tol. Of the other side's pairs 2.2 times what its θ₁ differs by is doubted too.
 
     Args:
       k: how many eigenpairs.
@@ -96,7 +98,8 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
         more eigenvalues crowd, as of a square loss of ten classes at the edge, eight take no more products and are safer.
     Returns: a `Tracker`. Its `update` takes the number of the step, [] int, whose parity tells the side; without, looks take
       turns, a step apart. The residuals it reports are what A may do to what was not multiplied,
-      max|θ| √Σ_j h_ij² min(10 δ_j, 1), with δ_j = 1 for a remainder; `converged` where no pair needs a product any more.
+      max|θ| √Σ_j h_ij² min(10 δ_j, 1), with δ_j = 1 for a remainder, those of a first look ‖A v − θ v‖, each with what products
+      may round; `converged` where no pair is in doubt and no guard could have overtaken.
 
     Cost: k products a look at least; for k = 1, over a thousand steps of gradient descent at the edge of stability, 1.3 to 2.0
     on average, and 1.3 to 4.1 where eigenvalues crowd: with four guards 43 of 44 such trainings were at most 0.9 % wrong at
@@ -159,13 +162,15 @@ class _Problem(NamedTuple):
     gram: Array  # [rows, rows]: G
     known: Array  # [rows, rows]: P
     trust: Array  # [rows]: δ
-    past: Array  # [3, rows]: θ as it was, r and a, of which a remainder's are 0, 0 and 1
+    past: Array  # [4, rows]: θ as it was, r, a, and what share was not multiplied in rounds before; of a remainder 0, 0, 1, 1
+    krylov: Array  # [] bool: a first look, Lanczos's. All in the basis was multiplied then, save for the last
     count: Array  # []
     products: Array  # []
     values: Array  # [rows], descending
-    rotation: Array  # [rows, rows]: each row a Ritz vector y
-    errors: Array  # [rows]: e
-    needy: Array  # [rows] bool: which pairs need a product
+    rotation: Array  # [rows, rows]: each row a Ritz vector y, in a first look in the space of what was multiplied
+    errors: Array  # [rows]: e; in a first look residuals, relative to max|θ|
+    amiss: Array  # [rows] bool: which of those asked for are in doubt, and which guards may have overtaken them
+    needy: Array  # [rows] bool: which pairs need a product: those, and in a first look all that the next will start from
 
 
 class _Found(NamedTuple):
@@ -177,37 +182,56 @@ class _Found(NamedTuple):
     products: Array  # []
 
 
-def _begun(values: Array, trust: Array, past: Array, rows: int, count: Array, products: Array | int = 0) -> _Problem:
+def _begun(
+    values: Array, trust: Array, past: Array, rows: int, count: Array | int, products: Array | int = 0,
+    krylov: Array | bool = False,
+) -> _Problem:  # fmt: skip
     """`values` on the diagonal, nothing known."""
-    more = (0, rows - len(values))
-    values, trust = jnp.pad(values, more), jnp.pad(trust, more, constant_values=1)
-    past = jnp.concatenate([jnp.pad(past[:2], ((0, 0), more)), jnp.pad(past[2:], ((0, 0), more), constant_values=1)])
+    more = rows - len(values)
+    values, trust = jnp.pad(values, (0, more)), jnp.pad(trust, (0, more), constant_values=1)
+    past = jnp.concatenate([past, jnp.repeat(jnp.array([0, 0, 1, 1], past.dtype)[:, None], more, axis=1)], axis=1)
     unknown, each = jnp.zeros((rows, rows), values.dtype), jnp.eye(rows, dtype=values.dtype)
-    products = jnp.asarray(products, jnp.int32)
-    return _Problem(jnp.diag(values), unknown, trust, past, count, products, values, each, trust, trust > 0)
+    count, products, krylov = jnp.asarray(count, jnp.int32), jnp.asarray(products, jnp.int32), jnp.asarray(krylov)
+    return _Problem(jnp.diag(values), unknown, trust, past, krylov, count, products, values, each, trust, trust > 0, trust > 0)
 
 
 def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
-    gram, known, trust, _, count, *_ = problem
+    gram, known, trust, _, krylov, count, *_ = problem
     rows = len(gram)
     place = jnp.arange(rows)
-    reached = _reached(gram, count)
-    gram = jnp.where(reached[:, None] & reached[None], gram, 0)
-    far = -2 * rows * jnp.max(jnp.abs(gram)) - 1  # what is not reached sorts last
-    values, rotation = eigh(gram + jnp.diag(jnp.where(reached, 0, far)))
+    inside = _reached(gram, count - krylov.astype(jnp.int32))
+    inner = jnp.where(inside[:, None] & inside[None], gram, 0)
+    far = -2 * rows * jnp.max(jnp.abs(inner)) - 1  # what is not reached sorts last
+    values, rotation = eigh(inner + jnp.diag(jnp.where(inside, 0, far)))
     values, rotation = values[::-1], rotation[:, ::-1].T
     # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
     rotation = 1.5 * rotation - 0.5 * _full(_full(rotation, rotation.T), rotation)
-    size, tiny = _size(values, count), jnp.finfo(values.dtype).tiny
+    size, tiny = _size(values, count - krylov.astype(jnp.int32)), jnp.finfo(values.dtype).tiny
     hidden = jnp.abs(_hidden(rotation, known))
     outside = jnp.where(trust[b - 1] < 1, jnp.maximum(values[b - 1], 0) / size, 1)
     doubts = jnp.where(place < b, trust, outside)
-    gap = (values[:, None] - jnp.diagonal(gram)[None]) / size  # [rows, rows]: g
+    gap = (values[:, None] - jnp.diagonal(inner)[None]) / size  # [rows, rows]: g
     nearer = 1 - doubts[None] / jnp.where(gap > 0, gap, jnp.inf)
     errors = jnp.sum(hidden**2 * doubts[None] / jnp.clip(nearer, jnp.maximum(hidden, tiny), 1), axis=1)
+    errors = jnp.where(krylov, jnp.abs(_coupling(problem, rotation)) / size, errors)
     may_overtake = errors > (values[k - 1] - values) / size + tol
-    needy = jnp.where(place < k, errors > tol, may_overtake) & (place < b)
-    return problem._replace(values=values, rotation=rotation, errors=errors, needy=needy)
+    amiss = jnp.where(place < k, errors > tol, may_overtake) & (place < b)
+    needy = jnp.where(krylov, (errors > min(tol, FIRST_TOL)) & (place < b), amiss)
+    return problem._replace(values=values, rotation=rotation, errors=errors, amiss=amiss, needy=needy)
+
+
+def _coupling(problem: _Problem, rotation: Array) -> Array:
+    """⟨q, A y⟩ of the last in a Krylov space with each row y."""
+    return _full(rotation, problem.gram[problem.count - 1])
+
+
+def _other_is_better(memory: Memory, side: Array) -> Array:
+    """Whether the last look was on the other side and is the better guess by far, what lies between the sides doubted too."""
+    values, drift = memory.values, memory.drift
+    apart = GAIN * jnp.abs(values[0, 0] - values[1, 0]) / jnp.maximum(jnp.max(jnp.abs(values)), jnp.finfo(values.dtype).tiny)
+    doubts = memory.doubts + jnp.maximum(memory.rises, 0)
+    own, other = (jnp.sum(jnp.minimum(doubts + since, 1), axis=1) for since in (drift, jnp.maximum(drift, apart)))
+    return (BETTER * other[1 - side] < own[side]) & (memory.made - memory.last[1 - side] <= RECENT)
 
 
 def _hidden(rotation: Array, known: Array) -> Array:
@@ -276,8 +300,8 @@ def _followed(
     made, real = memory.made, memory.values.dtype
     eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
     side = step % 2
-    cold = made < 2  # the second look starts where the first one ended, and trusts it as little
-    guess = jnp.where(made - memory.last[side] <= RECENT, side, 1 - side)
+    first_look = made == 0
+    guess = jnp.where((made - memory.last[side] <= RECENT) & ~_other_is_better(memory, side), side, 1 - side)
 
     stored, small = memory.vectors, (memory.frame, memory.values, memory.doubts, memory.rises, memory.ages)
     frame, values, doubts, rises, ages = tree.row(small, guess)
@@ -296,28 +320,27 @@ def _followed(
     change = jnp.where(made == 0, 0, jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny))
     decay = jnp.maximum(DECAY ** (step - memory.step).astype(real), LEAST_DECAY)
     drift = jnp.clip(jnp.maximum(GAIN * change, decay * memory.drift), LEAST_DRIFT, 1)
-    doubts = jnp.where(cold, 1, jnp.minimum(doubts + drift + jnp.maximum(rises, 0), 1))
+    doubts = jnp.minimum(doubts + drift + jnp.maximum(rises, 0), 1)
     doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
     each = jnp.eye(rows, dtype=real)
-    past = jnp.stack([values, rises, ages + 1])
+    past = jnp.stack([values, rises, ages + 1, jnp.ones_like(ages)])
     problem = _begun(values, doubts, past, rows, b + (length > 0).astype(jnp.int32))
     problem = _solved(_learned(problem, each[0], jnp.pad(column, (0, rows - b)).at[b].set(length)), k, b, tol)
 
-    at_start = (FIRST, SECOND) if k == 1 else (SEVERAL, SEVERAL)
-    at_least = jnp.where(made == 0, at_start[0], jnp.where(made == 1, at_start[1], k))
-
     def unfinished(problem: _Problem) -> Array:
-        errors = problem.errors[:b]
-        return jnp.any(problem.needy) | ((problem.products < at_least) & (jnp.max(errors) > eps))
+        few = (problem.products < k) & (jnp.max(problem.errors[:b]) > eps)
+        return jnp.any(problem.needy) | jnp.where(problem.krylov, problem.count <= b, few)
 
     def multiplied(carry):
-        """One product more, of what is hidden of the first pair in need, or else of the one in most doubt."""
+        """One product more, of what is hidden of the first pair in need, or else of the one in most doubt; in a first look
+        of the last in the basis."""
         basis, problem = carry
         errors = jnp.where(jnp.arange(rows) < b, problem.errors, -1)
         which = jnp.argmax(jnp.where(problem.needy, 2, errors))
         a = _hidden(_hidden(problem.rotation, problem.known)[which][None], problem.known)[0]
         a = a / jnp.linalg.norm(a)
         i = problem.count
+        a = jnp.where(problem.krylov, each[i - 1], a)
         y = tree.combine(a, basis)
         rest, column, length = _beyond(basis, y, a, matvec(y))
         vanished = length <= 10 * eps * jnp.linalg.norm(column)
@@ -330,11 +353,18 @@ def _followed(
         return jax.tree.map(lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), head)
 
     def shrunk(carry):
+        """The b best vectors alone, and in a first look the last one, for how that comes of them is known (thick restart)."""
         basis, problem = carry
-        past = _full(problem.past, problem.rotation[:b].T ** 2)
+        rotation, krylov = problem.rotation[:b], problem.krylov
+        left = _full(_hidden(rotation, problem.known) ** 2, problem.past[3])
+        past = jnp.concatenate([_full(problem.past[:3], rotation.T**2), left[None]])
         doubts = jnp.minimum(problem.errors[:b], 1)
-        new = _begun(problem.values[:b], doubts, past, rows, jnp.int32(b), problem.products)
-        return space(tree.combine(problem.rotation[:b], basis)), new._replace(needy=problem.needy)
+        new = _begun(problem.values[:b], doubts, past, rows, b + krylov.astype(jnp.int32), problem.products, krylov)
+        cross = jnp.outer(jnp.pad(_coupling(problem, rotation), (0, rows - b)), jnp.where(krylov, each[b], 0))
+        known = jnp.diag(jnp.where(krylov & (jnp.arange(rows) < b), jnp.ones(rows, real), 0))
+        last = jnp.where(krylov, each[-1:], 0)  # [1, rows]
+        kept = space(tree.combine(jnp.concatenate([rotation, last]), basis))
+        return kept, new._replace(gram=new.gram + cross + cross.T, known=known, needy=problem.needy)
 
     def round_(carry):
         basis, problem, rounds = carry
@@ -344,13 +374,14 @@ def _followed(
     def found(problem: _Problem) -> _Found:
         rotation, values, size = problem.rotation[:b], problem.values[:b], _size(problem.values, problem.count)
         hidden = _hidden(rotation, problem.known)
-        was, rises, ages = _full(problem.past, rotation.T**2)
-        left = jnp.sum(hidden**2, axis=1)
+        was, rises, ages, _ = _full(problem.past, rotation.T**2)
+        left = _full(hidden**2, problem.past[3])
         fresh = jnp.clip((values - was) / (size * jnp.maximum(ages, 1)), -MAX_RISE, MAX_RISE)
-        rises = jnp.where(cold, 0, (1 - left) * fresh + left * rises)
-        pairs = values, jnp.minimum(problem.errors[:b], 1), rises, _full(hidden**2, problem.past[2])
-        residuals = jnp.linalg.norm(hidden[:k] * jnp.sqrt(jnp.minimum(SURE * problem.trust, 1))[None], axis=1) * size
-        converged = ~jnp.any(problem.needy) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
+        rises = jnp.where(problem.krylov, 0, (1 - left) * fresh + left * rises)
+        pairs = values, jnp.minimum(problem.errors[:b], 1), rises, _full(hidden**2, problem.past[2] * problem.past[3])
+        unseen = jnp.linalg.norm(hidden[:k] * jnp.sqrt(jnp.minimum(SURE * problem.trust, 1))[None], axis=1)
+        residuals = (jnp.where(problem.krylov, problem.errors[:k], unseen) + rounding(real, rows)) * size
+        converged = ~jnp.any(problem.amiss) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
         return _Found(pairs, residuals, converged, problem.products)
 
     def of(look, stored: Params) -> Params:
@@ -360,10 +391,13 @@ def _followed(
     def rewritten(carry):
         """All vectors anew, after as many products more as it takes."""
         stored = carry[0]
-        kept = tree.combine(unfolded, of(guess, stored))
+        one = jnp.diag(each[0, :b])
+        kept = tree.combine(jnp.where(first_look, one, unfolded), of(guess, stored))
         rest, _, length = _beyond(kept, first, each[0, :b], w)
-        rest = tree.scale(jnp.where(problem.count > b, 1 / length, 0), rest)
-        start = space(kept, jax.tree.map(lambda x: x[None], rest)), problem, 0
+        rest = tree.scale(jnp.where(first_look | (problem.count <= b), 0, 1 / length), rest)
+        nothing = _begun(jnp.zeros_like(values), doubts, past, rows, 1, 1, True)
+        begun = tree.where(first_look, nothing, problem)
+        start = space(kept, jax.tree.map(lambda x: x[None], rest)), begun, 0
         basis, last, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
         new = tree.combine(last.rotation[:b], basis)
         stored = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, side * b, 0), stored, new)
@@ -373,7 +407,7 @@ def _followed(
     y1 = problem.rotation[0]
     share = y1[b] / jnp.maximum(length, tiny)  # of w in y₁
     frame, lost = _refolded(frame, problem.rotation[:b])
-    due = unfinished(problem) | cold | (guess != side) | ~(lost <= MAX_LOSS)
+    due = unfinished(problem) | first_look | (guess != side) | ~(lost <= MAX_LOSS)
     carry = stored, frame, found(problem), _full(y1[:b] - share * column, unfolded), share, due & alive
     stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
     weights, share, w = tree.where(alive, (weights, share, w), (each[0, :b], jnp.zeros_like(share), tree.zeros_like(w)))

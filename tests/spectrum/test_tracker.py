@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import landscape_jax as lj
 from landscape_jax import spectrum, tree
-from landscape_jax.spectrum.tracker import MAX_LOSS, _beyond, _refolded, _unfolded
+from landscape_jax.spectrum.tracker import MAX_LOSS, _beyond, _other_is_better, _refolded, _unfolded
 
 P = 600
 
@@ -29,6 +30,56 @@ def test_the_first_looks_find_the_largest_and_keep_it():
         largest = np.r_[1, g.uniform(0.9, 0.98, 2), g.uniform(0.2, 0.85, 12)]
         diagonal = g.permutation(np.r_[largest, 0.1 * g.normal(size=P - len(largest))]).astype(np.float32)
         np.testing.assert_allclose(looks(jnp.asarray(diagonal)), 1, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_the_first_look_has_the_vectors_too(problem, k):
+    """Of a network with 610 parameters, against the dense Hessian; and the second look needs little more."""
+    matvec = lj.curvature.hessian(problem.loss)(problem.params, problem.data)
+    flat, unravel = jax.flatten_util.ravel_pytree(problem.params)
+    dense = jax.hessian(lambda x: problem.loss(unravel(x), problem.data))(flat)
+    values, vectors = (np.asarray(x)[..., : -k - 1 : -1] for x in jnp.linalg.eigh(dense))  # [k], [p, k]
+    track = spectrum.tracker(k)
+
+    @jax.jit
+    def looks(memory):
+        memory, one = track.update(matvec, memory)
+        return one, track.update(matvec, memory)[1]
+
+    for eigs, most in zip(looks(track.init(problem.params)), (50, 3 * k), strict=True):
+        found = jax.vmap(lambda v: jax.flatten_util.ravel_pytree(v)[0])(eigs.vectors)  # [k, p]
+        np.testing.assert_allclose(eigs.values, values, rtol=2e-5)
+        np.testing.assert_allclose(np.abs(np.sum(found * vectors.T, axis=1)), 1, atol=2e-5)
+        assert np.all(np.abs(eigs.values - values) <= eigs.residuals)
+        assert eigs.converged
+        assert eigs.products <= most
+
+
+def test_a_side_that_lags_far_behind_starts_from_the_other():
+    track, diagonal = spectrum.tracker(1), 0.9 ** jnp.arange(P, dtype=jnp.float32)
+    memory = track.init(diagonal)
+    for step in (0, 1, 2):
+        memory, _ = track.update(lambda v: diagonal * v, memory, step=step)
+    lagging = memory._replace(doubts=memory.doubts.at[1].set(0.5))
+    assert not _other_is_better(memory, jnp.int32(1))
+    assert _other_is_better(lagging, jnp.int32(1))
+    assert not _other_is_better(lagging._replace(made=jnp.int32(9)), jnp.int32(1))  # the other is long ago too
+    apart = lagging._replace(values=lagging.values.at[0].multiply(1.5))
+    assert not _other_is_better(apart, jnp.int32(1))  # the valley's sides differ too much
+    *_, products = track.update(lambda v: diagonal * v, lagging, step=3)[1]
+    assert products <= 2
+
+
+def test_what_was_multiplied_in_an_earlier_round_of_a_look_is_known_as_new():
+    track, diagonal = spectrum.tracker(1), 0.9 ** jnp.arange(P, dtype=jnp.float32)
+    update = jax.jit(lambda memory, diagonal: track.update(lambda v: diagonal * v, memory))
+    memory = track.init(diagonal)
+    for turn in (0, 0, 0, 0, 0, 0, 7, 7):  # the matrix is another at the last two looks, one on each side
+        memory, eigs = update(memory, jnp.roll(diagonal, turn))
+        if turn == 0:
+            np.testing.assert_allclose(eigs.values, 1, atol=2e-3)
+    assert eigs.products > 2 * 4  # in three rounds or more
+    assert memory.ages[1].max() < 0.5
 
 
 def test_in_double_precision():
