@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import _fort2019_claims as judged
+from experiments import _fort2019_claims_trained as trained
 from experiments import _fort2019_model as model
 from experiments._fort2019_goldilocks import needed
 from landscape_jax import Record, plots
 from landscape_jax.theory import logits
 
 STYLE: dict[Any, Any] = plots.STYLE | {"font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "axes.titlesize": 8}
-C = judged.CLASSES
+C = trained.CLASSES
 
 
 def side_by_side(record: Record, config: Any) -> Figure:
@@ -61,7 +61,7 @@ def _looks(part: dict) -> list[int]:
 def _spectrum(axes: Axes, part: dict, look: int, said: str = "") -> None:
     """H and its parts at one look: all eigenvalues, or, where they were too many, densities with lines as Gaussians."""
     top = part["hessian"]["eigenvalues"][look]
-    count = int(logits.num_outliers(top, judged.CUT_WITHIN)[0])
+    count = int(logits.num_outliers(top, trained.CUT_WITHIN)[0])
     if "spectra" in part:
         found = part["spectra"]
         i = np.asarray(found["look"]).tolist().index(look)
@@ -141,7 +141,7 @@ def _gradient(left: Axes, right: Axes, record: Record, config: Any) -> None:
         left.legend()
     if "network" in record:
         part = record["network"]
-        _lines(right, 1 + part["step"], {f"top {k}": judged.energy(part, k) for k in (C, C - 1, 1)})
+        _lines(right, 1 + part["step"], {f"top {k}": trained.energy(part, k) for k in (C, C - 1, 1)})
         right.axhline(C / _size(record), color="black", ls=":", lw=0.8, label=f"random direction, top {C}")
         right.set(xscale="log", xlabel="1 + step", ylabel="share of gradient energy", ylim=(0, 1))
         right.legend()
@@ -262,8 +262,8 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
         axes = figure.subplots(3, len(columns), squeeze=False, sharey="row")
         for (name, i), (above, middle, below) in zip(columns, axes.T, strict=True):
             part, rates = found[name], rates_of[name]
-            place, ratio = logits.num_outliers(part["hessian"]["eigenvalues"][i], judged.CUT_WITHIN)  # [η, look]
-            share, late = judged.energy(part)[i], part["test"]["accuracy"][i] >= judged.LEARNED
+            place, ratio = logits.num_outliers(part["hessian"]["eigenvalues"][i], trained.CUT_WITHIN)  # [η, look]
+            share, late = trained.energy(part)[i], part["test"]["accuracy"][i] >= trained.LEARNED
             step = part["step"][i]
             above.set_title(f"{name.replace('_', ' ')}, {100 * noises[i]:.0f} % wrong labels", fontsize=7, pad=4, loc="right")
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
@@ -275,7 +275,7 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
                 below.plot(at, rate * part["hessian"]["eigenvalues"][i, j, :, 0], color=colour, marker=mark, ms=2.5)
             above.axhspan(C - 1.4, C + 0.4, color="black", alpha=0.08, lw=0)
             below.axhline(2, color="black", ls=(0, (4, 3)), lw=0.8)
-            above.set(ylim=(0, judged.CUT_WITHIN + 1))
+            above.set(ylim=(0, trained.CUT_WITHIN + 1))
             middle.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 6))
             below.set(yscale="log", xlabel="step")
             for axis in (above, middle, below):

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _fort2019_claims as judged
+from experiments import _fort2019_claims_trained as trained
 from experiments import _fort2019_figures as figures
 from experiments import _fort2019_goldilocks as goldilocks
 from experiments import _fort2019_model as random_model
@@ -168,7 +169,7 @@ class Config:
     @property
     def p(self) -> int:
         """Parameters of the network."""
-        sizes = (PIXELS[self.data], *self.widths, judged.CLASSES)
+        sizes = (PIXELS[self.data], *self.widths, trained.CLASSES)
         return sum((a + 1) * b for a, b in itertools.pairwise(sizes))
 
 
@@ -211,11 +212,11 @@ def run(config: Config, key: lj.types.Key) -> Record:
         return found
 
     def conditions() -> dict[str, Record]:
-        cell = judged.rates(config), config.noises, config.condition_batch, config.condition_segments, config.k
+        cell = trained.rates(config), config.noises, config.condition_batch, config.condition_segments, config.k
         return network.conditions(task(config.widths), keys["conditions"], *cell)
 
     def wide() -> dict[str, Record]:
-        cell = judged.wide_rates(config), judged.wide_noises(config), config.condition_batch, config.wide_segments, config.k
+        cell = trained.wide_rates(config), trained.wide_noises(config), config.condition_batch, config.wide_segments, config.k
         return network.conditions(task(config.wide), keys["wide"], *cell)
 
     def model_of(activation: Callable) -> lj.types.Model:
@@ -247,7 +248,7 @@ def run(config: Config, key: lj.types.Key) -> Record:
 
 def claims(record: Record, config: Config) -> list[Claim]:
     """Every claim on what was run."""
-    parts = judged.of_the_model, judged.of_the_network, judged.of_the_conditions, judged.of_the_zone
+    parts = judged.of_the_model, judged.of_the_network, trained.of_the_conditions, trained.of_the_zone
     return [claim for part in parts for claim in part(record, config)]
 
 
@@ -259,9 +260,9 @@ def plot(record: Record, config: Config) -> dict[str, Figure]:
     if "network" in record:
         drawn["parts"] = figures.parts(record["network"])
     if "conditions" in record:
-        drawn["conditions"] = figures.conditions(record["conditions"], judged.rates(config), config.noises)
+        drawn["conditions"] = figures.conditions(record["conditions"], trained.rates(config), config.noises)
     if "wide" in record:
-        drawn["conditions-wide"] = figures.conditions(record["wide"], judged.wide_rates(config), judged.wide_noises(config))
+        drawn["conditions-wide"] = figures.conditions(record["wide"], trained.wide_rates(config), trained.wide_noises(config))
     if "zone" in record:
         drawn["goldilocks"] = figures.goldilocks(record, config)
     return drawn

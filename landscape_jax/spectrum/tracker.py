@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import appended, eigh, rounding, settled, widthwise
+from landscape_jax.spectrum.guessed import Problem, begun, hidden_part, learned, outcome, shrunk, solved
+from landscape_jax.spectrum.lanczos import appended, settled, widthwise
 from landscape_jax.spectrum.restarted import eigsh
 from landscape_jax.types import Eigs, MatVec, Params
 
 ROOM = 3  # products of a round beyond the one for each of those asked for
-FIRST_TOL = 1e-2  # of the first look's residuals, relative, at most: what is missed there stays missed
 MAX_ROUNDS = 12  # a look: an operator that still changes beyond all bounds is not followed
 RECENT = 2  # looks: what is older is no guess
 BETTER = 3  # times less doubt, and the other side is the guess
@@ -22,8 +22,6 @@ MAX_LOSS = 1e-4  # of the span of b vectors, squared: else all are written anew
 LEAST_DRIFT, FIRST_DRIFT = 2e-3, 0.1  # the latter as long as no change has been measured
 GAIN = 2.2  # times a change is the drift
 DECAY, LEAST_DECAY = 0.93, 0.5  # of the drift: a step, and a look that is many steps after the last
-MAX_RISE = 0.1  # a look: more is no trend
-SURE = 10  # times the doubt for the residual that is told: it should bound the error, where a doubt should tell its size
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -156,75 +154,6 @@ def _afresh(k: int, num_steps: int) -> Tracker:
     return Tracker(init, lambda matvec, start, alive=True, step=None: (start, eigsh(matvec, start, k, num_steps=num_steps)))
 
 
-class _Problem(NamedTuple):
-    """Rayleigh–Ritz with gaps in its knowledge, and its solution. Rows of the basis from `count` on are not reached yet."""
-
-    gram: Array  # [rows, rows]: G
-    known: Array  # [rows, rows]: P
-    trust: Array  # [rows]: δ
-    past: Array  # [4, rows]: θ as it was, r, a, and what share was not multiplied in rounds before; of a remainder 0, 0, 1, 1
-    krylov: Array  # [] bool: a first look, Lanczos's. All in the basis was multiplied then, save for the last
-    count: Array  # []
-    products: Array  # []
-    values: Array  # [rows], descending
-    rotation: Array  # [rows, rows]: each row a Ritz vector y, in a first look in the space of what was multiplied
-    errors: Array  # [rows]: e; in a first look residuals, relative to max|θ|
-    amiss: Array  # [rows] bool: which of those asked for are in doubt, and which guards may have overtaken them
-    needy: Array  # [rows] bool: which pairs need a product: those, and in a first look all that the next will start from
-
-
-class _Found(NamedTuple):
-    """What a look ends with."""
-
-    pairs: tuple  # θ, e, r and a, each [b]
-    residuals: Array  # [k]
-    converged: Array  # []
-    products: Array  # []
-
-
-def _begun(
-    values: Array, trust: Array, past: Array, rows: int, count: Array | int, products: Array | int = 0,
-    krylov: Array | bool = False,
-) -> _Problem:  # fmt: skip
-    """`values` on the diagonal, nothing known."""
-    more = rows - len(values)
-    values, trust = jnp.pad(values, (0, more)), jnp.pad(trust, (0, more), constant_values=1)
-    past = jnp.concatenate([past, jnp.repeat(jnp.array([0, 0, 1, 1], past.dtype)[:, None], more, axis=1)], axis=1)
-    unknown, each = jnp.zeros((rows, rows), values.dtype), jnp.eye(rows, dtype=values.dtype)
-    count, products, krylov = jnp.asarray(count, jnp.int32), jnp.asarray(products, jnp.int32), jnp.asarray(krylov)
-    return _Problem(jnp.diag(values), unknown, trust, past, krylov, count, products, values, each, trust, trust > 0, trust > 0)
-
-
-def _solved(problem: _Problem, k: int, b: int, tol: float) -> _Problem:
-    gram, known, trust, _, krylov, count, *_ = problem
-    rows = len(gram)
-    place = jnp.arange(rows)
-    inside = _reached(gram, count - krylov.astype(jnp.int32))
-    inner = jnp.where(inside[:, None] & inside[None], gram, 0)
-    far = -2 * rows * jnp.max(jnp.abs(inner)) - 1  # what is not reached sorts last
-    values, rotation = eigh(inner + jnp.diag(jnp.where(inside, 0, far)))
-    values, rotation = values[::-1], rotation[:, ::-1].T
-    # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
-    rotation = 1.5 * rotation - 0.5 * _full(_full(rotation, rotation.T), rotation)
-    size, tiny = _size(values, count - krylov.astype(jnp.int32)), jnp.finfo(values.dtype).tiny
-    hidden = jnp.abs(_hidden(rotation, known))
-    outside = jnp.where(trust[b - 1] < 1, jnp.maximum(values[b - 1], 0) / size, 1)
-    doubts = jnp.where(place < b, trust, outside)
-    gap = (values[:, None] - jnp.diagonal(inner)[None]) / size  # [rows, rows]: g
-    nearer = 1 - doubts[None] / jnp.where(gap > 0, gap, jnp.inf)
-    errors = jnp.sum(hidden**2 * doubts[None] / jnp.clip(nearer, jnp.maximum(hidden, tiny), 1), axis=1)
-    errors = jnp.where(krylov, jnp.abs(_coupling(problem, rotation)) / size, errors)
-    may_overtake = errors > (values[k - 1] - values) / size + tol
-    amiss = jnp.where(place < k, errors > tol, may_overtake) & (place < b)
-    needy = jnp.where(krylov, (errors > min(tol, FIRST_TOL)) & (place < b), amiss)
-    return problem._replace(values=values, rotation=rotation, errors=errors, amiss=amiss, needy=needy)
-
-
-def _coupling(problem: _Problem, rotation: Array) -> Array:
-    """⟨q, A y⟩ of the last in a Krylov space with each row y."""
-    return _full(rotation, problem.gram[problem.count - 1])
-
-
 def _other_is_better(memory: Memory, side: Array) -> Array:
     """Whether the last look was on the other side and is the better guess by far, what lies between the sides doubted too."""
     values, drift = memory.values, memory.drift
@@ -232,28 +161,6 @@ def _other_is_better(memory: Memory, side: Array) -> Array:
     doubts = memory.doubts + jnp.maximum(memory.rises, 0)
     own, other = (jnp.sum(jnp.minimum(doubts + since, 1), axis=1) for since in (drift, jnp.maximum(drift, apart)))
     return (BETTER * other[1 - side] < own[side]) & (memory.made - memory.last[1 - side] <= RECENT)
-
-
-def _hidden(rotation: Array, known: Array) -> Array:
-    """(1 − P) y for each row y."""
-    return rotation - _full(rotation, known)
-
-
-def _size(values: Array, count: Array) -> Array:
-    largest = jnp.max(jnp.where(_reached(values, count), jnp.abs(values), 0))
-    return jnp.maximum(largest, jnp.finfo(values.dtype).tiny)
-
-
-def _reached(rows: Array, count: Array) -> Array:
-    return jnp.arange(len(rows), dtype=jnp.int32) < count
-
-
-def _learned(problem: _Problem, a: Array, column: Array) -> _Problem:
-    """G made to agree with G a = column, |a| = 1, and otherwise as near to what it was as a symmetric matrix can be."""
-    missed = column - _full(problem.gram, a)
-    cross = jnp.outer(missed, a)
-    gram = problem.gram + cross + cross.T - _full(a, missed) * jnp.outer(a, a)
-    return problem._replace(gram=gram, known=problem.known + jnp.outer(a, a), products=problem.products + 1)
 
 
 def _beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, Array, Array]:
@@ -324,10 +231,10 @@ def _followed(
     doubts = jnp.where(alive, doubts, jnp.nan)  # no doubt is then more than the tolerance, and one product is all
     each = jnp.eye(rows, dtype=real)
     past = jnp.stack([values, rises, ages + 1, jnp.ones_like(ages)])
-    problem = _begun(values, doubts, past, rows, b + (length > 0).astype(jnp.int32))
-    problem = _solved(_learned(problem, each[0], jnp.pad(column, (0, rows - b)).at[b].set(length)), k, b, tol)
+    problem = begun(values, doubts, past, rows, b + (length > 0).astype(jnp.int32))
+    problem = solved(learned(problem, each[0], jnp.pad(column, (0, rows - b)).at[b].set(length)), k, b, tol)
 
-    def unfinished(problem: _Problem) -> Array:
+    def unfinished(problem: Problem) -> Array:
         few = (problem.products < k) & (jnp.max(problem.errors[:b]) > eps)
         return jnp.any(problem.needy) | jnp.where(problem.krylov, problem.count <= b, few)
 
@@ -337,7 +244,7 @@ def _followed(
         basis, problem = carry
         errors = jnp.where(jnp.arange(rows) < b, problem.errors, -1)
         which = jnp.argmax(jnp.where(problem.needy, 2, errors))
-        a = _hidden(_hidden(problem.rotation, problem.known)[which][None], problem.known)[0]
+        a = hidden_part(hidden_part(problem.rotation, problem.known)[which][None], problem.known)[0]
         a = a / jnp.linalg.norm(a)
         i = problem.count
         a = jnp.where(problem.krylov, each[i - 1], a)
@@ -345,44 +252,22 @@ def _followed(
         rest, column, length = _beyond(basis, y, a, matvec(y))
         vanished = length <= 10 * eps * jnp.linalg.norm(column)
         basis, column = settled(basis, i, rest, column, length, vanished, i)
-        return basis, _solved(_learned(problem, a, column)._replace(count=i + 1), k, b, tol)
+        return basis, solved(learned(problem, a, column)._replace(count=i + 1), k, b, tol)
 
     def space(*parts: Params) -> Params:
         """A basis that begins with these rows."""
         head = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
         return jax.tree.map(lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), head)
 
-    def shrunk(carry):
-        """The b best vectors alone, and in a first look the last one, for how that comes of them is known (thick restart)."""
+    def with_room(carry):
         basis, problem = carry
-        rotation, krylov = problem.rotation[:b], problem.krylov
-        left = _full(_hidden(rotation, problem.known) ** 2, problem.past[3])
-        past = jnp.concatenate([_full(problem.past[:3], rotation.T**2), left[None]])
-        doubts = jnp.minimum(problem.errors[:b], 1)
-        new = _begun(problem.values[:b], doubts, past, rows, b + krylov.astype(jnp.int32), problem.products, krylov)
-        cross = jnp.outer(jnp.pad(_coupling(problem, rotation), (0, rows - b)), jnp.where(krylov, each[b], 0))
-        known = jnp.diag(jnp.where(krylov & (jnp.arange(rows) < b), jnp.ones(rows, real), 0))
-        last = jnp.where(krylov, each[-1:], 0)  # [1, rows]
-        kept = space(tree.combine(jnp.concatenate([rotation, last]), basis))
-        return kept, new._replace(gram=new.gram + cross + cross.T, known=known, needy=problem.needy)
+        weights, problem = shrunk(problem, b)
+        return space(tree.combine(weights, basis)), problem
 
     def round_(carry):
         basis, problem, rounds = carry
-        begun = jax.lax.cond(problem.count >= rows, shrunk, lambda c: c, (basis, problem))
-        return *jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[1].count < rows), multiplied, begun), rounds + 1
-
-    def found(problem: _Problem) -> _Found:
-        rotation, values, size = problem.rotation[:b], problem.values[:b], _size(problem.values, problem.count)
-        hidden = _hidden(rotation, problem.known)
-        was, rises, ages, _ = _full(problem.past, rotation.T**2)
-        left = _full(hidden**2, problem.past[3])
-        fresh = jnp.clip((values - was) / (size * jnp.maximum(ages, 1)), -MAX_RISE, MAX_RISE)
-        rises = jnp.where(problem.krylov, 0, (1 - left) * fresh + left * rises)
-        pairs = values, jnp.minimum(problem.errors[:b], 1), rises, _full(hidden**2, problem.past[2] * problem.past[3])
-        unseen = jnp.linalg.norm(hidden[:k] * jnp.sqrt(jnp.minimum(SURE * problem.trust, 1))[None], axis=1)
-        residuals = (jnp.where(problem.krylov, problem.errors[:k], unseen) + rounding(real, rows)) * size
-        converged = ~jnp.any(problem.amiss) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
-        return _Found(pairs, residuals, converged, problem.products)
+        carry = jax.lax.cond(problem.count >= rows, with_room, lambda c: c, (basis, problem))
+        return *jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[1].count < rows), multiplied, carry), rounds + 1
 
     def of(look, stored: Params) -> Params:
         """That look's Z, a copy."""
@@ -395,20 +280,19 @@ def _followed(
         kept = tree.combine(jnp.where(first_look, one, unfolded), of(guess, stored))
         rest, _, length = _beyond(kept, first, each[0, :b], w)
         rest = tree.scale(jnp.where(first_look | (problem.count <= b), 0, 1 / length), rest)
-        nothing = _begun(jnp.zeros_like(values), doubts, past, rows, 1, 1, True)
-        begun = tree.where(first_look, nothing, problem)
-        start = space(kept, jax.tree.map(lambda x: x[None], rest)), begun, 0
+        nothing = begun(jnp.zeros_like(values), doubts, past, rows, 1, 1, True)
+        start = space(kept, jax.tree.map(lambda x: x[None], rest)), tree.where(first_look, nothing, problem), 0
         basis, last, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
         new = tree.combine(last.rotation[:b], basis)
         stored = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, side * b, 0), stored, new)
-        return stored, each[:b, :b], found(last), each[0, :b], jnp.zeros((), real), jnp.array(False)
+        return stored, each[:b, :b], outcome(last, k, b, tol), each[0, :b], jnp.zeros((), real), jnp.array(False)
 
     # an if in the form of a loop: most looks end without, and write one vector
     y1 = problem.rotation[0]
     share = y1[b] / jnp.maximum(length, tiny)  # of w in y₁
     frame, lost = _refolded(frame, problem.rotation[:b])
     due = unfinished(problem) | first_look | (guess != side) | ~(lost <= MAX_LOSS)
-    carry = stored, frame, found(problem), _full(y1[:b] - share * column, unfolded), share, due & alive
+    carry = stored, frame, outcome(problem, k, b, tol), _full(y1[:b] - share * column, unfolded), share, due & alive
     stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
     weights, share, w = tree.where(alive, (weights, share, w), (each[0, :b], jnp.zeros_like(share), tree.zeros_like(w)))
     weights = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(2 * b, real), weights, side * b, 0)
