@@ -33,6 +33,7 @@ def nudged(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
+    guards: int = 4,
 ) -> Dynamics:
     """θ_{t+1} = θ_t + u_t + (γ − 1) Qᵀ Q u_t: the step u_t of any dynamics, scaled by γ in the span of the k sharpest
     directions Q.
@@ -51,8 +52,8 @@ def nudged(
       refresh: Q is looked for at every step that this divides, at its start, and kept between: 1 follows it at each step, the
         number of steps in an epoch is what the source does.
       batch: where the curvature is measured; default: the batch of the step. Give a fixed sample.
-      num_steps, tol: of the tracker (`spectrum.tracker`). With tol=None each look is `num_steps` products, k at least; the
-        source's way, where 2k + 12 will do.
+      num_steps, tol, guards: of the tracker (`spectrum.tracker`). With tol=None each look is `num_steps` products, k at
+        least; the source's way, where 2k + 12 will do.
     Returns: a `Dynamics`; its state's `values` are the k eigenvalues at the last look, for observers to have for nothing.
 
     Cost: the inner step, 4 k p multiply-adds, and, at a refresh, k products at least. Runs
@@ -64,7 +65,7 @@ def nudged(
     if not isinstance(gamma, Tracer) and not (jnp.ndim(gamma) == 0 and gamma >= 0):
         raise ValueError(f"nudged: gamma={gamma} must be one number, at least 0: a negative one walks uphill")
     fence = jax.lax.optimization_barrier
-    track = tracker(k, num_steps, tol=tol)
+    track = tracker(k, num_steps, tol=tol, guards=guards)
 
     def init(inner: Dynamics, gamma, batch: Batch, params: Params) -> Nudged:
         real = tree.dtype(params)

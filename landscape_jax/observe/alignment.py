@@ -79,6 +79,7 @@ def alignment(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
+    guards: int = 4,
 ) -> Observable:
     """The `overlaps` of gradients or steps with the k sharpest directions of a curvature, as an observable.
 
@@ -89,13 +90,13 @@ def alignment(
         other minibatches would give (`redrawn`).
       batch: where to measure the curvature; default: the batch of the step. Give a fixed sample, or the gradient and its
         own batch's curvature are compared.
-      num_steps, tol: of the tracker, see `eigenpairs`.
+      num_steps, tol, guards: of the tracker, see `eigenpairs`.
     Returns: an observable with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
 
     Cost: the tracker's products, 2k + 3 at least, and what `vectors` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.
     """
-    return eigenpairs(curvature, k, overlaps(vectors), num_steps, batch, tol=tol)
+    return eigenpairs(curvature, k, overlaps(vectors), num_steps, batch, tol=tol, guards=guards)
 
 
 def random_cosine(p: int) -> float:

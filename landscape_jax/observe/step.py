@@ -82,6 +82,7 @@ def step_effect(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
+    guards: int = 4,
 ) -> Observable:
     """The `changes` of the loss along the k sharpest directions of a curvature, as an observable.
 
@@ -94,14 +95,14 @@ def step_effect(
         (`redrawn(loss, batches, num, rate)`, with the run's own rate).
       batch: where loss and curvature are measured; default: the batch of the step. Give a fixed sample: on its own batch a
         step always looks good.
-      num_steps, tol: of the tracker, see `eigenpairs`.
+      num_steps, tol, guards: of the tracker, see `eigenpairs`.
     Returns: an observable with values {"loss" [], "eigenvalues" [k], "slope" ḡ·e_i [k], "first" E[c] [k], "second" E[c²] [k],
       and ΔL as "sharpest" [k, A], "subspace" [A], "random" [A], "whole" [A]}.
 
     Cost: m A (k + 3) losses and one gradient on `batch`, one at a time; the tracker's products and what `steps` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §4.
     """
-    return eigenpairs(curvature, k, changes(loss, multiples, steps, batch), num_steps, batch, tol=tol)
+    return eigenpairs(curvature, k, changes(loss, multiples, steps, batch), num_steps, batch, tol=tol, guards=guards)
 
 
 def sections(
@@ -144,6 +145,7 @@ def cross_sections(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
+    guards: int = 4,
 ) -> Observable:
     """The `sections` of the loss along the k sharpest directions of a curvature, as an observable.
 
@@ -155,4 +157,4 @@ def cross_sections(
     Cost: k · len(places) losses, one at a time; the tracker's products and what `steps` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §4.
     """
-    return eigenpairs(curvature, k, sections(loss, places, steps, batch), num_steps, batch, tol=tol)
+    return eigenpairs(curvature, k, sections(loss, places, steps, batch), num_steps, batch, tol=tol, guards=guards)
