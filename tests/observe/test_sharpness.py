@@ -59,17 +59,20 @@ def test_right_at_every_step_over_the_edge():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "rate", "n_train"),
-    [(31, 0.2, 500), (32, 0.3, 500), (33, 0.15, 500), (34, 0.2, 500), (35, 0.25, 500), (52, 0.3, 250), (53, 0.15, 150)],
-)
+    [
+        (31, 0.2, 500), (32, 0.3, 500), (33, 0.15, 500), (34, 0.2, 500), (35, 0.25, 500), (52, 0.3, 250), (53, 0.15, 150),
+        (71, 0.2, 150), (97, 0.2, 150), (402, 0.25, 250),
+    ],
+)  # fmt: skip
 def test_right_at_every_step_other_seeds(seed, rate, n_train):
     assert errors(over_the_edge(seed, rate, n_train, num_steps=1500)).max() < 0.01
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [71, 97])
-def test_where_a_rival_overtakes_unnoticed_the_residual_says_so(seed):
-    """Two of thirty trainings are more than 1 % wrong somewhere; the residual told there is more."""
-    assert errors(over_the_edge(seed, 0.2, 150, num_steps=1200)).max() < 0.02
+@pytest.mark.parametrize(("options", "most"), [({}, 0.03), ({"guards": 5}, 0.01)], ids=["by default", "five guards"])
+def test_where_a_rival_overtakes_unnoticed_the_residual_says_so(options, most):
+    """One of 55 trainings was more than 1 % wrong somewhere; the residual told there was more, and a guard more is enough."""
+    assert errors(over_the_edge(310, 0.3, 250, num_steps=1200, **options)).max() < most
 
 
 @pytest.mark.slow
