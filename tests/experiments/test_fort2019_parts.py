@@ -165,5 +165,8 @@ def test_a_tiny_run_from_end_to_end():
     assert made["network"]["step"].tolist() == [0, 2, 4]
     assert made["maps"]["relu"]["sphere"]["accuracy"].shape == (5, 4, 1)
     np.testing.assert_allclose(made["network"]["spectra"]["ggn"][0, -1], 0, atol=1e-5)  # semidefinite
-    assert {claim.passed for claim in experiment.claims(made, TINY)} <= {True, False}
+    untested = {claim.id for claim in experiment.claims(made, TINY) if claim.passed is None}
+    learns = {"net-gradient-mostly-confined", "net-confinement-follows-the-step"}  # four steps teach no network
+    later = {"net-gradient-confinement", "net-gradient-confinement-grows"}  # after step 400
+    assert untested <= learns | later
     assert set(experiment.plot(made, TINY)) == {"figure", "parts", "conditions", "conditions-wide", "goldilocks"}
