@@ -93,7 +93,7 @@ def alignment(
       num_steps, tol, guards: of the tracker, see `eigenpairs`.
     Returns: an observable with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
 
-    Cost: the tracker's products, 2k + 3 at least, and what `vectors` takes.
+    Cost: the tracker's products, k at least, and what `vectors` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.
     """
     return eigenpairs(curvature, k, overlaps(vectors), num_steps, batch, tol=tol, guards=guards)

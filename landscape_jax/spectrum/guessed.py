@@ -56,17 +56,19 @@ def begun(
 
 
 def solved(problem: Problem, k: int, b: int, tol: float) -> Problem:
+    """Its Ritz pairs, by how much each may be wrong, and which need a product: of the b best, k are asked for."""
     gram, known, trust, _, krylov, count, *_ = problem
     rows = len(gram)
     place = jnp.arange(rows)
-    inside = _reached(gram, count - krylov.astype(jnp.int32))
+    within = count - krylov.astype(jnp.int32)
+    inside = _reached(gram, within)
     inner = jnp.where(inside[:, None] & inside[None], gram, 0)
     far = -2 * rows * jnp.max(jnp.abs(inner)) - 1  # what is not reached sorts last
     values, rotation = eigh(inner + jnp.diag(jnp.where(inside, 0, far)))
     values, rotation = values[::-1], rotation[:, ::-1].T
     # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
     rotation = 1.5 * rotation - 0.5 * _full(_full(rotation, rotation.T), rotation)
-    size, tiny = _size(values, count - krylov.astype(jnp.int32)), jnp.finfo(values.dtype).tiny
+    size, tiny = _size(values, within), jnp.finfo(values.dtype).tiny
     hidden = jnp.abs(hidden_part(rotation, known))
     outside = jnp.where(trust[b - 1] < 1, jnp.maximum(values[b - 1], 0) / size, 1)
     doubts = jnp.where(place < b, trust, outside)

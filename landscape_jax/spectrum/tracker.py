@@ -62,8 +62,8 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     edge of stability the parameters hop between two sides of a valley, and the Hessian hops with them. So looks at each step
     take turns, and looks ten steps apart, which are all on one side, each start from the last (a tenth fewer products). Where
     a side has not been seen for more than two looks, or the last look, on the other, left less than a third of the doubt, that
-    one is the guess. The first look is Lanczos, restarted from the b best vectors until the residuals of all b are within tol
-    (and of 1e-2), or twelve times. Later the Rayleigh–Ritz problem on span{v₁ … v_b} and on the remainders of whatever was
+    one is the guess. The first look is Lanczos, restarted from the b best vectors until the residuals of all b are within
+    tol and 1e-2, or twelve times. Later the Rayleigh–Ritz problem on span{v₁ … v_b} and on the remainders of whatever was
     multiplied is filled with what is known,
 
         G a = Qᵀ A Q a  for each a multiplied by now,   G = diag(θ) from last time elsewhere, 0 on remainders,
@@ -224,7 +224,7 @@ def _followed(
     length = size * jnp.sqrt(jnp.maximum(tree.vdot(off, off) - jnp.sum((column[1:] / size) ** 2), 0))
     is_new = (length > 10 * eps * jnp.linalg.norm(column)) & (length < jnp.inf)
     length = jnp.where(is_new, length, 0)
-    change = jnp.where(made == 0, 0, jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny))
+    change = jnp.where(first_look, 0, jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny))
     decay = jnp.maximum(DECAY ** (step - memory.step).astype(real), LEAST_DECAY)
     drift = jnp.clip(jnp.maximum(GAIN * change, decay * memory.drift), LEAST_DRIFT, 1)
     doubts = jnp.minimum(doubts + drift + jnp.maximum(rises, 0), 1)
@@ -276,8 +276,7 @@ def _followed(
     def rewritten(carry):
         """All vectors anew, after as many products more as it takes."""
         stored = carry[0]
-        one = jnp.diag(each[0, :b])
-        kept = tree.combine(jnp.where(first_look, one, unfolded), of(guess, stored))
+        kept = tree.combine(jnp.where(first_look, jnp.diag(each[0, :b]), unfolded), of(guess, stored))
         rest, _, length = _beyond(kept, first, each[0, :b], w)
         rest = tree.scale(jnp.where(first_look | (problem.count <= b), 0, 1 / length), rest)
         nothing = begun(jnp.zeros_like(values), doubts, past, rows, 1, 1, True)
