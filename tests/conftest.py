@@ -36,6 +36,18 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in long)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """What was compiled is forgotten, after a file, before it is too much for the process.
+
+    A program holds several mappings of memory; Linux allows a process 65,530 of them, and the next compilation would crash.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 within the test that asks for it."""
