@@ -28,10 +28,15 @@ def options(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def large_pages() -> dict[str, str]:
+def large_pages(kept: bool = False) -> dict[str, str]:
     """What to add to a new process's environment for arrays in pages of 2 MiB and not of 4 KiB, where Linux and its C library
-    give them when asked: five eigenpairs of 656,810 numbers take a twelfth less time, the gradient of a small CNN a third."""
-    return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}
+    give them when asked: five eigenpairs of 656,810 numbers take a twelfth less time, the gradient of a small CNN a third.
+
+    With `kept`, what is freed stays the process's, in one heap for all threads, so that a program called again finds the pages
+    it had, and does not depend on whether large ones can be had at that moment.
+    """
+    wanted = ["hugetlb=1"] + (["arena_max=1", "mmap_max=0", f"trim_threshold={1 << 40}"] if kept else [])
+    return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ":".join(f"glibc.malloc.{x}" for x in wanted))}
 
 
 def device() -> str:

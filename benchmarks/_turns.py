@@ -44,7 +44,7 @@ class Side:
     def __init__(self, prepare: Callable, *given):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(CORES)  # read where a library is loaded: in the new process
-        os.environ |= large_pages()
+        os.environ |= large_pages(kept=True)  # a call's temporary arrays are the same pages each time
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_serve, args=(theirs, prepare, given), daemon=True)

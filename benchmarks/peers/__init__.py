@@ -33,7 +33,7 @@ from benchmarks import _results
 NAMES = ("lean", "pyhessian", "eigenthings", "curvlinops", "matfree")
 
 
-def options(doc: str, rounds: int) -> argparse.ArgumentParser:
+def options(doc: str, rounds: int | None) -> argparse.ArgumentParser:
     """The command line of a benchmark that holds its answers on tasks a and b against the peers'."""
     parser = _results.options(doc)
     parser.add_argument("--tasks", nargs="+", choices=("a", "b"), default=["a", "b"])
