@@ -80,9 +80,9 @@ def nudged(
         due = (t % refresh == 0) & tree.all_finite(moment.updates)
 
         def look(carry):
-            _, _, memory, _ = carry
+            _, _, memory, due = carry  # in a body that vmapped runs share, one that is not due asks for no products
             matvec = curvature(params, moment.batch if batch is None else batch)
-            memory, eigs = track.update(matvec, memory, step=t)
+            memory, eigs = track.update(matvec, memory, due, step=t)
             return eigs.values, eigs.vectors, memory, jnp.array(False)
 
         found = state.values, state.vectors, state.tracked

@@ -236,7 +236,7 @@ def _followed(
 
     def unfinished(problem: Problem) -> Array:
         few = (problem.products < k) & (jnp.max(problem.errors[:b]) > eps)
-        return jnp.any(problem.needy) | jnp.where(problem.krylov, problem.count <= b, few)
+        return alive & (jnp.any(problem.needy) | jnp.where(problem.krylov, problem.count <= b, few))
 
     def multiplied(carry):
         """One product more, of what is hidden of the first pair in need, or else of the one in most doubt; in a first look
