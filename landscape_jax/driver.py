@@ -5,6 +5,7 @@ import functools
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding
 
 from landscape_jax import checkpoint as checkpoints
 from landscape_jax import devices, sweep, tree
-from landscape_jax.engine import Observe, Run, Status, advance, hoisted
+from landscape_jax.engine import Observe, Run, Status, hoisted, scanned, to_next_record
 from landscape_jax.record import Gathered, Record
 from landscape_jax.record import folder as results
 from landscape_jax.types import Dynamics
@@ -42,6 +44,7 @@ def drive(
     checkpoint: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     keep: int = 3,
+    pause: float = 1.0,
     axes: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     size: int | None = None,
@@ -49,8 +52,8 @@ def drive(
 ) -> tuple[Run, Record]:
     """The host's loop: compiled chunks of `advance`, their records gathered, a progress bar, checkpoints.
 
-    With `checkpoint`, the run and its record are saved after every chunk (the record on disk, so that memory stays flat
-    however long the run), and the same call made again, after Ctrl-C, a crash or a power cut, goes on from the newest
+    With `checkpoint`, the run and its record are saved as chunks end (the record on disk, so that memory stays flat however
+    long the run), and the same call made again, after Ctrl-C, a crash or a power cut, goes on from the newest
     checkpoint that is whole and ends with the same bits. Made again with a larger `num_steps`, it goes on further. A folder
     with the checkpoints of another run is refused, by what differs: start, data, program, cadence, or `config`.
 
@@ -60,9 +63,11 @@ def drive(
       num_steps, every, ceiling: as for `advance`; `num_steps` counts from `run`, whatever was done of them before.
       chunk: steps per compiled call, a multiple of `every`; the default makes at least twenty calls, of at most
         some hundreds of observed steps.
-      checkpoint: a folder, new or of the same run. Its cost is some 50 ms a chunk, in the background.
+      checkpoint: a folder, new or of the same run. Each takes some 50 ms, in the background.
       config: whatever else tells this run from others, e.g. `dataclasses.asdict(config)`.
       keep: how many checkpoints stay on disk.
+      pause: seconds from one checkpoint to the next, at least, so that a crash costs little more; 0 makes one at each chunk's
+        end. The last chunk's and that of a Ctrl-C is always made.
       axes: names of a batch's axes of runs with their coordinates (None: 0, 1, …), for the record.
       mesh: split the runs of a batch over these devices; they must divide their number. Default: as `run` is split.
       size: how many runs of a batch side by side under vmap; default: all on accelerators, one after the other on a CPU.
@@ -83,31 +88,36 @@ def drive(
         raise ValueError(f"axes names {len(axes)} axes of runs, {', '.join(axes)}; but the batch has {len(shape)}: {shape}")
     dynamics, observe = hoisted(dynamics), hoisted(dict(observe))
     run, mesh = _flat(run, mesh)
+    whole = dynamics, observe, ceiling
+    single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[run.step.ndim :], x.dtype), run)
+    stretch = _stretch.trace(single, *whole, every)
+    structure = jax.tree.structure(stretch.out_info)
     done = 0
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
-            fields = _fields(run, dynamics, observe, ceiling, every, config)
+            fields = _fields(run, whole, stretch.jaxpr, every, config)
             saved = stack.enter_context(checkpoints.opened(checkpoint, fields, ndim=run.step.ndim, keep=keep))
             done, run = saved.newest(run) or (0, run)
             if done > num_steps:
                 raise ValueError(f"{checkpoint} holds {done} steps, more than num_steps={num_steps}: ask for at least those")
-            gathered = saved.record
         else:
-            saved, gathered = None, Gathered(run.step.ndim)
+            saved = None
+        gathered, latest = Gathered(run.step.ndim), time.monotonic()
         interrupted = stack.enter_context(held_interrupts())
         show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
         stopped = devices.anywhere(interrupted())
         while done < num_steps and not stopped:
             steps = min(chunk, num_steps - done)
-            run, record = _compiled_advance(run, dynamics, observe, ceiling, steps, every, mesh, size)
+            run, record = _compiled_advance(run, whole, stretch.jaxpr, structure, steps // every, mesh, size)
             record, status = devices.fetched((record, run.status))
             done += steps
-            if saved is None:
-                gathered.append(record)
-            else:
-                saved.save(done, run, record)
+            gathered.append(record)
             show(done, record, status)
             stopped = devices.anywhere(interrupted())
+            last = done >= num_steps or stopped
+            if saved is not None and (last or devices.anywhere(time.monotonic() - latest >= pause)):
+                saved.save(done, run, gathered.read())
+                gathered, latest = Gathered(run.step.ndim), time.monotonic()
         whole = gathered.read() if saved is None else saved.whole_record()
     run = tree.regrouped(run, 1, shape) if len(shape) > 1 else run
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
@@ -135,34 +145,35 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
     return devices.placed(run, devices.runs_over(mesh)), mesh
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "every", "mesh", "size"), donate_argnames="run")
-def _compiled_advance(run, dynamics, observe, ceiling, num_steps, every, mesh, size):
+@functools.partial(jax.jit, static_argnames="every")
+def _stretch(run, dynamics, observe, ceiling, every):
+    """One run from one record to the next. Traced, it is the program that tells a run from others and the one that is compiled."""
+    return to_next_record(run, dynamics, observe, ceiling, every)
+
+
+@functools.partial(jax.jit, static_argnames=("stretch", "structure", "records", "mesh", "size"), donate_argnames="run")
+def _compiled_advance(run, whole, stretch, structure, records, mesh, size):
     def one(r, whole):
-        dynamics, observe, ceiling = whole
-        return advance(r, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
+        to_next = lambda r: structure.unflatten(jaxpr_as_fun(stretch)(*jax.tree.leaves((r, *whole))))  # noqa: E731
+        return scanned(to_next, r, records)
 
     go = sweep.over_runs(one, mesh, size) if run.step.ndim else one
-    return go(run, (dynamics, observe, ceiling))
+    return go(run, whole)
 
 
-def _fields(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float, every: int, config) -> checkpoints.Fields:
+def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) -> checkpoints.Fields:
     """What tells this run from others: how it starts, its data, its program."""
-
-    def one(r, dynamics, observe):
-        return advance(r, dynamics, observe, num_steps=every, every=every, ceiling=ceiling)
-
-    single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[run.step.ndim :], x.dtype), run)
-    traced = jax.make_jaxpr(one)(single, dynamics, observe)
+    dynamics, observe, ceiling = whole
     begun = run._replace(memory={})  # what observers remember at the start follows from the key
     return {
         "every": every,
         "ceiling": str(float(ceiling)),
         "observe": sorted(observe),
-        "program": checkpoints.program(traced.jaxpr),
+        "program": checkpoints.program(stretch.jaxpr),
         **{f"start{name}": x for name, x in checkpoints.fingerprint(begun._asdict()).items()},
         **{f"dynamics{name}": x for name, x in checkpoints.fingerprint(dynamics).items()},
         **{f"observe{name}": x for name, x in checkpoints.fingerprint(observe).items()},
-        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint([jnp.asarray(c) for c in traced.consts]).values())},
+        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint([jnp.asarray(c) for c in stretch.consts]).values())},
         **{f"config.{name}": x for name, x in results.plain(config or {}).items()},
     }
 

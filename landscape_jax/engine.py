@@ -8,7 +8,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -81,8 +81,7 @@ def advance(
     if every < 1 or num_steps < 0 or num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
     observed = _observed(run, dynamics, observe, ceiling)
-    run, record = jax.lax.scan(lambda run, _: observed(run, every - 1), run, length=num_steps // every)
-    return run, Record(record)
+    return scanned(lambda run: observed(run, every - 1), run, num_steps // every)
 
 
 def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
@@ -141,6 +140,18 @@ def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
     spare = jnp.asarray(num_steps, jnp.int32) - records  # beyond the one step that each must have
     ends = jnp.floor(spare.astype(jnp.float32) * jnp.asarray(part, jnp.float32)).astype(jnp.int32)
     return 1 + jnp.diff(ends.at[-1].set(spare))
+
+
+def to_next_record(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float, every: int) -> tuple[Run, Record]:
+    """What `advance` repeats: a step that is looked at and `every` − 1 that are not; the record has no axis of time."""
+    run, record = _observed(run, dynamics, observe, ceiling)(run, every - 1)
+    return run, Record(record)
+
+
+def scanned(to_next: Callable[[Run], tuple[Run, Mapping]], run: Run, records: int) -> tuple[Run, Record]:
+    """So many records, one after the other, in one compiled loop."""
+    run, record = jax.lax.scan(lambda run, _: to_next(run), run, length=records)
+    return run, Record(record)
 
 
 def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):

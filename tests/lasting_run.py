@@ -39,7 +39,7 @@ def begun(batch: bool):
 def drive(folder, batch: bool, num_steps: int = STEPS, **options):
     run, sgd, watch = begun(batch)
     return lj.drive(
-        run, sgd, watch, num_steps=num_steps, every=EVERY, chunk=CHUNK, checkpoint=folder, progress=False, **options
+        run, sgd, watch, num_steps=num_steps, every=EVERY, chunk=CHUNK, checkpoint=folder, pause=0, progress=False, **options
     )
 
 
