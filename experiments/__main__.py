@@ -14,6 +14,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import gc
 import importlib
 import inspect
 import os
@@ -92,8 +93,8 @@ def _machine() -> None:
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(cache() / "compiled"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # most programs compile in less than JAX's second
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # JAX keeps those alone that took a second
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX is at work already
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
@@ -229,4 +230,9 @@ def wrong(fact: str, name: str = "", known=(), remedy: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Python looks for garbage after some hundreds of new objects, and through all there are when it ends; imports and traced
+    # programs make very many that stay: half a second of a start, and half a second of an end
+    gc.set_threshold(200_000, 20, 100)
+    code = main(sys.argv[1:])
+    gc.freeze()
+    sys.exit(code)

@@ -147,7 +147,7 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
 
 @functools.partial(jax.jit, static_argnames="every")
 def _stretch(run, dynamics, observe, ceiling, every):
-    """One run from one record to the next. Traced, it is the program that tells a run from others and the one that is compiled."""
+    """One run from one record to the next: traced once, for what tells it from others and for what is compiled."""
     return to_next_record(run, dynamics, observe, ceiling, every)
 
 
@@ -164,6 +164,7 @@ def _compiled_advance(run, whole, stretch, structure, records, mesh, size):
 def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) -> checkpoints.Fields:
     """What tells this run from others: how it starts, its data, its program."""
     dynamics, observe, ceiling = whole
+    constants = [jnp.asarray(c) for c in stretch.consts]
     begun = run._replace(memory={})  # what observers remember at the start follows from the key
     return {
         "every": every,
@@ -173,7 +174,7 @@ def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) ->
         **{f"start{name}": x for name, x in checkpoints.fingerprint(begun._asdict()).items()},
         **{f"dynamics{name}": x for name, x in checkpoints.fingerprint(dynamics).items()},
         **{f"observe{name}": x for name, x in checkpoints.fingerprint(observe).items()},
-        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint([jnp.asarray(c) for c in stretch.consts]).values())},
+        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint(constants).values())},
         **{f"config.{name}": x for name, x in results.plain(config or {}).items()},
     }
 
