@@ -7,7 +7,7 @@ One axis at a time, the others held small; synthetic data (Gaussian inputs, labe
     p      32-w-w-10, w = 15 to 3,130, n = 32: one Hessian product, and eigsh with 8 products
     n      64-100-100-10 (p = 17,610): one Hessian product
     k      32-64-64-10 (p = 6,922), n = 200: eigsh to a tolerance of 1e-3, and the products it takes
-    m      32-300-300-10 (p = 103,210), n = 32: eigsh with num_steps = m, which orthogonalises at up to 4 m² p multiply-adds
+    m      32-w-w-10, w = 120 and 300, n = 32: eigsh with num_steps = m, which orthogonalises at up to 4 m² p multiply-adds
     runs   64-16-10 (p = 1,210), n = 100: 100 steps with sharpness every 10, one sharded grid
 
 Seconds: medians of compiled calls. Memory: the compiler's account of a program's temporary buffers
@@ -104,9 +104,9 @@ def along_k(counts):
 
 
 def along_m(depths):
-    given = problem((32, 300, 300, 10), 32)
+    networks = [problem((32, width, width, 10), 32) for width in (120, 300)]
     for m in depths:
-        yield m, {"eigsh": eigenpairs(*given, k=1, num_steps=m)[0]}
+        yield m, {f"p = {lj.tree.size(given[1]):,}": eigenpairs(*given, k=1, num_steps=m)[0] for given in networks}
 
 
 def along_runs(counts):
@@ -166,7 +166,7 @@ def drawn(axes: dict[str, dict]) -> Figure:
                     panel.loglog(x, y, marker, color=colour, ms=4, label=work)
                     slope, x, y = told["exponents"][name], x[len(x) // 2 :], y[len(x) // 2 :]
                     panel.loglog(x, np.exp(np.mean(np.log(y / x**slope))) * x**slope, color=colour, ls="--", lw=1, zorder=1)
-                    laws.append((f"{work} " if len(works) > 1 else "") + f"∝ {axis[0]}$^{{{slope:.2f}}}$")
+                    laws.append((f"{work}: " if len(works) > 1 else "") + f"∝ {axis[0]}$^{{{slope:.2f}}}$")
                 panel.set_title("\n".join(laws), fontsize=8.5)
                 decades(panel)
             ticked(column[1], next(iter(works.values()))[axis])
