@@ -38,9 +38,8 @@ def begun(batch: bool):
 
 def drive(folder, batch: bool, num_steps: int = STEPS, **options):
     run, sgd, watch = begun(batch)
-    return lj.drive(
-        run, sgd, watch, num_steps=num_steps, every=EVERY, chunk=CHUNK, checkpoint=folder, pause=0, progress=False, **options
-    )
+    options = {"checkpoint": folder, "pause": 0, "progress": False} | options
+    return lj.drive(run, sgd, watch, num_steps=num_steps, every=EVERY, chunk=CHUNK, **options)
 
 
 def plain(run, record) -> dict[str, np.ndarray]:

@@ -65,6 +65,22 @@ def test_asked_for_more_steps_it_goes_on(kept, tmp_path):
     same(drive(tmp_path / "run", False, STEPS), kept[1])
 
 
+def test_between_checkpoints_there_is_a_pause_but_none_before_the_last(kept, tmp_path):
+    same(drive(tmp_path / "run", False, STEPS, pause=3600), kept[1])
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["240", "config.json", "record"]
+    assert np.load(tmp_path / "run" / "record" / "loss.npy").shape == (STEPS // EVERY,)
+
+
+def test_driven_again_nothing_is_compiled_again(kept):
+    run, sgd, watch = begun(False)
+    go = lambda: lj.drive(run, sgd, watch, num_steps=STEPS, every=EVERY, chunk=CHUNK, progress=False)  # noqa: E731
+    go()
+    before = driver._compiled_advance._cache_size()
+    go()
+    assert before > 0
+    assert driver._compiled_advance._cache_size() == before
+
+
 @pytest.mark.slow
 def test_a_batch_goes_on_with_two_axes_and_names(tmp_path):
     axes = {"seed": None, "learning_rate": [0.02, 0.05, 1e6]}
