@@ -23,6 +23,8 @@ from landscape_jax.record import Gathered, Record
 from landscape_jax.record import folder as results
 from landscape_jax.types import Dynamics
 
+MOST_HELD = 2**23  # bytes of record that wait in memory for a checkpoint
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C stopped a `drive`. Nothing is lost: `run` can be driven on, `record` holds all up to there."""
@@ -67,7 +69,7 @@ def drive(
       config: whatever else tells this run from others, e.g. `dataclasses.asdict(config)`.
       keep: how many checkpoints stay on disk.
       pause: seconds from one checkpoint to the next, at least, so that a crash costs little more; 0 makes one at each chunk's
-        end. The last chunk's and that of a Ctrl-C is always made.
+        end. None is waited for after the last chunk, at a Ctrl-C, and where 8 MiB of record have come together.
       axes: names of a batch's axes of runs with their coordinates (None: 0, 1, …), for the record.
       mesh: split the runs of a batch over these devices; they must divide their number. Default: as `run` is split.
       size: how many runs of a batch side by side under vmap; default: all on accelerators, one after the other on a CPU.
@@ -102,7 +104,7 @@ def drive(
                 raise ValueError(f"{checkpoint} holds {done} steps, more than num_steps={num_steps}: ask for at least those")
         else:
             saved = None
-        gathered, latest = Gathered(run.step.ndim), time.monotonic()
+        gathered, held, latest = Gathered(run.step.ndim), 0, time.monotonic()
         interrupted = stack.enter_context(held_interrupts())
         show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
         stopped = devices.anywhere(interrupted())
@@ -114,10 +116,11 @@ def drive(
             gathered.append(record)
             show(done, record, status)
             stopped = devices.anywhere(interrupted())
-            last = done >= num_steps or stopped
-            if saved is not None and (last or devices.anywhere(time.monotonic() - latest >= pause)):
+            held += sum(x.nbytes for x in jax.tree.leaves(record))
+            due = done >= num_steps or stopped or held >= MOST_HELD
+            if saved is not None and (due or devices.anywhere(time.monotonic() - latest >= pause)):
                 saved.save(done, run, gathered.read())
-                gathered, latest = Gathered(run.step.ndim), time.monotonic()
+                gathered, held, latest = Gathered(run.step.ndim), 0, time.monotonic()
         whole = gathered.read() if saved is None else saved.whole_record()
     run = tree.regrouped(run, 1, shape) if len(shape) > 1 else run
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
