@@ -80,8 +80,7 @@ def advance(
     """
     if every < 1 or num_steps < 0 or num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
-    observed = _observed(run, dynamics, observe, ceiling)
-    return scanned(lambda run: observed(run, every - 1), run, num_steps // every)
+    return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
 
 
 def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
