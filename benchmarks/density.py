@@ -26,27 +26,24 @@ def measured(task: str, asked, rounds: int) -> dict:
     names = (*asked.peers, "ours")
     asks = {"density": names, "three terms": [name for name in names if name in TERMS], "trace": names}
     with peers.exported(task) as path:
-
-        def probes(question: str, name: str):
-            return path.with_name(f"{name} {question}.npz")
+        kept = path.parent / "probes"
+        kept.mkdir()
 
         def child(question: str, name: str) -> peers.Child:
             given = ["--state", path, "--rounds", rounds, "--threads", asked.threads]
             if question == "trace":
                 return peers.Child(name, "trace", task, *given)
-            given += ["--probes", probes(question, name)]
+            given += ["--probes", kept / f"{question}, {name}.npz"]
             setting = ["--setting", "reorthogonalise=0"] if question == "three terms" else []
             return peers.Child(name, "density", task, *given, *setting)
 
         found = {q: peers.in_turns([child(q, name) for name in several], rounds) for q, several in asks.items()}
         truth = peers.asked("truth", "trace", task, "--state", path)["trace"]
-
-        def exact(question: str, name: str) -> list:
-            return peers.asked("truth", "moments", task, "--state", path, "--probes", probes(question, name))["moments"]
-
-        densities = {q: found[q] for q in ("density", "three terms")}
-        moments = {q: {name: exact(q, name) for name, x in of.items() if "moments" in x} for q, of in densities.items()}
-    told = {q: {name: density(found[q][name], each.get(name)) for name in asks[q]} for q, each in moments.items()}
+        exact = peers.asked("truth", "moments", task, "--state", path, "--probes", kept)["moments"]
+    told = {
+        question: {name: density(found[question][name], exact.get(f"{question}, {name}")) for name in asks[question]}
+        for question in ("density", "three terms")
+    }
     return told | {"trace": {"exact": truth} | {name: trace(answer, truth) for name, answer in found["trace"].items()}}
 
 

@@ -61,13 +61,15 @@ def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
         return record, final.status
 
     begins, trains = lj.sweep.sharded(begin), lj.sweep.sharded(lj.sweep.grid(trained))
-    seconds = []
-    for _ in range(asked.rounds + 1):
+    begun = time.perf_counter()
+    trains = jax.jit(trains).lower(begins(params), rates).compile()
+    compiled, seconds = time.perf_counter() - begun, []
+    for _ in range(asked.rounds):
         begun = time.perf_counter()
         record, status = jax.block_until_ready(trains(begins(params), rates))
         seconds.append(time.perf_counter() - begun)
     told = {
-        "tolerance": asked.tol, "seconds": peers.spread(seconds[1:], 1), "with compilation": round(seconds[0], 2),
+        "tolerance": asked.tol, "seconds": peers.spread(seconds, 1), "with compilation": round(compiled + seconds[0], 2),
         "products a look": float(record["sharpness"]["products"].mean()), "first looks before": asked.seeds,
         "devices": jax.device_count(), "flags": os.environ["XLA_FLAGS"].strip(),
         "without a look": round(unwatched(params, rates, batch, asked), 2),
@@ -85,10 +87,9 @@ def unwatched(params: list, rates, batch, asked) -> float:
         gd = descent(rate, batch)
         return lj.run(jax.random.key(0), params, gd, {}, num_steps=asked.steps, every=EVERY)[0].params
 
-    sweep = lj.sweep.sharded(lj.sweep.grid(trained))
-    for _ in range(2):  # the first compiles
-        begun = time.perf_counter()
-        jax.block_until_ready(sweep(params, rates))
+    sweep = jax.jit(lj.sweep.sharded(lj.sweep.grid(trained))).lower(params, rates).compile()
+    begun = time.perf_counter()
+    jax.block_until_ready(sweep(params, rates))
     return (time.perf_counter() - begun) * asked.seeds / few
 
 
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--rates", type=int, default=8)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=1, help="of all runs, beyond one that compiles")
+    parser.add_argument("--rounds", type=int, default=1, help="of all runs, once compiled")
     parser.add_argument("--tol", type=float, default=5e-3, help="ours")
     asked = parser.parse_args()
     tasks = [task("a", seed) for seed in range(asked.seeds)]

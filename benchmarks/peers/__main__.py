@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch; XLA takes all cores")
     parser.add_argument("--state", type=Path, help="weights and data; default: those of the task")
     parser.add_argument("--setting", nargs="*", type=setting, default=[], help="name=value, of this peer for this question")
-    parser.add_argument("--probes", type=Path, help="where to keep the probes of a density")
+    parser.add_argument("--probes", type=Path, help="where to keep the probes of a density; where truth finds files of them")
     parser.add_argument("--held", action="store_true", help="wait for a line on standard input before each round")
     asked = parser.parse_args()
     out = sys.stdout

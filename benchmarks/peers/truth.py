@@ -45,17 +45,17 @@ def eigenpairs(state: State, k: int = 6, tol: float = 1e-10) -> dict:
 
 
 def moments(state: State, keep: Path) -> dict:
-    """zᵀ Hʲ z for j = 1 … 4 of the probes z in a file, by two products each."""
+    """zᵀ Hʲ z for j = 1 … 4 of the probes z in each file of a folder, by two products each."""
 
     def answer() -> dict:
         _, matvec = product(state)
-        with np.load(keep) as file:
-            found = []
-            for z in file["probes"]:
-                one = matvec(z)
-                two = matvec(one)
-                found.append([float(x) for x in (z @ one, one @ one, one @ two, two @ two)])
-        return {"moments": found}
+
+        def exact(z) -> list[float]:
+            one = matvec(z)
+            two = matvec(one)
+            return [float(x) for x in (z @ one, one @ one, one @ two, two @ two)]
+
+        return {"moments": {path.stem: [exact(z) for z in np.load(path)["probes"]] for path in keep.glob("*.npz")}}
 
     return {"answer": answer}
 
