@@ -12,7 +12,7 @@ core at the same time; what one takes, times 256, over the cores; lean is given 
 those four, are against an eigenvalue converged to a residual of 1e-3, ours while the loss still agrees to a thousandth: a
 trajectory at the edge of stability amplifies the last bit. A peer's first look is a cold one and told apart. What the trainings
 take without a look is told too, reckoned from the first quarter of the seeds. Fails when a value of ours after the first is
-more than 1 % wrong. Five minutes on two cores.
+more than 1 % wrong. Three minutes on two cores.
 """
 
 import contextlib
