@@ -12,8 +12,8 @@ import warnings
 from benchmarks import _roofline
 from benchmarks._turns import CORES, Program
 
-AT_ONCE = {"a": (1, 4, 10), "b": (1, 4, 10), "cnn": (1, 4)}
-MORE = {"a": 20, "b": 10, "cnn": 4}  # products in the loop whose marginal time is taken
+AT_ONCE = {"a": (4, 10), "b": (4, 10), "cnn": (4,)}
+MORE = {"a": 20, "b": 10, "cnn": 4}  # vectors multiplied in the loop whose marginal time is taken, and two products at least
 IMAGES = 64
 LAYERS = {
     "a": _roofline.dense(1000, (64, 100, 100, 10)),
@@ -78,8 +78,9 @@ def in_jax(name: str):
         return Program(lambda: jax.block_until_ready(fn(params, batch, *given)))
 
     def marginal(fn, given, scale, m: int = 1) -> Program:
-        many, few = (called(fn, *given, scale, count).run for count in (1 + MORE[name], 1))
-        return Program(many, few, m * MORE[name])
+        more = max(2, MORE[name] // m)
+        many, few = (called(fn, *given, scale, count).run for count in (1 + more, 1))
+        return Program(many, few, m * more)
 
     some = {m: jax.tree.map(lambda x, m=m: x[:m], vectors) for m in AT_ONCE[name]}
     programs = {
@@ -159,7 +160,7 @@ def in_torch(name: str, given: dict):
             "product, graph kept": (lambda: product(v), 1),
             "product, linearised": (lambda: linear(v), 1),
         }
-        for m in AT_ONCE[name][1:] if form is torch.contiguous_format else ():  # torch's vmap has no channels last
+        for m in AT_ONCE[name] if form is torch.contiguous_format else ():  # torch's vmap has no channels last
             some = [leaf[:m] for leaf in vectors]
             ways[f"product, graph kept, {m} at once"] = functools.partial(product, some, is_grads_batched=True), m
             ways[f"product, linearised, {m} at once"] = functools.partial(vmap(linear), some), m

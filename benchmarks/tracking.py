@@ -4,14 +4,14 @@
 
 Task a (p = 17,610, η = 0.1, 1,200 steps) and b (p = 656,810, η = 0.02, 300 steps) of `_tasks`, full batch, over the edge of
 stability. Time: compiled runs that go on from halfway, plain and watched in turn, medians. Error: every step's value against
-an eigenvalue converged to a residual of 1e-3 from the last step's two; the first ten steps are left out. Fails when an error
-passes 1 % or a value lies outside of its residual (and the reference's). Twice: as it comes, and with the loosest of the
-tolerances 0.02, 0.05 and 0.1 that was within 1 % from other weights too (seeds 1, 2 and 3 on a, 1 on b). The bound is a loop
-that makes the gradient and one product of its tangent, and nothing else; a look that is never in doubt tells what looking
-takes beyond that, and the rest is further products. The `peers` go on from halfway, each in a process of its own, for 20
-steps of a and 5 of b: a Python loop with a call at each step, from a converged vector where the package takes one; with the
-loosest setting that is within 1 % on a, where there is one. Those not asked keep the figures they had, with their date. Task
-a takes two minutes on two cores, b nine: for that, ask by its name.
+an eigenvalue converged, with the four after it, to a residual of 1e-3 from the last step's eigenvectors; the first ten steps
+are left out. Fails when an error passes 1 %, a value lies outside of its residual (and the reference's), or a reference has not
+converged. Twice: as it comes, and with the loosest of the tolerances 0.02, 0.05 and 0.1 that was within 1 % from other weights
+too (seeds 1, 2 and 3 on a, 1 on b). The bound is a loop that makes the gradient and one product of its tangent, and nothing
+else; a look that is never in doubt tells what looking takes beyond that, and the rest is further products. The `peers` go on
+from halfway, each in a process of its own, for 20 steps of a and 5 of b: a Python loop with a call at each step, from a
+converged vector where the package takes one; with the loosest setting that is within 1 % on a, where there is one. Those not
+asked keep the figures they had, with their date. Task a takes two minutes on two cores, b nine: for that, ask by its name.
 """
 
 import json
@@ -45,15 +45,15 @@ def sharpness(curvature, **tol) -> lj.types.Observable:
 
 
 def converged() -> lj.types.Observable:
-    """The two largest eigenvalues, each step from the eigenvectors of the last."""
+    """The two largest eigenvalues, each step from the last one's five eigenvectors, until all five have converged."""
 
     def init(key, params):
-        return jax.vmap(lambda i: tree.scattered_like(i, params))(jnp.arange(2))
+        return jax.vmap(lambda i: tree.scattered_like(i, params))(jnp.arange(5))
 
     def look(key, vectors, moment):
         matvec = lj.curvature.linearized_hessian(loss)(moment.params, moment.batch)
-        eigs = lj.spectrum.block_eigsh(matvec, vectors, 2, depth=12, tol=TOL, max_restarts=20)
-        return eigs.vectors, eigs.values
+        eigs = lj.spectrum.block_eigsh(matvec, vectors, 5, depth=16, tol=TOL, confirm=0, max_restarts=20)
+        return eigs.vectors, jnp.where(eigs.converged, eigs.values[:2], jnp.nan)
 
     return lj.types.Observable(init, look)
 
@@ -215,7 +215,8 @@ def main() -> None:
         keep(__file__, told, add=True)
     for name in asked.tasks:
         for key in ("default tolerance", f"tolerance {LOOSE}"):
-            if told[name][key]["worst relative error"] > 0.01 or told[name][key]["values outside of their residual"]:
+            found = told[name][key]
+            if not found["worst relative error"] <= 0.01 or found["values outside of their residual"]:
                 raise SystemExit(f"task {name}, {key}: more than 1 % wrong, or outside of the residual")
 
 
