@@ -14,7 +14,8 @@ peer's own settings and gives programs to be timed, by name:
 
 torch's and XLA's thread pools must not share a process, nor may ARPACK's BLAS fight with either for the cores: it gets one
 thread. Each process here has large pages of memory (`_results.large_pages`). Several peers take turns, round by round, so that
-a busy machine is fair to all; whoever waits sleeps.
+a busy machine is fair to all; whoever waits sleeps. The first round is not timed: it compiles, or warms torch up, of whose
+densities and traces a few probes do; and a round of more than six seconds is the last.
 """
 
 import argparse
