@@ -8,7 +8,7 @@ are zᵀHʲz exactly, whatever the library: the error is the worst of the means 
 float64, and is told relative to the moment, and to the standard error that so few probes leave. The trace is known exactly.
 Densities are asked for once more without reorthogonalisation from those who offer that (`TERMS`): moments, and curves no finer
 than a hundredth of the range, are the same. Fails when a moment of ours is more than a thousandth wrong, which chance has no
-part in, or the trace by more than four of its standard errors. Six minutes on two cores.
+part in, or the trace by more than four of its standard errors. Five minutes on two cores.
 """
 
 import json

@@ -11,7 +11,7 @@ too (seeds 1, 2 and 3 on a, 1 on b). The bound is a loop that makes the gradient
 else; a look that is never in doubt tells what looking takes beyond that, and the rest is further products. The `peers` go on
 from halfway, each in a process of its own, for 20 steps of a and 5 of b: a Python loop with a call at each step, from a
 converged vector where the package takes one; with the loosest setting that is within 1 % on a, where there is one. Those not
-asked keep the figures they had, with their date. Task a takes two minutes on two cores, b nine: for that, ask by its name.
+asked keep the figures they had, with their date. Task a takes two minutes on two cores, b five: for that, ask by its name.
 """
 
 import json
