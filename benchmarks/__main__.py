@@ -1,13 +1,13 @@
 """The benchmarks: list them, run them, print the table of their answers.
 
-    python -m benchmarks                              all but the long ones, their figures kept
+    python -m benchmarks                              all but the long ones, their figures kept and README's table made anew
     python -m benchmarks NAME [NAME ...] [--write] [OPTION ...]
     python -m benchmarks list
-    python -m benchmarks table
+    python -m benchmarks table [--write]
 
 Each runs in a process of its own, from the top folder of the repository; options go on to every one named
 (`python -m benchmarks NAME --help` has them). Exit status 1 when one failed: where an answer is wrong, never for a time.
-Figures are kept in results/<device>.json; `table` prints README's from every such file.
+Figures are kept in results/<device>.json; `table` prints README's from every such file, or writes it there.
 """
 
 import ast
@@ -22,13 +22,14 @@ from pathlib import Path
 from benchmarks._results import RESULTS
 
 HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
 
 
 def main(args: list[str]) -> int:
     if args and args[0] in ("-h", "--help", "list"):
         return listing()
-    if args == ["table"]:
-        return table()
+    if args in (["table"], ["table", "--write"]):
+        return table(args[1:] == ["--write"])
     count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     named, passed = args[:count], args[count:]
     for name in named:
@@ -37,7 +38,10 @@ def main(args: list[str]) -> int:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             print(f"error: there is no benchmark {name!r}{hint} (python -m benchmarks list has them)", file=sys.stderr)
             return 2
-    return run(named, passed) if named else run([name for name in names() if not long(name)], passed or ["--write"])
+    if named:
+        return run(named, passed)
+    status = run([name for name in names() if not long(name)], passed or ["--write"])
+    return status if passed else table(write=True) or status
 
 
 def names() -> list[str]:
@@ -74,9 +78,9 @@ def run(named: list[str], passed: list[str]) -> int:
     return int(any("FAILED" in end for end in ends.values()))
 
 
-def table() -> int:
-    """One row a benchmark that has a `row` and figures, as Markdown."""
-    print("| question | machine | answer |\n|---|---|---|")
+def table(write: bool = False) -> int:
+    """One row a benchmark that has a `row` and figures, as Markdown; printed, or written in README's place for it."""
+    lines = ["| question | machine | answer |", "|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         known = json.loads(path.read_text())
         machine = known["machine"]
@@ -86,8 +90,22 @@ def table() -> int:
                 question, answer = row(known[name])
                 cpu = machine["device"] == "cpu"
                 where = f"{machine['cores']} cores, {machine['processor']}" if cpu else machine["device"]
-                print(f"| {question} | {where}, jax {known[name]['jax']} | {answer} |")
+                lines.append(f"| {question} | {where}, jax {known[name]['jax']} | {answer} |")
+    if not write:
+        print("\n".join(lines))
+    else:
+        README.write_text(replaced(README.read_text(), lines))
     return 0
+
+
+def replaced(text: str, table: list[str]) -> str:
+    """The text with the table of the same first line, which it must have once, in other rows."""
+    before, head, after = text.partition(table[0] + "\n")
+    if not head or head in after:
+        raise SystemExit(f"error: the line {table[0]!r} must be there once in {README.name}, where the table begins")
+    rest = after.splitlines(keepends=True)
+    count = next((i for i, line in enumerate(rest) if not line.startswith("|")), len(rest))
+    return before + "\n".join(table) + "\n" + "".join(rest[count:])
 
 
 if __name__ == "__main__":
