@@ -41,7 +41,9 @@ def main(args: list[str]) -> int:
     if named:
         return run(named, passed)
     status = run([name for name in names() if not long(name)], passed or ["--write"])
-    return status if passed else table(write=True) or status
+    if not passed:
+        table(write=True)
+    return status
 
 
 def names() -> list[str]:

@@ -217,7 +217,7 @@ def main() -> None:
         for key in ("default tolerance", f"tolerance {LOOSE}"):
             found = told[name][key]
             if not found["worst relative error"] <= 0.01 or found["values outside of their residual"]:
-                raise SystemExit(f"task {name}, {key}: more than 1 % wrong, or outside of the residual")
+                raise SystemExit(f"task {name}, {key}: more than 1 % wrong, or outside of the residual, or of no reference")
 
 
 if __name__ == "__main__":
