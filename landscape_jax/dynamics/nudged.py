@@ -33,7 +33,7 @@ def nudged(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
-    guards: int = 4,
+    guards: int = 5,
 ) -> Dynamics:
     """θ_{t+1} = θ_t + u_t + (γ − 1) Qᵀ Q u_t: the step u_t of any dynamics, scaled by γ in the span of the k sharpest
     directions Q.

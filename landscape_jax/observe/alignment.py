@@ -79,7 +79,7 @@ def alignment(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
-    guards: int = 4,
+    guards: int = 5,
 ) -> Observable:
     """The `overlaps` of gradients or steps with the k sharpest directions of a curvature, as an observable.
 

@@ -23,7 +23,7 @@ def eigenpairs(
     batch: Batch | None = None,
     *,
     tol: float | None = 2e-3,
-    guards: int = 4,
+    guards: int = 5,
     preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """What `measure` makes of the k leading eigenpairs of a curvature, tracked along a run (`spectrum.tracker`).
@@ -65,7 +65,7 @@ def sharpness(
     batch: Batch | None = None,
     *,
     tol: float | None = 2e-3,
-    guards: int = 4,
+    guards: int = 5,
     preconditioner: Callable[[Any], Params] | None = None,
 ) -> Observable:
     """The k largest eigenvalues of a curvature along a run, each to a relative error of about `tol`, tracked.

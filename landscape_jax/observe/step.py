@@ -82,7 +82,7 @@ def step_effect(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
-    guards: int = 4,
+    guards: int = 5,
 ) -> Observable:
     """The `changes` of the loss along the k sharpest directions of a curvature, as an observable.
 
@@ -145,7 +145,7 @@ def cross_sections(
     batch: Batch | None = None,
     num_steps: int | None = None,
     tol: float | None = 2e-3,
-    guards: int = 4,
+    guards: int = 5,
 ) -> Observable:
     """The `sections` of the loss along the k sharpest directions of a curvature, as an observable.
 

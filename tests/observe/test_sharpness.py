@@ -69,9 +69,9 @@ def test_right_at_every_step_other_seeds(seed, rate, n_train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "most"), [({}, 0.03), ({"guards": 5}, 0.01)], ids=["by default", "five guards"])
+@pytest.mark.parametrize(("options", "most"), [({"guards": 4}, 0.03), ({}, 0.01)], ids=["four guards", "by default"])
 def test_where_a_rival_overtakes_unnoticed_the_residual_says_so(options, most):
-    """One of 55 trainings was more than 1 % wrong somewhere; the residual told there was more, and a guard more is enough."""
+    """With a guard less than by default this training is 2.6 % wrong at worst; the residual told there is more."""
     assert errors(over_the_edge(310, 0.3, 250, num_steps=1200, **options)).max() < most
 
 
