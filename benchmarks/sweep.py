@@ -5,14 +5,14 @@
 
 Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ours: a first look at each seed's weights
 (`lj.warmed`) and all trainings from there, two programs of `lj.sweep.sharded` with a device to each core, vectors of 512 bits
-where the processor has them, at a tolerance of 0.005: from ten other seeds (60, 101, 240 to 247, all rates) at worst 0.96 %
-wrong in 2.02 products a look, with the tracker of today from eight (101, 207, 212, 217, 250 to 253) 0.35 % in 1.89; at 0.01 one
-training of 96 was 2.1 % wrong with the one before. The `peers`: four of the same trainings, a process of one thread to each
-core at the same time; what one takes, times 256, over the cores; lean is given a converged first vector, untimed. Errors, at
-those four, are against an eigenvalue converged to a residual of 1e-3, ours while the loss still agrees to a thousandth: a
-trajectory at the edge of stability amplifies the last bit. A peer's first look is a cold one and told apart. What the trainings
-take without a look is told too, reckoned from the first eighth of the seeds. Fails when a value of ours after the first is
-more than 1 % wrong. Three minutes on two cores.
+where the processor has them, at a tolerance of 0.005: from eight other seeds (601 to 608, all rates) at worst 0.15 % wrong in
+2.06 products a look after the first, and with a guard less 0.08 % in 1.96; from eight of before (101, 207, 212, 217, 250 to
+253), with that guard less, 0.35 % in 1.89; with an earlier tracker, at 0.01, one training of 96 was 2.1 % wrong. The `peers`:
+four of the same trainings, a process of one thread to each core at the same time; what one takes, times 256, over the cores;
+lean is given a converged first vector, untimed. Errors, at those four, are against an eigenvalue converged to a residual of
+1e-3, ours while the loss still agrees to a thousandth: a trajectory at the edge of stability amplifies the last bit. A peer's
+first look is a cold one and told apart. What the trainings take without a look is told too, reckoned from the first eighth of
+the seeds. Fails when a value of ours after the first is more than 1 % wrong. Three minutes on two cores.
 """
 
 import contextlib

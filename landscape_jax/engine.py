@@ -86,7 +86,7 @@ def advance(
 def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
     """The run where it stands, its observables having looked there a few times.
 
-    A tracker's first look is a cold start of thirty to forty products, where later ones take one to three. Trainings that part
+    A tracker's first look is a cold start of 26 to 43 products, where later ones take one to three. Trainings that part
     at this θ share it if it is made before they part, with one program for the starts and one for the trainings:
 
         begin = lambda θ: warmed(start(key, θ, dynamics(0.1), observe), dynamics(0.1), observe)
