@@ -96,8 +96,8 @@ def test_theta_split_splits_all_that_is_made_of_it(mesh):
     go = engine._compiled_run.lower(arguments[0], split, *arguments[1:], jnp.inf, num_steps=8, every=4).compile()
     text = go.as_text()
     assert re.search(r"f32\[64,32\]", text)  # layer0's eighth
-    assert re.search(r"f32\[10,64,32\]", text)  # of the five vectors remembered on either side
-    assert re.search(r"f32\[9,64,32\]", text)  # and of the basis for further products
+    assert re.search(r"f32\[12,64,32\]", text)  # of the six vectors remembered on either side
+    assert re.search(r"f32\[10,64,32\]", text)  # and of the basis for further products
     assert not re.search(r"f32\[(\d+,)?(64,256|256,128)\]", text)
     run, record = go(arguments[0], split, *arguments[1:], jnp.inf)
     assert run.state[0].mu["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
