@@ -102,7 +102,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     Cost: k products a look at least, 26 to 43 in a first one for k = 1; then, over a thousand steps of gradient descent at the
     edge of stability, 1.3 to 2.0 on average, and 1.3 to 4.3 where eigenvalues crowd: in 41 such trainings at most 0.9 % wrong
     at any step, in 38 of them 0.11 %, and no value beyond the residual told with it. With four guards, in as many products, two
-    of the 41 were more than 1 % wrong, 2.6 and 1.04 %; with five, a look of 650,000 parameters takes 2 to 4 % longer.
+    of the 41 were more than 1 % wrong, 2.6 and 1.04 %; with five, a look of 650,000 parameters takes 1 to 4 % longer.
     Memory: 3k + 3 guards vectors and num_steps more. Vmapped, all that are alive wait for the slowest.
     """
     if k < 1 or (num_steps is not None and k > num_steps):
