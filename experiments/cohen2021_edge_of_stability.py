@@ -180,4 +180,4 @@ def plot(record: Record, config: Config) -> Figure:
     """Loss and sharpness, one colour per learning rate, 2/η dashed."""
     filled = config.filled
     labels = [f"η = {rate:g}" + (" (control)" if i == 0 else "") for i, rate in enumerate(filled.rates)]
-    return lj.plots.sharpness(record, threshold=[2 / rate for rate in filled.rates], labels=labels)
+    return lj.plots.sharpness(record, threshold=[2 / rate for rate in filled.rates], labels=labels, threshold_label="2/η")
