@@ -19,7 +19,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _ahn2023_figures as figures
@@ -28,6 +27,7 @@ from experiments import _ahn2023_network as networks
 from experiments import _ahn2023_neuron as neurons
 from experiments import _ahn2023_verdicts as verdicts
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 from landscape_jax.theory import hinges, sparse_coding
 

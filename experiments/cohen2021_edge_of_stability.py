@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 SOURCE = "Cohen et al. 2021, arXiv 2103.00065"

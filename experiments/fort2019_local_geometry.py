@@ -25,7 +25,6 @@ from typing import Any, Literal, cast
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _fort2019_claims as judged
@@ -36,6 +35,7 @@ from experiments import _fort2019_model as random_model
 from experiments import _fort2019_network as network
 from landscape_jax import Record
 from landscape_jax.driver import held_interrupts
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 PARTS = ("model", "network", "conditions", "goldilocks")

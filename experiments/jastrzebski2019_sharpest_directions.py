@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _jastrzebski2019_claims as judged
 from experiments import _jastrzebski2019_figures as figures
 from landscape_jax import Record
 from landscape_jax.driver import held_interrupts
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 

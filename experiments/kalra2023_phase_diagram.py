@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _kalra2023_figures as figures
@@ -33,6 +32,7 @@ from experiments import _kalra2023_verdicts as verdicts
 from experiments._kalra2023_first_steps import BOUNDARIES, Task
 from experiments._kalra2023_verdicts import EVERY, SATURATION_CS
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 SETS = {"digits": 1797, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}

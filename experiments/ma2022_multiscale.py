@@ -17,7 +17,6 @@ import dataclasses
 from typing import Literal
 
 import jax
-from matplotlib.figure import Figure
 
 from experiments import _ma2022_claims as judged
 from experiments import _ma2022_figures as figures
@@ -26,6 +25,7 @@ from experiments import _ma2022_networks as networks
 from experiments import _ma2022_toys as toys
 from experiments._float64 import float64
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 from landscape_jax.types import Key
 
