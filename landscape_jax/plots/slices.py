@@ -31,7 +31,7 @@ def section(
         raise ValueError(f"values have shape {values.shape}, which doesn't end in the {len(xs)} places xs: [n] or [lines, n]")
     if labels is not None and (isinstance(labels, str) or len(labels) != len(values)):
         raise ValueError(f"section: labels={labels!r} for {len(values)} lines: give a list of as many")
-    log = log and _spans(_finite(values))
+    log = _spans(_finite(values)) and log
     values = np.where(np.isfinite(values), values, np.nan)
     with matplotlib.rc_context(STYLE):
         own = axes is None
@@ -66,7 +66,7 @@ def contour(
     xs, ys, values = _plane("contour", xs, ys, values)
     if levels < 2:
         raise ValueError(f"contour: levels={levels} must be at least 2")
-    shown, log = np.ma.masked_invalid(values), log and _spans(_finite(values))
+    shown, log = np.ma.masked_invalid(values), _spans(_finite(values)) and log
     low, high = float(shown.min()), float(shown.max())
     flat = high - low <= 1e-12 * max(abs(low), abs(high))
     room = max(abs(low), 1) * 1e-6
@@ -105,7 +105,7 @@ def relief(
     Returns: the figure.
     """
     xs, ys, values = _plane("relief", xs, ys, values)
-    log = log and _spans(_finite(values))
+    log = _spans(_finite(values)) and log
     heights = np.where(np.isfinite(values), np.log10(np.where(values > 0, values, 1)) if log else values, np.nan)
     low, high = np.nanmin(heights), np.nanmax(heights)
     flat = high - low <= 1e-12 * max(abs(low), abs(high))
