@@ -11,6 +11,7 @@ from conftest import clean_environment
 
 import landscape_jax as lj
 from landscape_jax import plots
+from landscape_jax.plots import style
 
 
 def made(*shape):
@@ -313,6 +314,7 @@ def test_planes_with_holes_flat_ones_and_negative_ones(draw, tmp_path):
         (2.3 + 1e-3 * bowl(), "loss"),
         (bowl(), "loss"),
         (1e7 * bowl(), "loss"),
+        (1e-4 * (2 + 0.02 * bowl()), r"loss / $10^{-4}$"),
         (np.full((21, 17), 2.302585), "loss"),
     ],
 )
@@ -390,3 +392,12 @@ def test_keys_lie_outside_of_the_axes(figure):
 def test_finite_range():
     assert plots.finite_range([[1, np.nan], [np.inf, -3]]) == (-3, 1)
     assert plots.finite_range([np.nan], otherwise=(0.1, 1.0)) == (0.1, 1)
+
+
+def test_number_labels():
+    assert style.number_labels([200, 300, 1000]) == ["200", "300", "1000"]
+    assert style.number_labels([0.1, 0.1001]) == ["0.1", "0.1001"]
+    assert style.number_labels(np.geomspace(0.05, 50, 4)) == ["0.05", "0.5", "5", "50"]
+    assert style.number_labels(np.array([-2.7e-301, 8.4e-201, 8.3e7])) == ["−2.7e−301", "8.4e−201", "8.3e+07"]
+    assert style.number_labels([2.302583]) == style.number_labels([2.302583, 2.302583])[:1] == ["2.30258"]
+    assert style.number_labels([]) == []

@@ -9,7 +9,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 
-from landscape_jax.plots.style import PLAIN, STYLE, Figure, draw_curve, styles, tick_labels
+from landscape_jax.plots.style import PLAIN, STYLE, Figure, draw_curve, number_labels, styles, tick_labels
 
 
 def section(
@@ -82,7 +82,7 @@ def contour(
         if not flat:
             axes.contour(xs, ys, shown.T, steps[::3], colors="white", linewidths=0.4, alpha=0.6)
         ticks = [low] if flat else steps[:: max(1, levels // 6)] if log else _nice(low, high)
-        labels, name = tick_labels(ticks, "loss")
+        labels, name = (number_labels(ticks), "loss") if log else tick_labels(ticks, "loss")
         bar = axes.figure.colorbar(filled, ax=axes, label=name)
         bar.set_ticks(list(ticks), labels=labels)
         bar.minorticks_off()

@@ -86,24 +86,25 @@ def number_labels(values: Sequence[float] | np.ndarray) -> list[str]:
     values = np.asarray(values, float)
     gaps = np.abs(np.diff(values))
     gaps = np.where(gaps > 0, gaps, np.inf)
-    near = np.minimum(np.r_[np.inf, gaps], np.r_[gaps, np.inf])  # to the nearer neighbour
-    if np.isinf(near).all():
-        return [f"{x:.6g}".replace("-", "−") for x in values]
-    for digits in range(2, 17):
-        labels = [f"{x:.{digits}g}" for x in values]
-        wrong = np.abs(np.array(labels, float) - values)
-        if (wrong[np.isfinite(near)] <= 0.1 * near[np.isfinite(near)]).all():
-            break
-    return [label.replace("-", "−") for label in labels]
+    near = np.minimum(np.r_[np.inf, gaps], np.r_[gaps, np.inf])[: len(values)]  # to the nearer neighbour
+    alone = np.isinf(near)
+    digits = 6 if alone.all() else 2
+    while True:
+        rounded = np.array([float(f"{x:.{digits}g}") for x in values])
+        if digits == 17 or (np.abs(rounded - values)[~alone] <= 0.1 * near[~alone]).all():
+            return [f"{x:.{max(digits, 5)}g}".replace("-", "−") for x in rounded]
+        digits += 1
 
 
 def tick_labels(ticks: Sequence[float] | np.ndarray, name: str, most: int = 7) -> tuple[list[str], str]:
-    """Labels of ticks and the name of their axis, which tells an offset and a power of ten where labels would be long."""
+    """Labels of even ticks, and the name of their axis, which takes an offset and a power of ten where labels would be long."""
     labels = number_labels(ticks)
+    ticks = np.asarray(ticks, float)
     if max(map(len, labels), default=0) <= most:
         return labels, name
-    offset = labels[0]
-    away = np.asarray(ticks, float) - float(offset.replace("−", "-"))
-    power = int(np.floor(np.log10(np.abs(away).max())))
-    told = f"+ {offset[1:]}" if offset.startswith("−") else f"− {offset}"
-    return number_labels(away / 10.0**power), f"({name} {told}) / $10^{{{power}}}$"
+    if np.abs(ticks).max() > 100 * np.ptp(ticks):
+        offset = labels[0]
+        ticks = ticks - float(offset.replace("−", "-"))
+        name = f"({name} + {offset[1:]})" if offset.startswith("−") else f"({name} − {offset})"
+    power = int(np.floor(np.log10(np.abs(ticks).max())))
+    return number_labels(np.round(ticks / 10.0**power, 9)), f"{name} / $10^{{{power}}}$"

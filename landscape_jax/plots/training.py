@@ -180,12 +180,12 @@ def _frame(axes: Axes, curves: _Curves, values: np.ndarray, limits: np.ndarray, 
     elif sizes.size and large >= 100 * small:
         axes.set_yscale("symlog", linthresh=small)
     scale = axes.get_yscale()
-    reach = large * (1.6 if scale == "linear" else 10)
+    reach = float(large) * (1.6 if scale == "linear" else 10)
     seen = np.fmin.reduce(limits, axis=-1) <= reach
     lines = np.minimum(limits[seen], reach).ravel()
     inside = np.r_[inside, lines[np.isfinite(lines) & ((lines > 0) | (scale != "log"))]]
     if inside.size:
-        axes.set_ylim(_padded(inside.min(), inside.max(), scale, from_zero))
+        axes.set_ylim(_padded(float(inside.min()), float(inside.max()), scale, from_zero))
     else:
         axes.set(ylim=(0, 1), yticks=[])
     return seen & np.isfinite(limits).any(axis=-1)
