@@ -1,7 +1,7 @@
 """Curves of training: loss and sharpness against step."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import matplotlib.cm
@@ -12,27 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from landscape_jax.plots.style import STYLE, Figure, colours, draw_curve, number_labels, styles, thinned
-from landscape_jax.record import Record, clock
+from landscape_jax.plots.runs import Curves, read_curves, read_thresholds
+from landscape_jax.plots.style import STYLE, Figure, colours, draw_curve, styles, thinned
 
-RATES = ("learning_rate", "rate", "lr", "step_size", "eta", "η")
 DASHED: Any = (0, (4, 3))
 DOTTED: Any = (0, (1, 1.5))
 MOST_IN_LEGEND = 10
-
-
-class _Curves(NamedTuple):
-    """Runs in groups of one colour; NaN stands for all that is not finite."""
-
-    step: np.ndarray  # [T]
-    loss: np.ndarray  # [g, s, T]
-    sharpness: np.ndarray  # [g, s, T]
-    further: np.ndarray  # [g, s, T, k − 1]: further eigenvalues
-    end: np.ndarray  # [g, s]: how many records there are before a run diverged; T where it didn't
-    axis: int  # which axis of runs the groups are
-    by: str  # its name
-    over: str  # the name of the axis of runs in a group
-    labels: list[str]  # [g]
 
 
 def sharpness(
@@ -62,8 +47,8 @@ def sharpness(
       threshold_label: the threshold's name, e.g. "2/η", "38/η" or "2(1 + β)/η" (`theory.stability`).
     Returns: a figure of two panels: `savefig` it, or end a notebook's cell with it.
     """
-    curves = _curves(record, by, labels)
-    limits = _thresholds(threshold, curves, np.shape(record["loss"]))
+    curves = read_curves(record, by, labels)
+    limits = read_thresholds(threshold, curves, np.shape(record["loss"]))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.3, 5.0), dpi=200)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
@@ -84,91 +69,10 @@ def sharpness(
         return figure
 
 
-# ── what is drawn ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _curves(record: Mapping, by: str | None, labels: Sequence[str] | None) -> _Curves:
-    for name in ("step", "loss", "sharpness"):
-        if name not in record:
-            raise ValueError(
-                f"sharpness: the record has {', '.join(sorted(record))}, but no {name!r}: run with "
-                'observe={"loss": observe.loss, "sharpness": observe.sharpness(curvature)}'
-            )
-    loss, values = (np.asarray(record[name], float) for name in ("loss", "sharpness"))
-    times = np.shape(record["step"])[-1:]
-    if not 1 <= loss.ndim <= 3 or loss.shape[-1:] != times or times == (0,):
-        raise ValueError(
-            f"sharpness: loss has shape {loss.shape} and step {np.shape(record['step'])}: plot [T], [groups, T] or "
-            "[groups, runs, T], T at least 1; of more axes take one entry"
-        )
-    if loss.shape not in (values.shape, values.shape[:-1]):
-        raise ValueError(f"sharpness has shape {values.shape}, neither that of the loss, {loss.shape}, nor one axis more")
-    axes = _axes_of_runs(record, loss.shape)
-    by = _default_axis(record, axes) if by is None else by
-    if by not in (axes or ("",)):
-        raise ValueError(f"sharpness: by={by!r} is no axis of runs of this record: it has {', '.join(axes) or 'none'}")
-    axis = list(axes).index(by) if axes else 0
-    loss, values = _grouped(loss, axis), _grouped(values.reshape(*loss.shape, -1), axis, trailing=2)
-    shown = _labels(axes.get(by, np.empty(1)), labels)
-    loss, values = (np.where(np.isfinite(x), x, np.nan) for x in (loss, values))
-    finite = np.isfinite(loss)
-    end = np.where(finite.any(-1), loss.shape[-1] - finite[..., ::-1].argmax(-1), 0)
-    over = next((name for name in axes if name != by), "")
-    return _Curves(clock(record), loss, values[..., 0], values[..., 1:], end, axis, by, over, shown)
-
-
-def _axes_of_runs(record: Mapping, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    if isinstance(record, Record) and np.shape(record["step"]) == shape:
-        return {name: x for name, x in record.axes.items() if name != "step"}
-    return {f"axis_{i}": np.arange(n) for i, n in enumerate(shape[:-1])}
-
-
-def _default_axis(record: Mapping, axes: Mapping) -> str:
-    own = [name for name, x in getattr(record, "named", {}).items() if name in axes and x is not None]
-    return next((name for name in RATES if name in axes), own[0] if len(own) == 1 else next(iter(axes), ""))
-
-
-def _grouped(values: np.ndarray, axis: int, trailing: int = 1) -> np.ndarray:
-    """[g, s, T, ...] from [T, ...], [g, T, ...] or [g, s, T, ...], where the axis of groups may be another than the first."""
-    values = np.moveaxis(values, axis, 0) if values.ndim > trailing else values[None]
-    return values.reshape(len(values), -1, *values.shape[-trailing:])
-
-
-def _labels(coordinates: np.ndarray, labels: Sequence[str] | None) -> list[str]:
-    if labels is None:
-        numbers = np.issubdtype(coordinates.dtype, np.number) or coordinates.dtype.kind == "V"  # bfloat16 and kin
-        return number_labels(coordinates.astype(float)) if numbers else [str(x) for x in coordinates]
-    if isinstance(labels, str) or len(labels) != len(coordinates):
-        raise ValueError(f"sharpness: labels={labels!r}, but there are {len(coordinates)} groups: give a list of as many")
-    return [str(x) for x in labels]
-
-
-def _thresholds(threshold: ArrayLike | None, curves: _Curves, shape: tuple[int, ...]) -> np.ndarray:
-    """[g, s or 1, T]; no groups for None."""
-    groups, _, times = curves.loss.shape
-    if threshold is None:
-        return np.empty((0, 1, times))
-    given = np.asarray(threshold, float)
-    if given.ndim > 1 and given.shape == shape:
-        limits = _grouped(given, curves.axis)  # NaN, as recorded, where a run has diverged
-        low, high = np.fmin.reduce(limits, axis=1), np.fmax.reduce(limits, axis=1)
-        return high[:, None] if np.allclose(low, high, rtol=1e-5, atol=0, equal_nan=True) else limits
-    if given.ndim == 1 and len(given) == groups == times > 1:
-        raise ValueError(f"sharpness: {times} thresholds for as many groups as records: give threshold[:, None] or [None, :]")
-    given = given[:, None] if given.shape == (groups,) else given
-    try:
-        return np.broadcast_to(given, (groups, times))[:, None]
-    except ValueError:
-        raise ValueError(
-            f"sharpness: threshold has shape {given.shape}: give one number, one for each of the {groups} groups, one for "
-            f"each of the {times} records, or [{groups}, {times}]"
-        ) from None
-
-
 # ── axes ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _frame(axes: Axes, curves: _Curves, values: np.ndarray, limits: np.ndarray, span: float, from_zero: bool) -> np.ndarray:
+def _frame(axes: Axes, curves: Curves, values: np.ndarray, limits: np.ndarray, span: float, from_zero: bool) -> np.ndarray:
     """Sets scale and limits of the y axis; returns which thresholds it shows, [g, s or 1]."""
     inside = _typical(curves, values)
     sizes = np.abs(inside[inside != 0])
@@ -191,7 +95,7 @@ def _frame(axes: Axes, curves: _Curves, values: np.ndarray, limits: np.ndarray, 
     return seen & np.isfinite(limits).any(axis=-1)
 
 
-def _typical(curves: _Curves, values: np.ndarray) -> np.ndarray:
+def _typical(curves: Curves, values: np.ndarray) -> np.ndarray:
     """The finite values that decide on limits: not the last ones of runs that diverged."""
     whole = curves.end == len(curves.step)
     inside = np.r_[values[whole].ravel(), values[..., 0].ravel()]
@@ -218,7 +122,7 @@ def _padded(low: float, high: float, scale: str, from_zero: bool) -> tuple[float
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _draw(axes: Axes, curves: _Curves, values: np.ndarray) -> None:
+def _draw(axes: Axes, curves: Curves, values: np.ndarray) -> None:
     for group, end, (colour, dash) in zip(values, curves.end, styles(len(values)), strict=False):
         if len(group) > 1:
             for row in group:
@@ -247,13 +151,13 @@ def _last_finite(step: np.ndarray, row: np.ndarray, end: int, limits: tuple[floa
     return float(step[at]), float(np.clip(row[at], *limits)) if places.size else limits[1]
 
 
-def _draw_further(axes: Axes, curves: _Curves) -> None:
+def _draw_further(axes: Axes, curves: Curves) -> None:
     for group, end, colour in zip(curves.further, curves.end, colours(len(curves.further)), strict=True):
         for values in np.moveaxis(group, -1, 0):
             draw_curve(axes, curves.step, _median(values, end), color=colour, lw=0.7, ls=DOTTED, zorder=2)
 
 
-def _draw_thresholds(axes: Axes, curves: _Curves, limits: np.ndarray, seen: np.ndarray, name: str) -> None:
+def _draw_thresholds(axes: Axes, curves: Curves, limits: np.ndarray, seen: np.ndarray, name: str) -> None:
     single = len(curves.loss) == 1
     for group, drawn, colour in zip(limits, seen, colours(len(curves.loss)), strict=False):
         for row in group[drawn]:
@@ -271,7 +175,7 @@ def _draw_thresholds(axes: Axes, curves: _Curves, limits: np.ndarray, seen: np.n
 # ── keys, outside of the axes ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _add_colour_key(figure: Figure, curves: _Curves, titled: bool) -> None:
+def _add_colour_key(figure: Figure, curves: Curves, titled: bool) -> None:
     """What the colours are: a legend, or a colour bar for many."""
     n = len(curves.labels)
     if not curves.by and titled:
@@ -290,7 +194,7 @@ def _add_colour_key(figure: Figure, curves: _Curves, titled: bool) -> None:
     bar.minorticks_off()
 
 
-def _add_line_key(figure: Figure, curves: _Curves, threshold: str | None) -> None:
+def _add_line_key(figure: Figure, curves: Curves, threshold: str | None) -> None:
     """What bold and thin, dashed and dotted lines and crosses are, above the panels."""
     groups, runs, times = curves.loss.shape
     colour = "black" if groups == 1 else "0.35"
