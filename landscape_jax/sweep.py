@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, tree
+from landscape_jax.arguments import count, require
 from landscape_jax.record.axes import named
 
 
@@ -97,11 +98,13 @@ def grid(fn: Callable) -> Sweep:
 
     Cost: len(xs) · len(ys) · … times that of `fn`.
     """
+    require("grid", fn=fn)
     return Sweep(fn, product=True)
 
 
 def zipped(fn: Callable) -> Sweep:
     """`zipped(fn)(xs [n], ys [n])` has leaves [n, ...]: entry i is `fn(xs[i], ys[i])`, compiled as one program."""
+    require("zipped", fn=fn)
     return Sweep(fn, product=False)
 
 
@@ -113,8 +116,8 @@ def chunked(fn: Callable | Sweep, size: int | None = None) -> Sweep:
       size: how many; by default as many as fit into half of the memory that is free, by the compiler's own
         account of what two runs take (which costs one more compilation).
     """
-    if size is not None and size < 1:
-        raise ValueError(f"chunked: size={size} must be at least 1")
+    if size is not None:
+        count("chunked", size=size)
     return dataclasses.replace(_sweep(fn), size=size, fitted=size is None)
 
 
