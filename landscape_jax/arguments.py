@@ -346,6 +346,10 @@ ROLES: dict[str, Role] = {
     "inner": _DYNAMICS,
     "observe": _OBSERVE,
     "key": _KEY,
+    "params": Role(
+        "a pytree of float arrays", lambda x: kind(x) in ("array", "mapping", "sequence", "object"),
+        {"model": "write model.init(key, inputs)", "module": "write module.init(key, inputs)[\"params\"]"},
+    ),
     "measure": _function("a function moment -> value", 1, observable="it is one already"),
     "vectors": _function("a function (key, moment) -> vectors", 2),
     "steps": _function("a function (key, moment) -> steps", 2),

@@ -216,7 +216,7 @@ def _going_on(by: str, run: Run, dynamics: Dynamics, observe: Observe) -> None:
 
 
 def _checked(key: Key, params: Params, dynamics: Dynamics, observe: Observe) -> None:
-    require("run", key=key, dynamics=dynamics, observe=observe)
+    require("run", key=key, params=params, dynamics=dynamics, observe=observe)
     tree.check(params)
     for name, observable in observe.items():
         if name == "step":

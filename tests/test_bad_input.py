@@ -361,7 +361,11 @@ ROWS = {
         r"cross_sections: places is empty",
     ),
     "nudged: uphill": (lambda: nudge(-0.1), ValueError, r"nudged: gamma=-0\.1 must be at least 0"),
-    "nudged: gamma for each direction": (lambda: nudge(jnp.ones(2)), ValueError, r"gamma must be one real number, but is an array of shape \(2,\)"),
+    "nudged: gamma for each direction": (
+        lambda: nudge(jnp.ones(2)),
+        ValueError,
+        r"gamma must be one real number, but is an array of shape \(2,\)",
+    ),
     "nudged: never refreshed": (lambda: nudge(0.1, refresh=0), ValueError, r"nudged: refresh=0 must be at least 1"),
     "nudged: k more than p": (
         lambda: run(dynamics=nudge(0.1, k=4)),
