@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from landscape_jax import checkpoint as checkpoints
 from landscape_jax import devices, sweep, tree
+from landscape_jax.arguments import count, described, require
 from landscape_jax.engine import Observe, Run, Status, hoisted, scanned, to_next_record
 from landscape_jax.record import Gathered, Record
 from landscape_jax.record import folder as results
@@ -78,7 +79,12 @@ def drive(
     Raises: `Interrupted`, with the run and the record up to there, at the end of the chunk in which Ctrl-C came; a second
       Ctrl-C is Python's own. `ValueError` for another run's checkpoints; `record.Unwritable` where they can't be written.
     """
-    if every < 1 or num_steps < 1 or num_steps % every:
+    if not isinstance(run, Run):
+        raise TypeError(f"drive: run must be a Run, but is {described(run)}: write lj.start(key, params, dynamics, observe)")
+    require("drive", dynamics=dynamics, observe=observe)
+    count("drive", num_steps=num_steps, every=every, keep=keep)
+    count("drive", **{name: n for name, n in (("chunk", chunk), ("size", size)) if n is not None})
+    if num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and both at least 1")
     chunk = every * _few(num_steps // every) if chunk is None else chunk
     if chunk < 1 or chunk % every:

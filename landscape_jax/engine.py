@@ -19,6 +19,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import devices, tree
+from landscape_jax.arguments import count, described, number, require
 from landscape_jax.record import Record
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
@@ -52,7 +53,7 @@ def start(key: Key, params: Params, dynamics: Dynamics, observe: Observe) -> Run
       dynamics: what moves θ.
       observe: what to record, by name; "step" is taken.
     """
-    _checked(key, params, observe)
+    _checked(key, params, dynamics, observe)
     params = jax.tree.map(jnp.asarray, params)
     memory = {name: o.init(_own_key(key, name), params) for name, o in observe.items()}
     return Run(key, jnp.int32(0), jnp.int32(Status.RUNNING), params, dynamics.init(params), memory)
@@ -78,7 +79,10 @@ def advance(
       ceiling: the loss above which a run counts as diverged; float32 losses pass 1e25 before they overflow.
     Returns: the run, and its record: leaves [num_steps // every, ...], with "step".
     """
-    if every < 1 or num_steps < 0 or num_steps % every:
+    _going_on("advance", run, dynamics, observe)
+    count("advance", 0, num_steps=num_steps)
+    count("advance", every=every)
+    if num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
     return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
 
@@ -101,8 +105,8 @@ def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ce
       run, dynamics, observe, ceiling: as for `advance`.
     Cost: the looks, and a step with each of which nothing is kept.
     """
-    if looks < 1:
-        raise ValueError(f"warmed: looks={looks} must be at least 1")
+    count("warmed", looks=looks)
+    _going_on("warmed", run, dynamics, observe)
     observed = _observed(run, dynamics, observe, ceiling)
     look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
     return run._replace(memory=jax.lax.fori_loop(0, looks, look, run.memory))
@@ -118,6 +122,9 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
     Args:
       gaps: [records] int32, each at least 1; a gap below counts as 1. `pace` makes them even.
     """
+    _going_on("paced", run, dynamics, observe)
+    if not hasattr(gaps, "dtype"):
+        raise TypeError(f"paced: gaps must be a row of integers, but is {described(gaps)}: write jnp.array([10, 10])")
     if jnp.ndim(gaps) != 1 or not jnp.issubdtype(jnp.result_type(gaps), jnp.integer):
         raise ValueError(f"gaps must be one row of integers, [records], not {jnp.shape(gaps)} {jnp.result_type(gaps)}")
     observed = _observed(run, dynamics, observe, ceiling)
@@ -132,8 +139,10 @@ def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
       growth: how many times as long as the first gap the last one is, all in geometric progression but for rounding to whole
         steps; 1 makes them even.
     """
-    if records < 1 or not growth > 0:
-        raise ValueError(f"records={records} must be at least 1, and growth={growth} positive")
+    count("pace", records=records)
+    if not isinstance(num_steps, Array):
+        count("pace", records, num_steps=num_steps)
+    number("pace", growth=growth, more_than=0)
     part = np.linspace(0, 1, records + 1)
     part = part if growth == 1 else (growth**part - 1) / (growth - 1)  # of the time, until the end of each gap
     spare = jnp.asarray(num_steps, jnp.int32) - records  # beyond the one step that each must have
@@ -200,9 +209,14 @@ def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Ar
     return after, moment, alive
 
 
-def _checked(key: Key, params: Params, observe: Observe) -> None:
-    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-        raise TypeError("key must be a typed PRNG key: jax.random.key(seed), not an integer or a jax.random.PRNGKey")
+def _going_on(by: str, run: Run, dynamics: Dynamics, observe: Observe) -> None:
+    if not isinstance(run, Run):
+        raise TypeError(f"{by}: run must be a Run, but is {described(run)}: write lj.start(key, params, dynamics, observe)")
+    require(by, dynamics=dynamics, observe=observe)
+
+
+def _checked(key: Key, params: Params, dynamics: Dynamics, observe: Observe) -> None:
+    require("run", key=key, params=params, dynamics=dynamics, observe=observe)
     tree.check(params)
     for name, observable in observe.items():
         if name == "step":
@@ -253,7 +267,7 @@ def run(
 
     A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again.
     """
-    _checked(key, params, observe)
+    _checked(key, params, dynamics, observe)
     return _compiled_run(
         key, params, hoisted(dynamics), hoisted(dict(observe)), ceiling, num_steps=num_steps, every=every
     )
@@ -261,6 +275,8 @@ def run(
 
 def check(run: Run) -> None:
     """Raise `FloatingPointError` on the host if the run, or any of a batch, diverged: which, when, and what to do."""
+    if not isinstance(run, Run):
+        raise TypeError(f"check: run must be a Run, but is {described(run)}: give the first of what run and drive return")
     status, step = devices.fetched((run.status, run.step))
     bad = np.argwhere(status != Status.RUNNING)
     if len(bad) == 0:

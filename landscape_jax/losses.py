@@ -8,6 +8,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from landscape_jax import devices, tree
+from landscape_jax.arguments import count, require
 from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params
 
 
@@ -104,6 +105,8 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
     Returns: a loss whose batch is the pair (x [n, ...], y [n, ...]).
     """
 
+    require("mean", apply=apply, criterion=criterion)
+
     def loss(params: Params, batch: Batch) -> Array:
         inputs, targets = batch
         tree.num_examples(batch)
@@ -122,6 +125,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None) -> Loss:
       axis: the mesh axis that examples are split over; default: its first. Examples beyond the largest multiple of its
         length are done by all.
     """
+    require("sharded", loss=loss, mesh=mesh)
     Coupled.refuse("sharded", loss)
     value = devices.mean_over(loss, mesh, axis)
     value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis)
@@ -147,9 +151,9 @@ def chunked(loss: Loss, num_chunks: int) -> Loss:
 
     Cost: that of the loss; of its gradient, one forward pass more (a chunk is gone through again on the way back).
     """
+    require("chunked", loss=loss)
+    count("chunked", num_chunks=num_chunks)
     Coupled.refuse("chunked", loss)
-    if num_chunks < 1:
-        raise ValueError(f"chunked: num_chunks={num_chunks} must be at least 1")
 
     def whole(params: Params, batch: Batch) -> Array:
         n = tree.num_examples(batch)
@@ -171,6 +175,7 @@ def chunked(loss: Loss, num_chunks: int) -> Loss:
 
 def check(loss: Loss, params: Params, batch: Batch) -> None:
     """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic."""
+    require("check", loss=loss)
     out = jax.eval_shape(loss, params, batch)
     if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
         what = f"shape {out.shape} and dtype {out.dtype}" if hasattr(out, "shape") else f"a {type(out).__name__}"

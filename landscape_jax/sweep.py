@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, tree
+from landscape_jax.arguments import count, require
 from landscape_jax.record.axes import Record, named
 
 
@@ -113,12 +114,14 @@ def grid(fn: Callable) -> Sweep:
 
     Cost: len(xs) · len(ys) · … times that of `fn`.
     """
-    return Sweep(_function("grid", fn), product=True)
+    require("grid", fn=fn)
+    return Sweep(fn, product=True)
 
 
 def zipped(fn: Callable) -> Sweep:
     """`zipped(fn)(xs [n], ys [n])` has leaves [n, ...]: entry i is `fn(xs[i], ys[i])`, compiled as one program."""
-    return Sweep(_function("zipped", fn), product=False)
+    require("zipped", fn=fn)
+    return Sweep(fn, product=False)
 
 
 def chunked(fn: Callable | Sweep, size: int | None = None) -> Sweep:
@@ -129,8 +132,8 @@ def chunked(fn: Callable | Sweep, size: int | None = None) -> Sweep:
       size: how many; by default as many as fit into half of the memory that is free, by the compiler's own
         account of what two runs take (which costs one more compilation).
     """
-    if size is not None and (not isinstance(size, (int, np.integer)) or size < 1):
-        raise ValueError(f"chunked: size={size!r} must be at least 1, a whole number")
+    if size is not None:
+        count("chunked", size=size)
     return dataclasses.replace(_sweep(fn), size=size, fitted=size is None)
 
 
@@ -145,8 +148,8 @@ def sharded(fn: Callable | Sweep, mesh: Mesh | None = None) -> Sweep:
       fn: a sweep, or a function, which counts as zipped.
       mesh: default: all devices of all processes.
     """
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(f"sharded: mesh={mesh!r} is not a jax.sharding.Mesh: devices.mesh() makes one of all devices")
+    if mesh is not None:
+        require("sharded", mesh=mesh)
     return dataclasses.replace(_sweep(fn), mesh=devices.mesh("runs") if mesh is None else mesh)
 
 
@@ -172,12 +175,6 @@ def over_runs(fn: Callable, mesh: Mesh | None = None, size: int | None = None) -
 
 def _sweep(fn: Callable | Sweep) -> Sweep:
     return fn if isinstance(fn, Sweep) else zipped(fn)
-
-
-def _function(name: str, fn: Callable) -> Callable:
-    if not callable(fn):
-        raise TypeError(f"{name}: {fn!r} is not a function: write {name}(fn)(xs, ys)")
-    return fn
 
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -25,10 +25,16 @@ def num_examples(batch: Batch) -> int:
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     if not leaves:
         raise ValueError("the batch holds no array: pass at least one, with examples along its leading axis")
+    for path, leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            name = f"batch{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{name} is a {type(leaf).__name__}, not an array: write jnp.asarray(...) for lists of numbers")
     lengths = {f"batch{jax.tree_util.keystr(path)}": leaf.shape[0] if leaf.ndim else None for path, leaf in leaves}
     if None in lengths.values() or len(set(lengths.values())) > 1:
         told = ", ".join(f"{name}: {'a scalar' if n is None else n}" for name, n in lengths.items())
         raise ValueError(f"the leaves of a batch must share their leading example axis, but have {told}")
+    if leaves[0][1].shape[0] == 0:
+        raise ValueError("the batch holds no example: its leaves have a leading axis of length 0")
     return leaves[0][1].shape[0]
 
 

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
+    {"arguments"},
     {"tree"},
     {"devices", "record"},
     {"losses"},

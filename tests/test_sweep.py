@@ -258,9 +258,9 @@ def test_bad_calls_of_sweeps():
     for call, error, told in (
         (lambda: lj.sweep.grid(by_keyword)(c=[1.0]), TypeError, r"sweep of by_keyword\(a, \*, c\): missing .*'a'"),
         (lambda: lj.sweep.zipped(by_keyword)([1.0], [2.0]), TypeError, "too many positional"),
-        (lambda: lj.sweep.grid(0.1), TypeError, "grid: 0.1 is not a function"),
-        (lambda: lj.sweep.sharded(by_keyword, 8), TypeError, "mesh=8 is not a jax.sharding.Mesh"),
-        (lambda: lj.sweep.chunked(by_keyword, 2.5), ValueError, "size=2.5 must be at least 1, a whole number"),
+        (lambda: lj.sweep.grid(0.1), TypeError, "grid: fn must be a function, but is 0.1"),
+        (lambda: lj.sweep.sharded(by_keyword, 8), TypeError, "sharded: mesh must be a mesh of devices, but is 8: write jax.make_mesh"),
+        (lambda: lj.sweep.chunked(by_keyword, 2.5), TypeError, "chunked: size must be an integer, but is 2.5"),
     ):
         with pytest.raises(error, match=told):
             call()

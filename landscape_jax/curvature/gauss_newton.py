@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import losses, tree
+from landscape_jax.arguments import count, require
 from landscape_jax.curvature.hessian import hessian
 from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
 
@@ -33,6 +34,8 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
     Cost: about one gradient and one forward tangent a product, less than a Hessian product; memory of one gradient.
     Source: N. Schraudolph 2002, Neural Computation 14(7), eq. 8; J. Martens 2020, arXiv 1412.1193, §8.
     """
+
+    require("ggn", apply=apply, criterion=criterion, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
@@ -60,6 +63,8 @@ def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
     Source: V. Papyan 2019, arXiv 1901.08244, eq. 3 (there H, hence the name).
     """
 
+    require("h_term", apply=apply, criterion=criterion, precision=precision)
+
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
         with jax.default_matmul_precision(precision):
@@ -76,6 +81,8 @@ def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
     Source: J. Martens 2020, arXiv 1412.1193, §11; F. Kunstner et al. 2019, arXiv 1905.12558, for what it is not.
     """
 
+    require("fisher", apply=apply, criterion=criterion, precision=precision)
+
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
         return _outer_products(lambda theta: criterion(apply(theta, inputs), targets), params, precision, n)
@@ -91,6 +98,8 @@ def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = 
 
     Cost: one forward tangent and one gradient a product. Centred over the whole batch, so it can't be cut into chunks.
     """
+
+    require("gradient_covariance", apply=apply, criterion=criterion, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
@@ -123,14 +132,14 @@ def sampled_fisher(
     Cost: S forward tangents and gradients a product.
     Source: J. Martens 2020, arXiv 1412.1193, §5.
     """
+    require("sampled_fisher", apply=apply, criterion=criterion, key=key, precision=precision)
+    count("sampled_fisher", num_samples=num_samples)
     sample = losses.SAMPLERS.get(criterion) if sample is None else sample
     if sample is None:
         raise ValueError(
             f"sampled_fisher: no model is known whose −log probability is {getattr(criterion, '__name__', criterion)}: "
             "pass sample=(key, outputs) -> targets"
         )
-    if num_samples < 1:
-        raise ValueError(f"sampled_fisher: num_samples={num_samples} must be at least 1")
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, _, n = _checked(params, batch)
@@ -155,6 +164,8 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
     Cost: one forward tangent and one gradient a product.
     Source: A. Jacot et al. 2018, arXiv 1806.07572, eq. 4.
     """
+
+    require("ntk", apply=apply, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, *_ = _checked(params, batch)

@@ -5,6 +5,7 @@ import warnings
 import jax
 
 from landscape_jax import losses, tree
+from landscape_jax.arguments import require
 from landscape_jax.types import Batch, Coupled, Curvature, Loss, MatVec, Params
 
 
@@ -22,6 +23,8 @@ def hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     Symmetric; as smooth as the loss: through ReLU it is the curvature of the linear pieces.
     Source: B. Pearlmutter 1994, "Fast exact multiplication by the Hessian", Neural Computation 6(1), eq. 3.
     """
+
+    require("hessian", loss=loss, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         gradient = _gradient(loss, params, batch, precision)
@@ -55,6 +58,8 @@ def linearized_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     compiles once where `hessian` traces at each product.
     """
 
+    require("linearized_hessian", loss=loss, precision=precision)
+
     def at(params: Params, batch: Batch) -> MatVec:
         return jax.linearize(_gradient(loss, params, batch, precision), params)[1]
 
@@ -68,6 +73,8 @@ def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
 
     Cost: about twice `hessian`'s time and memory a product.
     """
+
+    require("reverse_hessian", loss=loss, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         gradient = _gradient(loss, params, batch, precision)

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from landscape_jax import devices, tree
+from landscape_jax.arguments import count, number, product_at, require
 from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params
 
 # ── parts of the batch ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -31,9 +32,9 @@ def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
 
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
     """
+    require("chunked", curvature=curvature)
+    count("chunked", num_chunks=num_chunks)
     Coupled.refuse("chunked", curvature)
-    if num_chunks < 1:
-        raise ValueError(f"chunked: num_chunks={num_chunks} must be at least 1")
 
     def at(params: Params, batch: Batch) -> MatVec:
         n = tree.num_examples(batch)
@@ -47,10 +48,13 @@ def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
 
         def product(v: Params) -> Params:
             def add(total: Params, j: Array) -> tuple[Params, None]:
-                return tree.axpy(size / n, curvature(params, part(j * size, size))(v), total), None
+                matvec = product_at("chunked", curvature, params, part(j * size, size))
+                return tree.axpy(size / n, matvec(v), total), None
 
             total, _ = jax.lax.scan(add, tree.zeros_like(v), jnp.arange(whole))
-            return tree.axpy(rest / n, curvature(params, part(whole * size, rest))(v), total) if rest else total
+            if rest:
+                total = tree.axpy(rest / n, curvature(params, part(whole * size, rest))(v), total)
+            return total
 
         return product
 
@@ -68,8 +72,9 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None) -> Curvat
       axis: the mesh axis that examples are split over; default: its first.
     Cost: 1/devices of a product's time and memory, and one all-reduce of p numbers.
     """
+    require("sharded", curvature=curvature, mesh=mesh)
     Coupled.refuse("sharded", curvature)
-    product = devices.mean_over(lambda params, batch, v: curvature(params, batch)(v), mesh, axis)
+    product = devices.mean_over(lambda params, batch, v: product_at("sharded", curvature, params, batch)(v), mesh, axis)
     return lambda params, batch: lambda v: product(params, batch, v)
 
 
@@ -80,6 +85,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
     Targets are classes [n] or one-hot [n, C]. They must be concrete, not traced: how many examples a class has is a
     shape. A class without examples has A_k = 0.
     """
+    require("per_class", curvature=curvature)
     Coupled.refuse("per_class", curvature)
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
@@ -93,7 +99,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
             mine = (labels == label).nonzero()[0]
             if len(mine) == 0:
                 return tree.zeros_like
-            return curvature(params, jax.tree.map(lambda x: x[mine], batch))
+            return product_at("per_class", curvature, params, jax.tree.map(lambda x: x[mine], batch))
 
         return tuple(of(label) for label in range(count))
 
@@ -105,7 +111,9 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
 
 def shifted(curvature: Curvature, shift) -> Curvature:
     """(A + σI) v: damping, or an L2 penalty ½ σ ‖θ‖². `shift` is σ, shape []."""
-    return Coupled.like(curvature, lambda params, batch: _shifted(curvature(params, batch), shift))
+    require("shifted", curvature=curvature)
+    number("shifted", shift=shift)
+    return Coupled.like(curvature, lambda params, batch: _shifted(product_at("shifted", curvature, params, batch), shift))
 
 
 def _shifted(matvec: MatVec, shift) -> MatVec:
@@ -124,9 +132,11 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
     Source: J. Cohen et al. 2022, arXiv 2207.14484, §3.
     """
 
+    require("preconditioned", curvature=curvature)
+
     def at(params: Params, batch: Batch) -> MatVec:
         root = jax.tree.map(lambda x: jax.lax.rsqrt(jnp.asarray(x)), tree.broadcast(scale, params))  # P^-½
-        matvec = curvature(params, batch)
+        matvec = product_at("preconditioned", curvature, params, batch)
 
         def product(v: Params) -> Params:
             return jax.tree.map(jnp.multiply, root, matvec(jax.tree.map(jnp.multiply, root, v)))
@@ -141,7 +151,9 @@ def projected(curvature: Curvature, basis: Params) -> Curvature:
 
     Cost: one product and 4 m p multiply-adds.
     """
-    return Coupled.like(curvature, lambda params, batch: _between(curvature(params, batch), _projection(basis)))
+    require("projected", curvature=curvature)
+    onto = _projection("projected", basis)
+    return Coupled.like(curvature, lambda params, batch: _between(product_at("projected", curvature, params, batch), onto))
 
 
 def deflated(curvature: Curvature, basis: Params) -> Curvature:
@@ -150,16 +162,19 @@ def deflated(curvature: Curvature, basis: Params) -> Curvature:
     With eigenvectors for a basis, their eigenvalues become 0 and all others stay.
     Cost: one product and 4 m p multiply-adds.
     """
-    onto = _projection(basis)
-    return Coupled.like(curvature, lambda params, batch: _between(curvature(params, batch), lambda v: tree.sub(v, onto(v))))
+    require("deflated", curvature=curvature)
+    onto = _projection("deflated", basis)
+    off = lambda v: tree.sub(v, onto(v))  # noqa: E731
+    return Coupled.like(curvature, lambda params, batch: _between(product_at("deflated", curvature, params, batch), off))
 
 
 def _between(matvec: MatVec, project: MatVec) -> MatVec:
     return lambda v: project(matvec(project(v)))
 
 
-def _projection(basis: Params) -> MatVec:
+def _projection(by: str, basis: Params) -> MatVec:
     """v ↦ Qᵀ (Q Qᵀ)⁻¹ Q v."""
+    tree.check(basis, f"{by}: basis")
     gram = jax.vmap(lambda q: tree.dots(basis, q))(basis)  # Q Qᵀ  [m, m]
     return lambda v: tree.combine(jnp.linalg.solve(gram, tree.dots(basis, v)[:, None])[:, 0], basis)
 
@@ -174,8 +189,10 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
     Cost: one product of the whole.
     """
 
+    require("restricted", curvature=curvature, select=select)
+
     def at(params: Params, batch: Batch) -> MatVec:
-        matvec = curvature(params, batch)
+        matvec = product_at("restricted", curvature, params, batch)
         tree.select(params, select)  # it raises where nothing is selected
 
         def product(u: Params) -> Params:
@@ -194,12 +211,14 @@ def dense(curvature: Curvature, like: Params | None = None) -> Callable[[Params,
     Cost: p products, one at a time, and p² numbers.
     """
 
+    require("dense", curvature=curvature)
+
     def at(params: Params, batch: Batch) -> Array:
         flat, unravel = ravel_pytree(params if like is None else like)
         p = flat.size
         if p > 20_000:
             raise ValueError(f"dense: a {p} × {p} matrix is {4 * p * p / 2**30:.0f} GiB: use spectrum.eigsh or density")
-        matvec = curvature(params, batch)
+        matvec = product_at("dense", curvature, params, batch)
         return jax.lax.map(lambda row: ravel_pytree(matvec(unravel(row)))[0], jnp.eye(p, dtype=flat.dtype))
 
     return at

@@ -15,6 +15,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.arguments import count
 from landscape_jax.types import Batch, Batches, Key
 
 
@@ -39,8 +40,7 @@ def independent(data: Batch, batch_size: int) -> Batches:
     Cost: b random integers a step, and no shuffle.
     """
     tree.num_examples(data)
-    if batch_size < 1:
-        raise ValueError(f"independent: batch_size={batch_size} must be at least 1")
+    count("independent", batch_size=batch_size)
     pick = functools.partial(_chosen, functools.partial(_independent, batch_size))
     return Partial(pick, jax.tree.map(jnp.asarray, data))
 
@@ -58,6 +58,7 @@ def epochs(data: Batch, batch_size: int) -> Batches:
 
 def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
     n = tree.num_examples(data)
+    count(name, -(2**31), batch_size=batch_size)  # its range is told below
     if not 1 <= batch_size <= n:
         raise ValueError(
             f"{name}: batch_size={batch_size} must lie between 1 and the {n} examples of the data; "

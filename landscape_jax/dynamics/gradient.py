@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import losses, tree
+from landscape_jax.arguments import require
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -27,6 +28,7 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
 
     Cost: one value and gradient a step.
     """
+    require("gradient", loss=loss, optimizer=optimizer, batches=batches)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(batches: Batches, params: Params):

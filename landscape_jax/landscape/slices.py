@@ -24,6 +24,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, losses, tree
+from landscape_jax.arguments import count, product_at, require
 from landscape_jax.spectrum import eigsh
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Params
 
@@ -80,6 +81,7 @@ def _grid(
     name: str, loss: Loss, params: Params, directions: Params, axes: tuple, batch: Batch, *,
     progress: bool = False, size: int | None = None, mesh: Mesh | None = None,
 ) -> np.ndarray:  # fmt: skip
+    require(name, loss=loss)
     tree.check(params)
     losses.check(loss, params, batch)
     _check_directions(name, params, directions, len(axes))
@@ -170,12 +172,18 @@ def filter_normalised(direction: Params, params: Params, axis: int = -1) -> Para
 
 def random_directions(key: Key, params: Params, k: int = 2, axis: int = -1) -> Params:
     """A stack of k Gaussian directions, filter-normalised: nearly orthogonal where p is large. See `filter_normalised`."""
+    require("random_directions", key=key)
+    tree.check(params)
+    count("random_directions", k=k)
     return jax.vmap(lambda key: filter_normalised(tree.normal_like(key, params), params, axis))(jax.random.split(key, k))
 
 
 def sharpest(curvature: Curvature, params: Params, batch: Batch, k: int = 2) -> Eigs:
     """The k leading eigenpairs there; `.vectors` is a stack of unit directions. `spectrum.eigsh` has all options."""
-    return jax.jit(lambda params, batch: eigsh(curvature(params, batch), tree.scattered_like(0, params), k))(params, batch)
+    require("sharpest", curvature=curvature)
+    tree.check(params)
+    at = functools.partial(product_at, "sharpest", curvature)
+    return jax.jit(lambda params, batch: eigsh(at(params, batch), tree.scattered_like(0, params), k))(params, batch)
 
 
 class Principal(NamedTuple):

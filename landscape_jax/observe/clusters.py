@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.arguments import require
 from landscape_jax.observe.scalars import stateless
 from landscape_jax.types import Batch, Moment, Observable, Params
 
@@ -82,6 +83,8 @@ def clustering(apply: Callable[[Params, Array], Array], batch: Batch) -> Observa
     Cost: n gradients of C logits a look, one example at a time.
     """
 
+    require("clustering", apply=apply)
+
     def measure(batch: Batch, moment: Moment) -> dict[str, Array]:
         inputs, targets = batch
         labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
@@ -96,6 +99,8 @@ def confidence(apply: Callable[[Params, Array], Array], batch: Batch) -> Observa
     Returns: an observable with values "variance" [] of all logits, "freedom" [], the mean of 1 − Σ_k p_k² (0 when frozen),
       "margin" [] and "margin_spread" [], mean and standard deviation of the right logit less the largest of the others.
     """
+
+    require("confidence", apply=apply)
 
     def measure(batch: Batch, moment: Moment) -> dict[str, Array]:
         inputs, targets = batch

@@ -8,11 +8,13 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.arguments import require
 from landscape_jax.types import Batch, Moment, Observable, Params
 
 
 def stateless(measure: Callable[[Moment], object]) -> Observable:
     """An observable that remembers nothing: `stateless(lambda m: ...)`; the value may be any pytree of arrays."""
+    require("stateless", measure=measure)
     return Observable(Partial(_nothing), Partial(_measured, measure))
 
 
@@ -47,6 +49,8 @@ def accuracy(apply: Callable[[Params, Array], Array], data: Batch | None = None)
       apply: (θ, x [n, ...]) ↦ outputs [n, c].
       data: (x, y) with y one-hot [n, c] or classes [n]; default: the batch of the step.
     """
+
+    require("accuracy", apply=apply)
 
     def fraction(data, moment: Moment) -> Array:
         inputs, targets = moment.batch if data is None else data

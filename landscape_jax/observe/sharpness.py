@@ -9,6 +9,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import spectrum
+from landscape_jax.arguments import product_at, require
 from landscape_jax.curvature import preconditioned
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Moment, Observable, Params
 
@@ -42,6 +43,7 @@ def eigenpairs(
     Cost: k products a measurement at least, little more where the curvature changes slowly. Memory: 3k + 3 guards +
     num_steps vectors.
     """
+    require("eigenpairs", curvature=curvature)
     track = spectrum.tracker(k, num_steps, tol=tol, guards=guards)
 
     def init(batch: Batch, measure, key: Key, params: Params):
@@ -49,7 +51,7 @@ def eigenpairs(
 
     def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
-        matvec = matrix(moment.params, moment.batch if batch is None else batch)
+        matvec = product_at("eigenpairs", matrix, moment.params, moment.batch if batch is None else batch)
         memory, eigs = track.update(matvec, memory, jnp.isfinite(moment.loss), moment.step)
         measures, structure = jax.tree.flatten(measure, is_leaf=callable)
         keys = jax.random.split(key, len(measures)) if len(measures) > 1 else [key]

@@ -8,6 +8,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import spectrum, tree
+from landscape_jax.arguments import count, product_at, require
 from landscape_jax.types import Batch, Curvature, Estimate, Key, MatVec, Moment, Observable, Params
 
 
@@ -31,6 +32,9 @@ def spectral_density(
     Cost: s · m products a look.
     """
 
+    require("spectral_density", curvature=curvature)
+    count("spectral_density", num_probes=num_probes, num_steps=num_steps)
+
     def density(matvec: MatVec, key: Key, params: Params) -> dict[str, Array]:
         return spectrum.density(
             matvec, key, params, num_probes=num_probes, num_steps=num_steps, reorthogonalise=reorthogonalise
@@ -50,8 +54,8 @@ def trace_ratio(curvature: Curvature, *, batch: Batch | None = None, num_probes:
     Cost: s products a look.
     Source: the quantity is that of S. Fort and A. Scherlis 2018, arXiv 1807.02581; the estimate M. Hutchinson's (1989).
     """
-    if num_probes < 2:
-        raise ValueError(f"trace_ratio: num_probes={num_probes} must be at least 2: a standard error needs as many")
+    require("trace_ratio", curvature=curvature)
+    count("trace_ratio", 2, num_probes=num_probes)  # a standard error needs as many
 
     def ratio(matvec: MatVec, key: Key, params: Params) -> dict[str, Array]:
         return hutchinson_ratio(matvec, key, params, num_probes)._asdict()
@@ -82,7 +86,7 @@ def _of_matvec(curvature: Curvature, measure: Any, batch: Batch | None) -> Obser
         return ()
 
     def look(batch: Batch, key: Key, memory, moment: Moment):
-        matvec = curvature(moment.params, moment.batch if batch is None else batch)
+        matvec = product_at("observe", curvature, moment.params, moment.batch if batch is None else batch)
         return memory, measure(matvec, key, moment.params)
 
     return Observable(Partial(init, batch), Partial(look, batch))

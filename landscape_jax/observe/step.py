@@ -8,6 +8,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.arguments import require
 from landscape_jax.observe.alignment import Vectors, update_taken
 from landscape_jax.observe.sharpness import Measure, eigenpairs
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Moment, Observable, Params
@@ -31,6 +32,7 @@ def changes(
     Args, cost, source: as for `step_effect`.
     Returns: a measure for `eigenpairs`, with the values of `step_effect`.
     """
+    require("step_effect", loss=loss, steps=steps)
     alphas = tuple(float(a) for a in multiples)
     if not alphas:
         raise ValueError("step_effect: multiples is empty: pass at least one multiple of the step, e.g. (1.0, 2.0)")
@@ -116,6 +118,7 @@ def sections(
     Args, cost, source: as for `cross_sections`.
     Returns: a measure for `eigenpairs`, with values {"unit" s_i [k], "loss" [k, len(places)]}.
     """
+    require("cross_sections", loss=loss, steps=steps)
     grid = tuple(float(a) for a in places)
     if not grid:
         raise ValueError("cross_sections: places is empty: pass where to look, in steps, e.g. (-1.0, 0.0, 1.0)")

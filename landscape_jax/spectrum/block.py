@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, number, product
 from landscape_jax.spectrum.lanczos import Krylov, begin, extend, projected, rotated
 from landscape_jax.types import Eigs, MatVec, Params
 
@@ -43,6 +44,11 @@ def refine(
     Cost: b + 1 products at least; memory: num_steps + b vectors.
     Source: the estimates are B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.5 and §11.7.
     """
+    matvec = product("refine", matvec)
+    tree.check(start, "start")
+    tree.num_examples(start)
+    count("refine", k=k, num_steps=num_steps, max_rounds=max_rounds)
+    number("refine", tol=tol, more_than=0)
     p = tree.size(tree.row(start, 0))
     start = jax.tree.map(lambda x: x[:p], start)
     b = jax.tree.leaves(start)[0].shape[0]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, product, require
 from landscape_jax.spectrum.lanczos import eigh, lanczos, projected, recurrence, widthwise
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
@@ -50,9 +51,10 @@ def density(
     Cost: s·m products; memory: m + 1 vectors for each probe at once, or 3. See `smoothed` for a curve with its error.
     Source: S. Ubaru, J. Chen, Y. Saad 2017, SIAM J. Matrix Anal. 38(4), 1075–1099; B. Ghorbani et al. 2019, arXiv 1901.10159.
     """
+    matvec = product("density", matvec)
+    require("density", key=key)
     tree.check(like, "like")
-    if num_probes < 1 or num_steps < 1:
-        raise ValueError(f"density: num_probes={num_probes} and num_steps={num_steps} must be at least 1")
+    count("density", num_probes=num_probes, num_steps=num_steps)
     m = min(num_steps, tree.size(like))
     eps = float(jnp.finfo(tree.dtype(like)).eps)
 
@@ -96,6 +98,7 @@ def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: 
       options: as for `density`, and all else as there too; `reorthogonalise=False` is for f as smooth as a polynomial of low
         degree on the range of A.
     """
+    require("function_trace", f=f, matvec=matvec, key=key)
     nodes, weights = density(matvec, key, like, **options)
     return mean_of(tree.size(like) * jnp.sum(weights * f(nodes), axis=1))
 

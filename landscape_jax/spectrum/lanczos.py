@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, product
 from landscape_jax.types import Eigs, MatVec, Params
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -50,6 +51,10 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
 
     Cost: m products, 2 m² p multiply-adds or, with slack, a fraction of it; m + b vectors of memory.
     """
+    matvec = product("lanczos", matvec)
+    tree.check(start, "start")
+    tree.num_examples(start)
+    count("lanczos", num_steps=num_steps)
     p = tree.size(tree.row(start, 0))
     if not 1 <= num_steps <= p:
         raise ValueError(f"lanczos: num_steps={num_steps} must lie between 1 and p={p}, the size of a start vector")
@@ -73,8 +78,8 @@ def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Ar
     Cost: m products, 3 vectors.
     Source: L. Knizhnerman 1996, Comput. Math. Math. Phys. 36(11), 1481–1492; T. Chen 2024, arXiv 2410.11090.
     """
-    if num_steps < 1:
-        raise ValueError(f"recurrence: num_steps={num_steps} must be at least 1")
+    matvec = product("recurrence", matvec)
+    count("recurrence", num_steps=num_steps)
     tree.check(start, "start")
     eps = jnp.finfo(tree.dtype(start)).eps
     length = tree.norm(start)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count as count_of
+from landscape_jax.arguments import product, require
 from landscape_jax.spectrum.density import each_probe, mean_of
 from landscape_jax.spectrum.lanczos import begin
 from landscape_jax.types import Estimate, Key, MatVec, Params
@@ -23,7 +25,7 @@ def trace(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100, batc
     Cost: s products, 2 vectors.
     Source: M. Hutchinson 1989, Commun. Stat. Simul. 18(3), 1059–1076.
     """
-    _check("trace", "num_probes", num_probes, like, least=2)
+    matvec = _checked("trace", matvec, key, "num_probes", num_probes, like, least=2)
 
     def sample(key: Key) -> Array:
         z = tree.rademacher_like(key, like)
@@ -43,8 +45,9 @@ def hutch_plus_plus(matvec: MatVec, key: Key, like: Params, *, num_products: int
     Cost: num_products products, m + 1 vectors.
     Source: R. Meyer et al. 2021, arXiv 2010.09649, Alg. 1.
     """
+    count_of("hutch_plus_plus", num_products=num_products)
     m = num_products // 3
-    _check("hutch_plus_plus", "num_products // 3", m, like, least=2)
+    matvec = _checked("hutch_plus_plus", matvec, key, "num_products // 3", m, like, least=2)
     for_range, for_rest = jax.random.split(key)
     basis = _range(matvec, for_range, like, m)[0]  # Q, leaves [m, ...]
     inside = jax.lax.map(lambda q: tree.vdot(q, matvec(q)), basis)  # [m]
@@ -81,8 +84,9 @@ def xtrace(matvec: MatVec, key: Key, like: Params, *, num_products: int = 100) -
     Cost: num_products products, 3 m vectors.
     Source: E. Epperly, J. Tropp, R. Webber 2024, arXiv 2301.07825, §2.2 and §3; the error is our own.
     """
+    count_of("xtrace", num_products=num_products)
     m = num_products // 2
-    _check("xtrace", "num_products // 2", m, like, least=3)
+    matvec = _checked("xtrace", matvec, key, "num_products // 2", m, like, least=3)
     p = tree.size(like)
     basis, probes, r = _range(matvec, key, like, m)  # Q, Ω, and R [m, m] with AΩ = QR
     image = jax.lax.map(matvec, basis)  # A Q, leaves [m, ...]
@@ -136,7 +140,7 @@ def diagonal(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100) -
     Cost: s products, 4 vectors.
     Source: C. Bekas, E. Kokiopoulou, Y. Saad 2007, Appl. Numer. Math. 57, 1214–1229.
     """
-    _check("diagonal", "num_probes", num_probes, like, least=2)
+    matvec = _checked("diagonal", matvec, key, "num_probes", num_probes, like, least=2)
 
     def add(carry, count):
         mean, spread = carry
@@ -159,7 +163,7 @@ def frobenius_norm(
 
     Args, cost, source: as for `trace`.
     """
-    _check("frobenius_norm", "num_probes", num_probes, like, least=2)
+    matvec = _checked("frobenius_norm", matvec, key, "num_probes", num_probes, like, least=2)
 
     def sample(key: Key) -> Array:
         image = matvec(tree.rademacher_like(key, like))
@@ -184,10 +188,14 @@ def _rounded(estimate: Estimate, terms: Array) -> Estimate:
     return estimate._replace(error=jnp.hypot(estimate.error, rounding))
 
 
-def _check(name: str, what: str, count: int, like: Params, least: int) -> None:
+def _checked(name: str, matvec: MatVec, key: Key, what: str, count: int, like: Params, least: int) -> MatVec:
+    matvec = product(name, matvec)
+    require(name, key=key)
     tree.check(like, "like")
+    count_of(name, -(2**31), **{what.split(" ")[0]: count})
     p = tree.size(like)
     if count < least:
         raise ValueError(f"{name}: {what} is {count}, but a standard error needs at least {least}")
     if what != "num_probes" and count > p:
         raise ValueError(f"{name}: {what} is {count}, more than the p={p} dimensions there are: {p} give the exact trace")
+    return matvec

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, number, product, require
 from landscape_jax.spectrum.lanczos import (
     Krylov,
     appended,
@@ -75,6 +76,7 @@ def eigsh(
     Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
     """
+    matvec = product("eigsh", matvec)
     tree.check(start, "start")
     block = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
     return block_eigsh(
@@ -101,6 +103,12 @@ def block_eigsh(
     Args, returns, cost, source: as for `eigsh`; the b vectors need not be orthonormal, the depth must be more than b, and
       memory is b vectors more. The more exact the guesses, the fewer products beyond b + 1 it takes.
     """
+    matvec = product("block_eigsh", matvec)
+    for name, n, least in (("num_steps", num_steps, 1), ("depth", depth, 1), ("max_restarts", max_restarts, 0)):
+        count("eigsh", least, **({} if n is None else {name: n}))
+    count("eigsh", -(2**31), k=k, smallest=smallest)  # their range is told below
+    if tol is not None:
+        number("eigsh", tol=tol, more_than=0)
     tree.check(start, "start")
     b = tree.num_examples(start)
     p = tree.size(start) // b
@@ -128,8 +136,7 @@ def block_eigsh(
             if wanted >= b
             else f"eigsh: depth={depth} must be more than the {b} start vectors"
         )
-    if confirm < 0:
-        raise ValueError(f"eigsh: confirm={confirm} must be at least 0, how many more ends must agree with the first")
+    count("eigsh", 0, confirm=confirm)
     m = min(4 * wanted + 16 + b - 1 if depth is None else depth, p)
     real = tree.dtype(start)
     least = rounding(real, m)
@@ -298,8 +305,11 @@ def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, to
       tol: of |⟨w, A v⟩ − ⟨v, A w⟩| relative to ‖A v‖ ‖w‖ / √p, about ‖A‖_F; default √ε.
     Cost: two products.
     """
+    matvec = product("assert_symmetric", matvec)
     tree.check(like, "like")
-    one, two = jax.random.split(jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    require("assert_symmetric", key=key)
+    one, two = jax.random.split(key)
     v, w = tree.normal_like(one, like), tree.normal_like(two, like)
     av, aw = matvec(v), matvec(w)
     left, right = float(tree.vdot(w, av)), float(tree.vdot(v, aw))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, number, product
 from landscape_jax.spectrum.guessed import Problem, begun, hidden_part, learned, outcome, shrunk, solved
 from landscape_jax.spectrum.lanczos import appended, settled, widthwise
 from landscape_jax.spectrum.restarted import eigsh
@@ -105,16 +106,20 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     of the 41 were more than 1 % wrong, 2.6 and 1.04 %; with five, a look of 650,000 parameters takes 1 to 4 % longer.
     Memory: 3k + 3 guards vectors and num_steps more. Vmapped, all that are alive wait for the slowest.
     """
-    if k < 1 or (num_steps is not None and k > num_steps):
-        raise ValueError(f"k={k} eigenpairs must be at least 1 and at most num_steps={num_steps}")
-    if guards < 1:
-        raise ValueError(f"guards={guards} must be at least 1: without a rival's eigenvector none is seen to overtake")
+    count("tracker", k=k, guards=guards)
+    if num_steps is not None:
+        count("tracker", num_steps=num_steps)
+        if k > num_steps:
+            raise ValueError(f"tracker: k={k} eigenpairs need at least as many products: num_steps={num_steps} is less")
+    if tol is not None:
+        number("tracker", tol=tol, more_than=0)
     if tol is None:
         return _afresh(k, 2 * k + 10 if num_steps is None else num_steps)
     b = k + guards
     rows = b + (k + ROOM if num_steps is None else num_steps)
 
     def init(params: Params) -> Memory | Params:
+        tree.check(params)
         if _fits(k, params) <= 2 * rows:
             return tree.scattered_like(0, params)  # so few that Lanczos finds all there is
         start = tree.stacked(tree.wide(params), b)
@@ -129,6 +134,7 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
     def update(
         matvec: MatVec, memory: Memory | Params, alive: Array | bool = True, step: Array | None = None
     ) -> tuple[Memory | Params, Eigs]:
+        matvec = product("tracker", matvec)
         if not isinstance(memory, Memory):
             return memory, eigsh(matvec, memory, k, num_steps=tree.size(memory))
         step = memory.made if step is None else jnp.asarray(step, jnp.int32)
