@@ -259,7 +259,7 @@ def test_bad_calls_of_sweeps():
         (lambda: lj.sweep.grid(by_keyword)(c=[1.0]), TypeError, r"sweep of by_keyword\(a, \*, c\): missing .*'a'"),
         (lambda: lj.sweep.zipped(by_keyword)([1.0], [2.0]), TypeError, "too many positional"),
         (lambda: lj.sweep.grid(0.1), TypeError, "grid: fn must be a function, but is 0.1"),
-        (lambda: lj.sweep.sharded(by_keyword, 8), TypeError, "sharded: mesh must be a mesh of devices, but is 8: write jax.make_mesh"),
+        (lambda: lj.sweep.sharded(by_keyword, 8), TypeError, "mesh must be a mesh of devices, but is 8: write"),
         (lambda: lj.sweep.chunked(by_keyword, 2.5), TypeError, "chunked: size must be an integer, but is 2.5"),
     ):
         with pytest.raises(error, match=told):

@@ -153,7 +153,7 @@ CALLS = {
     ),
     # dynamics
     "gradient": (
-        lambda loss, optimizer, batches: lj.start(jax.random.key(0), PARAMS, dynamics.gradient(loss, optimizer, batches), WATCH),
+        lambda **given: lj.start(jax.random.key(0), PARAMS, dynamics.gradient(**given), WATCH),
         dict(loss=LOSS, optimizer=optax.sgd(0.1), batches=BATCHES),
     ),
     "nudged": (
