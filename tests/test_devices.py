@@ -91,7 +91,8 @@ def test_networks_in_a_shard_map_of_ones_own(network, explicit):
     mean = functools.partial(products, mean=lambda x: jax.lax.pmean(x, "d"))
     split = PartitionSpec("d")
     mapped = jax.jit(jax.shard_map(mean, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=PartitionSpec()))
-    found = mapped(jax.device_put(params, NamedSharding(mesh, PartitionSpec())), jax.device_put(batch, NamedSharding(mesh, split)))
+    placed = (jax.device_put(z, NamedSharding(mesh, s)) for z, s in ((params, PartitionSpec()), (batch, split)))
+    found = mapped(*placed)
     near = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * float(jnp.abs(y).max()))  # noqa: E731
     jax.tree.map(near, found, jax.jit(products)(params, batch))
 

@@ -93,7 +93,7 @@ def marked(case):
     return pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow, id=", ".join(map(str, case)))
 
 
-@pytest.mark.parametrize(("kernel", "varying", "check_vma", "kind"), map(marked, TABLE))
+@pytest.mark.parametrize(("kernel", "varying", "check_vma", "kind"), list(map(marked, TABLE)))
 def test_within_shard_map_as_xla_has_it(kernel, varying, check_vma, kind):
     varying, mesh = VARYING[varying], mesh_of(kind)
     given = operands(kernel, varying, mesh)
