@@ -87,12 +87,13 @@ def convolved(
     )
     spread = math.prod((*(lhs_dilation or ()), *(rhs_dilation or ())))
     plain = spread == feature_group_count == batch_group_count == 1 and not given
-    if jax.default_backend() != "cpu" or not plain or lhs.ndim != 4 or lhs.dtype != rhs.dtype:
+    if jax.default_backend() != "cpu" or not plain or lhs.ndim != 4:
         return theirs(lhs, rhs)
+    output = jax.make_jaxpr(theirs)(lhs, rhs).out_avals[0]  # raises for operands that do not fit
     of_x, of_k, of_y = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     sizes, taps = [lhs.shape[axis] for axis in of_x[2:]], [rhs.shape[axis] for axis in of_k[2:]]
     pads = _pads(sizes, taps, window_strides, padding)
-    if min(itertools.chain(*pads)) < 0 or min(_beyond(sizes, taps, pads)) < 1:
+    if min(itertools.chain(*pads)) < 0 or 0 in (*lhs.shape, *rhs.shape, *output.shape):
         return theirs(lhs, rhs)
 
     def ours(lhs: Array, rhs: Array) -> Array:
@@ -102,8 +103,7 @@ def convolved(
 
     if not any(map(_is_explicit, (lhs, rhs))):
         return ours(lhs, rhs)
-    sharding = jax.make_jaxpr(theirs)(lhs, rhs).out_avals[0].sharding
-    return jax.sharding.auto_axes(ours, out_sharding=sharding)(lhs, rhs)
+    return jax.sharding.auto_axes(ours, out_sharding=output.sharding)(lhs, rhs)
 
 
 def _quick(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads, precision) -> Array:
@@ -301,7 +301,7 @@ def _type(like: Callable, name: str, x, y, *, pads: Pads):
 def _primitive(name: str, form: Callable, dimensions: tuple[str, str, str]) -> Primitive:
     """A bilinear operation with the parameter `pads`: a form of XLA's convolution with these dimension numbers."""
     primitive = Primitive(name)
-    primitive.def_impl(jax.jit(form, static_argnames="pads"))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="pads"))
     like = lambda x, y, *, pads: jax.lax.conv_general_dilated(x, y, (1, 1), pads, dimension_numbers=dimensions)  # noqa: E731
     primitive.def_abstract_eval(functools.partial(_type, like, name))
     mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False))

@@ -200,6 +200,8 @@ OTHERS = {
     "padded beyond the kernel": ((2, 4, 4, 2), (2, 2, 2, 2), {"padding": ((3, 2), (2, 4))}),
     "outputs of another dtype": ((2, 4, 4, 2), (2, 2, 2, 2), {"preferred_element_type": jnp.float64}),
     "groups of images": ((2, 4, 4, 2), (2, 2, 2, 2), {"batch_group_count": 2}),
+    "no filters": ((2, 4, 4, 2), (2, 2, 2, 0), {}),
+    "no images": ((0, 4, 4, 2), (2, 2, 2, 3), {"window_strides": (2, 2)}),
     "lower case": ((2, 4, 4, 2), (2, 2, 2, 2), {"padding": "same_lower"}),
 }
 
@@ -214,10 +216,23 @@ def test_other_arguments_mean_what_they_mean_to_xla(name, x64):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_operands_of_two_dtypes_are_refused_as_by_xla():
-    x, k = normal((2, 4, 4, 2), (2, 2, 2, 2))
-    with pytest.raises(TypeError, match="same dtype"):
-        models.convolved(x, k.astype(jnp.bfloat16), (1, 1), "SAME", dimension_numbers=NHWC)
+REFUSED = {
+    "two dtypes": ("float16", (2, 2, 3, 2), (1, 1), "SAME", TypeError, "same dtype"),
+    "channels": ("float32", (2, 2, 2, 2), (1, 1), "SAME", ValueError, "feature dimension size"),
+    "channels, strided": ("float32", (2, 2, 2, 2), (2, 2), "SAME", ValueError, "feature dimension size"),
+    "strides": ("float32", (2, 2, 3, 2), (1,), "VALID", ValueError, "same number of dimensions"),
+    "pads": ("float32", (2, 2, 3, 2), (1, 1), ((0, 0),), TypeError, "Wrong number of explicit pads"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("wrap", [lambda form: form, jax.jit], ids=["eagerly", "jit"])
+def test_operands_that_do_not_fit_are_refused_as_by_xla(name, wrap):
+    dtype, taps, strides, padding, error, message = REFUSED[name]
+    x, k = normal((2, 4, 4, 3), taps)
+    for form in FORMS:
+        with pytest.raises(error, match=message):
+            wrap(lambda x, k, form=form: form(x, k, strides, padding, dimension_numbers=NHWC))(x, k.astype(dtype))
 
 
 class Conv2d(eqx.nn.Conv2d):
