@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import devices, tree
 from landscape_jax.arguments import count, described, number, require
+from landscape_jax.models.plain import warn_of_slow_convolutions
 from landscape_jax.record import Record
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
@@ -128,7 +129,9 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
     if jnp.ndim(gaps) != 1 or not jnp.issubdtype(jnp.result_type(gaps), jnp.integer):
         raise ValueError(f"gaps must be one row of integers, [records], not {jnp.shape(gaps)} {jnp.result_type(gaps)}")
     observed = _observed(run, dynamics, observe, ceiling)
-    run, record = jax.lax.scan(lambda run, gap: observed(run, gap - 1), run, jnp.asarray(gaps))
+    body = lambda run, gap: observed(run, gap - 1)  # noqa: E731
+    warn_of_slow_convolutions(body, run, jnp.asarray(gaps))
+    run, record = jax.lax.scan(body, run, jnp.asarray(gaps))
     return run, Record(record)
 
 
@@ -158,7 +161,9 @@ def to_next_record(run: Run, dynamics: Dynamics, observe: Observe, ceiling: floa
 
 def scanned(to_next: Callable[[Run], tuple[Run, Mapping]], run: Run, records: int) -> tuple[Run, Record]:
     """So many records, one after the other, in one compiled loop."""
-    run, record = jax.lax.scan(lambda run, _: to_next(run), run, length=records)
+    body = lambda run, _: to_next(run)  # noqa: E731
+    warn_of_slow_convolutions(body, run)
+    run, record = jax.lax.scan(body, run, length=records)
     return run, Record(record)
 
 

@@ -1,5 +1,6 @@
 """Eight fake devices: runs split, examples split, θ split."""
 
+import functools
 import re
 import socket
 import subprocess
@@ -71,6 +72,29 @@ def test_a_run_whose_examples_are_split_is_the_run(problem, mesh):
         out.append(lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=12, every=4)[1])
     np.testing.assert_allclose(out[0]["loss"], out[1]["loss"], rtol=1e-5)
     np.testing.assert_allclose(out[0]["sharpness"], out[1]["sharpness"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["automatic axes", "explicit axes"])
+@pytest.mark.parametrize("network", ["cnn", pytest.param("resnet", marks=pytest.mark.slow)])
+def test_networks_in_a_shard_map_of_ones_own(network, explicit):
+    """Gradient and Hessian product over the examples of all devices, as JAX checks what varies over them by default."""
+    model = {"cnn": lj.models.cnn((4,), 3), "resnet": lj.models.resnet(8, 3, width=2)}[network]
+    mesh = jax.make_mesh((8,), ("d",)) if explicit else Mesh(np.array(jax.devices()), "d")
+    batch = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)), jnp.eye(3)[jnp.arange(8) % 3]
+    params = model.init(jax.random.key(1), batch[0])
+    loss = lj.losses.mean(model.apply, lj.losses.square)
+
+    def products(params, batch, mean=lambda x: x):
+        of = lambda params: mean(loss(params, batch))  # noqa: E731
+        return jax.jvp(jax.grad(of), (params,), (params,))
+
+    mean = functools.partial(products, mean=lambda x: jax.lax.pmean(x, "d"))
+    split = PartitionSpec("d")
+    mapped = jax.jit(jax.shard_map(mean, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=PartitionSpec()))
+    placed = (jax.device_put(z, NamedSharding(mesh, s)) for z, s in ((params, PartitionSpec()), (batch, split)))
+    found = mapped(*placed)
+    near = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * float(jnp.abs(y).max()))  # noqa: E731
+    jax.tree.map(near, found, jax.jit(products)(params, batch))
 
 
 def test_what_does_not_come_apart_is_refused(mesh):
