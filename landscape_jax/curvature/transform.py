@@ -119,7 +119,7 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
 
     Args:
       scale: P, shaped like θ, or a prefix of its tree with leaves that broadcast: one number for all, one a layer;
-        `preconditioner(state)` reads it from an optax state.
+        `preconditioner(state, optimizer=optimizer)` reads it from an optax state.
     Cost: one product. Eigenvectors are those of P⁻¹ A times P^½.
     Source: J. Cohen et al. 2022, arXiv 2207.14484, §3.
     """

@@ -37,8 +37,9 @@ def eigenpairs(
       batch: where to measure the curvature; default: the batch of the step, as it comes.
       tol: of the values, relative to the largest |eigenvalue| found; None: no tracking, `num_steps` products at each look.
       guards: eigenvectors remembered beyond those asked for; more where eigenvalues crowd (`spectrum.tracker`).
-      preconditioner: optimizer state ↦ P, e.g. `curvature.preconditioner`: with it, the eigenpairs are those of P^-½ A P^-½
-        for the P of each step, which is what an adaptive optimizer's stability hangs on (`theory.stability`).
+      preconditioner: optimizer state ↦ P, e.g. `functools.partial(curvature.preconditioner, optimizer=optimizer)`: with it, the
+        eigenpairs are those of P^-½ A P^-½ for the P of each step, which decide the stability of an adaptive optimizer
+        (`theory.stability`).
     Cost: k products a measurement at least, little more where the curvature changes slowly. Memory: 3k + 3 guards +
     num_steps vectors.
     """
