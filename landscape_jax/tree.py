@@ -113,6 +113,11 @@ def all_finite(tree) -> Array:
     return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in floats), jnp.array(True))
 
 
+def any_of(flags) -> Array:
+    """Whether any leaf, each [] bool, is True."""
+    return functools.reduce(jnp.logical_or, jax.tree.leaves(flags))
+
+
 def zeros_like(tree: Params) -> Params:
     """0, shaped like the tree."""
     return jax.tree.map(jnp.zeros_like, tree)

@@ -5,7 +5,6 @@ keeps β and ε in the update function alone. So the rule and its numbers are re
 update function, by the names that optax gives them. What is not known by name is refused.
 """
 
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from jax import Array
 from jax.core import Tracer
 
 from landscape_jax import tree
+from landscape_jax.curvature.closures import INJECTING, injected, opened, updates_in
 from landscape_jax.types import Params
 
 
@@ -59,7 +59,7 @@ def preconditioner(state: Any, params: Params | None = None, *, optimizer: Any =
     else:
         if hyperparams:
             raise ValueError(f"preconditioner: {sorted(hyperparams)} are read from the optimizer: leave them out beside it")
-        rules = _rules(optimizer.update, _injected(state), after=False)
+        rules = _rules(optimizer.update, injected(state), after=False)
         if [rule.state for rule, _ in rules] != [_class(node) for node, _ in found]:
             raise ValueError("preconditioner: this state was not made by this optimizer: give moment.state, and what made it")
     if not found:
@@ -161,7 +161,6 @@ _AMBIGUOUS = {  # states that rules share: these, and some of contrib
     "ScaleByBeliefState": "AdaBelief and ACProp",
 }
 _COUNTED = {"ScaleByRmsWithCountState": "ScaleByRmsState", "ScaleByRStdDevWithCountState": "ScaleByRStdDevState"}
-_INJECTING = {"inject_hyperparams", "inject_stateful_hyperparams"}
 _PARTS = {"partition", "multi_transform"}  # one beside the other, on leaves of their own
 _WRAPPING = {"chain", "named_chain", "with_extra_args_support", "masked", "apply_if_finite", "MultiSteps"}  # one by one
 _LINEAR = {"scale", "scale_by_schedule", "identity", "add_decayed_weights", "add_noise", "trace", "set_to_zero"}
@@ -176,19 +175,19 @@ def _rules(update: Callable, injected: Iterator, after: bool) -> list[tuple[_Rul
       injected: the states of `inject_hyperparams` in the whole, in order.
       after: whether what comes here was divided by a diagonal already.
     """
-    name, inside = _opened(update)
+    name, inside = opened(update)
     if name in _RULES:
         rule = _RULES[name]
         missing = [k for k in rule.defaults if k not in inside and k not in _NEW]
         if missing:
             raise ValueError(f"preconditioner: {', '.join(missing)} of {name} can't be found in this version of optax")
         return [(rule, {k: inside[k] for k in rule.defaults if k in inside})]
-    if name in _INJECTING:
+    if name in INJECTING:
         optimizer = inside["inner_factory"](**inside["other_hps"], **next(injected).hyperparams)
         return _rules(optimizer.update, injected, after)
     if name in _WRAPPING or name in _PARTS:
         rules = []
-        for inner in _updates(list(inside.values())):
+        for inner in updates_in(list(inside.values())):
             rules += _rules(inner, injected, after or (bool(rules) and name in _WRAPPING))
         return rules
     if name in _LINEAR or (name in _BEFORE and not after):
@@ -198,33 +197,6 @@ def _rules(update: Callable, injected: Iterator, after: bool) -> list[tuple[_Rul
         f"preconditioner: what {name} does{where} is not known as a division by a diagonal that its state tells: pass a "
         "function of your own, optimizer state ↦ P, where a preconditioner is asked for"
     )
-
-
-def _opened(update: Callable) -> tuple[str, dict]:
-    """The optax function that made an update function, and what is in its closure."""
-    if isinstance(update, types.MethodType):  # MultiSteps
-        return type(update.__self__).__name__, vars(update.__self__)
-    if not isinstance(update, types.FunctionType) or not update.__module__.startswith("optax."):
-        return getattr(update, "__qualname__", repr(update)), {}
-    name = update.__qualname__.partition(".")[0]
-    inside = dict(zip(update.__code__.co_freevars, (cell.cell_contents for cell in update.__closure__ or ()), strict=True))
-    for own in [x for x in inside.values() if isinstance(x, types.FunctionType) and x.__qualname__.startswith(f"{name}.")]:
-        inside = _opened(own)[1] | inside  # a part of the update in a function of its own
-    return name, inside
-
-
-def _updates(inside: Any) -> Iterator[Callable]:
-    """The update functions among what a closure holds, in the order of their states."""
-    if isinstance(inside, tuple) and hasattr(inside, "update"):
-        yield inside.update
-    elif isinstance(inside, (tuple, list)):
-        for x in inside:
-            yield from _updates(x)
-    elif isinstance(inside, dict):
-        for key in sorted(inside, key=str):
-            yield from _updates(inside[key])
-    elif getattr(inside, "__name__", "") in ("update", "update_fn"):
-        yield inside
 
 
 # ── states ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,17 +218,6 @@ def _states(state: Any, injected: dict) -> Iterator[tuple[Any, dict]]:
     elif isinstance(state, dict):
         for key in sorted(state, key=str):
             yield from _states(state[key], injected)
-
-
-def _injected(state: Any) -> Iterator[Any]:
-    """The states of `inject_hyperparams` in a whole."""
-    if hasattr(state, "hyperparams"):
-        yield state
-    if isinstance(state, dict):
-        state = [state[key] for key in sorted(state, key=str)]
-    if isinstance(state, (tuple, list)):
-        for inner in state:
-            yield from _injected(inner)
 
 
 def _only_rule(node: Any, known: dict) -> tuple[_Rule, dict]:
