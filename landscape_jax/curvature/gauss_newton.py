@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import losses, tree
+from landscape_jax.curvature.domain import Part
 from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
 from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
@@ -178,7 +179,9 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
 
         return product
 
-    return Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature = Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature.part = Part(_no_part, _no_part)
+    return curvature
 
 
 def _outer_products(each: Callable, params: Params, precision: str, count: int, between=lambda u: u) -> MatVec:
@@ -192,6 +195,13 @@ def _outer_products(each: Callable, params: Params, precision: str, count: int, 
             return jax.vjp(each, params)[1](between(push(v)) / count)[0]  # push(v) are the ⟨gᵢ, v⟩
 
     return product
+
+
+def _no_part(*_):
+    raise ValueError(
+        "ntk acts on outputs [n, c], not on θ, so that no observer can start from θ: at a point, call "
+        "spectrum.eigsh(ntk(apply)(params, batch), u, k) with a start u of that shape"
+    )
 
 
 def _checked(params: Params, batch: Batch) -> tuple[Array, Array, int]:

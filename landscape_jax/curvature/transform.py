@@ -12,23 +12,30 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from landscape_jax import devices, tree
-from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params
+from landscape_jax import devices, losses, tree
+from landscape_jax.curvature.domain import Part, domain
+from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
 
 # ── parts of the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
-    """A v = Σ_j (n_j / n) A_j v over chunks of the batch: the same product in the memory of one chunk.
+def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = None) -> Curvature:
+    """A v = Σ_j (w_j / Σ w) A_j v over chunks of the batch: the same product in the memory of one chunk.
 
     The product is accumulated, never an eigenvalue: the mean of the chunks' λ_max is not λ_max of the mean. Chunks hold
-    ⌈n / num_chunks⌉ examples, the last one what is left, weighted by its size.
+    ⌈n / num_chunks⌉ examples, the last one what is left, and w_j is their number. So the curvature must be a mean over
+    examples. For that of a loss with weights or a mask of its own, say what the loss divides by:
 
-    The curvature must be a mean over examples. Where outputs depend on the other examples of the batch (BatchNorm in
-    train mode, contrastive losses) each chunk is a different function and the result is *not* the whole batch's. What is
-    marked `types.Coupled` is refused: our models with BatchNorm and all that is made of them, curvatures that are no means. In
-    a loss of your own nothing can see it from outside: mark it, hold the statistics (`models.frozen`), or use no chunks.
+        chunked(hessian(loss), 8, weight=lambda batch: batch["mask"].sum())
 
+    Without, a masked mean comes out as another matrix, and nothing can see it from outside. Where outputs depend on the other
+    examples of the batch (BatchNorm in train mode, contrastive losses) each chunk is a different function and the result is *not*
+    the whole batch's. What is marked `types.Coupled` is refused: our models with BatchNorm and all that is made of them,
+    curvatures that are no means. Mark a loss of your own, hold the statistics (`models.frozen`), or use no chunks.
+
+    Args:
+      weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
+        denominator of a weighted mean. A part of weight 0 is left out.
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
     """
     Coupled.refuse("chunked", curvature)
@@ -45,32 +52,37 @@ def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
         def part(start, length: int) -> Batch:
             return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), batch)
 
-        def product(v: Params) -> Params:
-            def add(total: Params, j: Array) -> tuple[Params, None]:
-                return tree.axpy(size / n, curvature(params, part(j * size, size))(v), total), None
+        each, last = losses.shares(batch, size, weight)
 
-            total, _ = jax.lax.scan(add, tree.zeros_like(v), jnp.arange(whole))
-            return tree.axpy(rest / n, curvature(params, part(whole * size, rest))(v), total) if rest else total
+        def product(v: Params) -> Params:
+            def add(total: Params, chunk: tuple) -> tuple[Params, None]:
+                j, share = chunk
+                share = size / n if share is None else share
+                return losses.plus(total, share, lambda: curvature(params, part(j * size, size))(v)), None
+
+            total, _ = jax.lax.scan(add, tree.zeros_like(v), (jnp.arange(whole), each))
+            return losses.plus(total, last, lambda: curvature(params, part(whole * size, rest))(v)) if rest else total
 
         return product
 
-    return at
+    return Coupled.like(curvature, at)
 
 
-def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None) -> Curvature:
-    """A v = Σ_d (n_d / n) A_d v over the devices of a mesh, each with its own examples: one all-reduce a product.
+def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight: Weight | None = None) -> Curvature:
+    """A v = Σ_d (w_d / Σ w) A_d v over the devices of a mesh, each with its own examples: one all-reduce a product.
 
     Parameters and vectors are replicated along `axis`. Examples beyond the largest multiple of the number of devices are
-    done by all. The curvature must be a mean over examples, as for `chunked`; `sharded(chunked(c, 8), mesh)` chunks each
-    device's share.
+    done by all. The curvature must be a mean over examples, or have a `weight`, as for `chunked`; `sharded(chunked(c, 8), mesh)`
+    chunks each device's share.
 
     Args:
       axis: the mesh axis that examples are split over; default: its first.
+      weight: as for `chunked`.
     Cost: 1/devices of a product's time and memory, and one all-reduce of p numbers.
     """
     Coupled.refuse("sharded", curvature)
-    product = devices.mean_over(lambda params, batch, v: curvature(params, batch)(v), mesh, axis)
-    return lambda params, batch: lambda v: product(params, batch, v)
+    product = devices.mean_over(lambda params, batch, v: curvature(params, batch)(v), mesh, axis, weight)
+    return Coupled.like(curvature, lambda params, batch: lambda v: product(params, batch, v))
 
 
 def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, ...]]:
@@ -125,7 +137,8 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
     """
 
     def at(params: Params, batch: Batch) -> MatVec:
-        root = jax.tree.map(lambda x: jax.lax.rsqrt(jnp.asarray(x)), tree.broadcast(scale, params))  # P^-½
+        scales = tree.broadcast(scale, domain(curvature, params))
+        root = jax.tree.map(lambda x: jax.lax.rsqrt(jnp.asarray(x)), scales)  # P^-½
         matvec = curvature(params, batch)
 
         def product(v: Params) -> Params:
@@ -166,7 +179,8 @@ def _projection(basis: Params) -> MatVec:
 
 def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature:
     """The diagonal block of some leaves: A_SS u for u shaped like `tree.select(params, select)`, which is θ with None
-    for every leaf that is left out, and so has only their p_S numbers.
+    for every leaf that is left out, and so has only their p_S numbers. Observers start from such vectors, and see the
+    eigenvectors with 0 in all other places.
 
     Args:
       select: path ↦ whether the leaf belongs to S; the path of params["layer0"]["kernel"] is "layer0/kernel". A layer:
@@ -175,27 +189,29 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
     """
 
     def at(params: Params, batch: Batch) -> MatVec:
-        matvec = curvature(params, batch)
-        tree.select(params, select)  # it raises where nothing is selected
+        matvec, whole = curvature(params, batch), domain(curvature, params)
+        tree.select(whole, select)  # it raises where nothing is selected
 
         def product(u: Params) -> Params:
-            return tree.select(matvec(tree.filled(u, params)), select)
+            return tree.select(matvec(tree.filled(u, whole)), select)
 
         return product
 
-    return Coupled.like(curvature, at)
+    block = Coupled.like(curvature, at)
+    block.part = Part(lambda params: tree.select(domain(curvature, params), select), tree.filled)
+    return block
 
 
 def dense(curvature: Curvature, like: Params | None = None) -> Callable[[Params, Batch], Array]:
     """The matrix itself, [p, p], rows and columns in the order of `ravel_pytree(like)`: for tests and small p.
 
     Args:
-      like: a vector that the curvature acts on, where it is not shaped like θ (`restricted`, `ntk`).
+      like: a vector that the curvature acts on, where it is not shaped like θ (`ntk`, a curvature of your own).
     Cost: p products, one at a time, and p² numbers.
     """
 
     def at(params: Params, batch: Batch) -> Array:
-        flat, unravel = ravel_pytree(params if like is None else like)
+        flat, unravel = ravel_pytree(domain(curvature, params) if like is None else like)
         p = flat.size
         if p > 20_000:
             raise ValueError(f"dense: a {p} × {p} matrix is {4 * p * p / 2**30:.0f} GiB: use spectrum.eigsh or density")

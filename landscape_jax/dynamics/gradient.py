@@ -78,8 +78,8 @@ def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
             del offered[name[1]]
     if jax.tree.map(jnp.shape, updates) != jax.tree.map(jnp.shape, params):
         raise ValueError(
-            "the optimizer's updates have other shapes than θ: one that needs per-example gradients (optax.contrib.dpsgd) can't "
-            "be driven by the gradient of a loss; write a Dynamics of your own"
+            "the optimizer's updates have other shapes than θ: one that needs per-example gradients (optax.contrib.dpsgd) "
+            "can't be driven by the gradient of a loss; write a Dynamics of your own"
         )
     return updates, state
 
