@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from landscape_jax import tree
+from landscape_jax import parts, tree
 from landscape_jax.types import Batch, Params, Weight
 
 
@@ -78,7 +78,7 @@ def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None, weight: Weight 
 
         def term(params: Params, batch: Batch, others) -> tuple:
             """(w f, w); f is left out where w is 0, as it may be 0/0 there."""
-            w = weight(batch)
+            w = parts.weigh(weight, batch)
             zeros = tree.zeros_like(jax.eval_shape(fn, params, batch, *others))
             return tree.scale(w, jax.lax.cond(w != 0, lambda: fn(params, batch, *others), lambda: zeros)), w
 

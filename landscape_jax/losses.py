@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from landscape_jax import devices, tree
+from landscape_jax import devices, parts, tree
 from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params, Weight
 
 
@@ -129,7 +129,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
     value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis, weight)
 
     @jax.custom_vjp
-    def split(params: Params, batch: Batch) -> Array:
+    def mean(params: Params, batch: Batch) -> Array:
         return value(params, batch)
 
     def forward(params, batch):
@@ -142,7 +142,13 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
             return kept(cotangent)
         return tree.scale(cotangent, kept), None
 
-    split.defvjp(forward, backward, symbolic_zeros=True)
+    mean.defvjp(forward, backward, symbolic_zeros=True)
+
+    def split(params: Params, batch: Batch) -> Array:
+        if weight is None:
+            parts.refuse_weighted("sharded", loss, params, batch)
+        return mean(params, batch)
+
     return split
 
 
@@ -154,9 +160,10 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
 
         chunked(loss, 8, weight=lambda batch: batch["mask"].sum())
 
-    Without, a masked mean comes out as another number, and nothing can see it from outside. A loss whose examples see each other
-    (BatchNorm in train mode, contrastive losses) is another function on chunks whatever their weights are: what is marked
-    `types.Coupled` is refused, and in a loss of your own hold the statistics (`models.frozen`), or use no chunks.
+    Without, a loss that ends in a division by a number that depends on the batch is refused. Nothing can see one that divides
+    earlier, nor examples that see each other (BatchNorm in train mode, contrastive losses), whose chunks are another function
+    whatever their weights: what is marked `types.Coupled` is refused; in a loss of your own hold the statistics
+    (`models.frozen`), or use no chunks.
 
     Args:
       weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
@@ -171,46 +178,22 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
         n = tree.num_examples(batch)
         size = -(-n // num_chunks)
         even = n - n % size
-        parts, last = shares(batch, size, weight)
+        if weight is None and num_chunks > 1:
+            parts.refuse_weighted("chunked", loss, params, batch)
+        each, last = parts.shares(batch, size, weight)
 
         @jax.checkpoint
         def add(total: Array, part: tuple) -> tuple[Array, None]:
             chunk, share = part
-            return plus(total, size / n if share is None else share, lambda: loss(params, chunk)), None
+            return parts.plus(total, size / n if share is None else share, lambda: loss(params, chunk)), None
 
         chunks = jax.tree.map(lambda x: x[:even].reshape(even // size, size, *x.shape[1:]), batch)
         zero = jnp.zeros((), jax.eval_shape(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
-        total, _ = jax.lax.scan(add, zero, (chunks, parts))
+        total, _ = jax.lax.scan(add, zero, (chunks, each))
         rest = jax.tree.map(lambda x: x[even:], batch)
-        return plus(total, last, lambda: loss(params, rest)) if even < n else total
+        return parts.plus(total, last, lambda: loss(params, rest)) if even < n else total
 
     return whole
-
-
-def shares(batch: Batch, size: int, weight: Weight | None) -> tuple[Array | None, Array | float]:
-    """What each chunk of `size` examples counts in a mean over a batch, [n // size], and what the rest counts, [].
-
-    Without weights the first is None: each chunk counts size / n.
-    """
-    n = tree.num_examples(batch)
-    whole, rest = divmod(n, size)
-    if weight is None:
-        return None, rest / n
-    chunks = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), batch)
-    weights = jax.vmap(weight)(chunks)  # [whole]
-    if weights.shape != (whole,):
-        raise ValueError(f"weight gives shape {weights.shape[1:]} for a batch, not one number: sum over its examples")
-    last = weight(jax.tree.map(lambda x: x[whole * size :], batch)) if rest else jnp.zeros((), weights.dtype)
-    with jax.numpy_dtype_promotion("standard"):
-        total = jnp.sum(weights) + last
-        return weights / total, last / total
-
-
-def plus(total: Params, share: Array | float, part: Callable[[], Params]) -> Params:
-    """total + share · part(), where a part that counts 0 is not computed: it may be 0/0."""
-    if isinstance(share, float):
-        return tree.axpy(share, part(), total)
-    return jax.lax.cond(share != 0, lambda: tree.axpy(share, part(), total), lambda: total)
 
 
 def check(loss: Loss, params: Params, batch: Batch) -> None:

@@ -36,10 +36,11 @@ class Coupled:
 
     @staticmethod
     def like(source: Callable, fn: Callable) -> Callable:
-        """`fn`, coupled if what it was made from is, and acting on the same part of θ (`curvature.domain`)."""
+        """`fn`, coupled if what it was made from is, of the same loss and acting on the same part of θ (`curvature.domain`)."""
         fn = Coupled(fn, source.why) if isinstance(source, Coupled) else fn
-        if hasattr(source, "part"):
-            fn.part = source.part  # pyright: ignore[reportFunctionMemberAccess]
+        for name in ("of_loss", "acts_on"):
+            if hasattr(source, name):
+                setattr(fn, name, getattr(source, name))
         return fn
 
     @staticmethod

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
     {"tree"},
+    {"parts"},
     {"devices", "record"},
     {"losses"},
     {"models", "data"},

@@ -80,6 +80,64 @@ def test_a_weight_of_many_numbers_is_refused():
         losses.sharded(loss, MESH, weight=lambda batch: batch["m"])(PARAMS, {"x": X, "m": MASKS["some"]})
 
 
+# ── what can be seen to be no mean ────────────────────────────────────────────────────────────────────────────────────
+
+
+def each(params, batch):
+    return jnp.tanh(batch["x"] @ params["w"]) ** 2
+
+
+def crossed(params, batch):
+    outputs = jnp.outer(batch["x"] @ params["w"], jnp.arange(3.0))
+    return jnp.mean(losses.cross_entropy(outputs, jnp.zeros(len(outputs), int)))
+
+
+SEEN = {
+    "a masked mean": loss,
+    "jnp.mean(where=)": lambda p, b: jnp.mean(each(p, b), where=b["m"] > 1),
+    "jnp.average": lambda p, b: jnp.average(each(p, b), weights=b["m"].astype(jnp.float32)),
+    "by the reciprocal": lambda p, b: jnp.sum(each(p, b) * b["m"]) * (1 / jnp.sum(b["m"])),
+    "with a penalty": lambda p, b: 0.5 * jax.jit(loss)(p, b) + 0.1 * jnp.sum(p["w"] ** 2),
+    "in a checkpoint": jax.checkpoint(loss),
+    "at least one": lambda p, b: jnp.sum(each(p, b) * b["m"]) / jnp.maximum(jnp.sum(b["m"]), 1.0),
+}
+MEANS = {
+    "a mean": lambda p, b: jnp.mean(each(p, b)),
+    "with a penalty": lambda p, b: jnp.mean(each(p, b)) + 0.1 * jnp.sum(p["w"] ** 2) / (1 + jnp.sum(p["w"] ** 2)),
+    "a mask in each example": lambda p, b: jnp.mean(each(p, b) / jnp.sum(b["x"] ** 2, axis=1)),
+    "over a length of θ": lambda p, b: jnp.mean(each(p, b)) / jnp.linalg.norm(p["w"]),
+    "cross-entropy": crossed,
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_loss_that_divides_by_its_batch_is_refused_without_a_weight(name):
+    batch = {"x": X, "m": MASKS["weights"]}
+    hessian = cv.shifted(cv.hessian(SEEN[name]), 0.1)
+    for make in (
+        lambda: losses.chunked(SEEN[name], 2)(PARAMS, batch),
+        lambda: losses.sharded(SEEN[name], MESH)(PARAMS, batch),
+        lambda: cv.chunked(hessian, 2)(PARAMS, batch),
+        lambda: cv.sharded(hessian, MESH)(PARAMS, batch),
+        lambda: jax.jit(jax.grad(losses.chunked(SEEN[name], 2)))(PARAMS, batch),
+    ):
+        with pytest.raises(ValueError, match=r"(chunked|sharded): this loss divides by .* pass weight=lambda batch"):
+            make()
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_a_plain_mean_is_not(name):
+    batch = {"x": X, "m": MASKS["weights"]}
+    whole = MEANS[name](PARAMS, batch)
+    np.testing.assert_allclose(losses.chunked(MEANS[name], N)(PARAMS, batch), whole, rtol=1e-5)
+    np.testing.assert_allclose(losses.sharded(MEANS[name], MESH)(PARAMS, batch), whole, rtol=1e-5)
+
+
+def test_who_knows_better_says_so():
+    batch = {"x": X, "m": jnp.ones(N)}
+    np.testing.assert_allclose(losses.chunked(loss, 3, weight=tree.num_examples)(PARAMS, batch), loss(PARAMS, batch), rtol=1e-5)
+
+
 # ── by the data ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LABELLED = X, jnp.arange(N) % 3

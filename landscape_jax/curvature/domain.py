@@ -1,6 +1,6 @@
 """The vectors that a curvature acts on, where they are not shaped like θ.
 
-A curvature says so by an attribute `part`, which wrappers hand on (`types.Coupled.like`); without it, they are shaped like θ.
+A curvature says so by an attribute `acts_on`, which wrappers hand on (`types.Coupled.like`). Without it they are like θ.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ class Part(NamedTuple):
 
 def domain(curvature: Curvature, params: Params) -> Params:
     """A vector shaped like those that the curvature acts on: θ, or a part of it. Its values don't matter."""
-    part = getattr(curvature, "part", None)
+    part = getattr(curvature, "acts_on", None)
     return params if part is None else part.take(params)
 
 
 def embed(curvature: Curvature, vectors: Params, params: Params) -> Params:
     """A stack of vectors that the curvature acts on, leaves [k, ...], as one shaped like θ, with 0 where it does not act."""
-    part = getattr(curvature, "part", None)
+    part = getattr(curvature, "acts_on", None)
     return vectors if part is None else jax.vmap(lambda v: part.fill(v, params))(vectors)

@@ -180,7 +180,7 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
         return product
 
     curvature = Coupled(at, "ntk acts on the outputs of its whole batch")
-    curvature.part = Part(_no_part, _no_part)
+    curvature.acts_on = Part(_no_part, _no_part)
     return curvature
 
 

@@ -26,7 +26,7 @@ def hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     def at(params: Params, batch: Batch) -> MatVec:
         return symmetric_pushforward(_gradient(loss, params, batch, precision), params, "hessian")
 
-    return Coupled.like(loss, at)
+    return _remembering(loss, at)
 
 
 def linearized_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
@@ -48,7 +48,7 @@ def linearized_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
         pull = jax.vjp(gradient, params)[1]
         return lambda v: pull(v)[0]
 
-    return Coupled.like(loss, at)
+    return _remembering(loss, at)
 
 
 def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
@@ -63,7 +63,14 @@ def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
         gradient = _gradient(loss, params, batch, precision)
         return lambda v: jax.vjp(gradient, params)[1](v)[0]  # Hᵀ v = H v
 
-    return Coupled.like(loss, at)
+    return _remembering(loss, at)
+
+
+def _remembering(loss: Loss, at: Curvature) -> Curvature:
+    """The curvature, which knows its loss: what takes batches apart looks whether that is a mean."""
+    curvature = Coupled.like(loss, at)
+    curvature.of_loss = loss  # pyright: ignore[reportFunctionMemberAccess]
+    return curvature
 
 
 def _gradient(loss: Loss, params: Params, batch: Batch, precision: str):

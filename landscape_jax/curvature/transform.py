@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from landscape_jax import devices, losses, tree
+from landscape_jax import devices, parts, tree
 from landscape_jax.curvature.domain import Part, domain
 from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
 
@@ -28,10 +28,11 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
 
         chunked(hessian(loss), 8, weight=lambda batch: batch["mask"].sum())
 
-    Without, a masked mean comes out as another matrix, and nothing can see it from outside. Where outputs depend on the other
-    examples of the batch (BatchNorm in train mode, contrastive losses) each chunk is a different function and the result is *not*
-    the whole batch's. What is marked `types.Coupled` is refused: our models with BatchNorm and all that is made of them,
-    curvatures that are no means. Mark a loss of your own, hold the statistics (`models.frozen`), or use no chunks.
+    Without, the Hessian of a loss that ends in a division by a number that depends on the batch is refused. Nothing can see
+    one that divides earlier. Where outputs depend on the other examples of the batch (BatchNorm in train mode, contrastive
+    losses) each chunk is a different function, and the result is *not* the whole batch's. What is marked `types.Coupled` is
+    refused: our models with BatchNorm and all that is made of them, curvatures that are no means. Mark a loss of your own,
+    hold the statistics (`models.frozen`), or use no chunks.
 
     Args:
       weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
@@ -46,22 +47,23 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
         n = tree.num_examples(batch)
         if num_chunks > n:
             raise ValueError(f"chunked: num_chunks={num_chunks} is more than the n={n} examples: use at most one each")
+        _refuse_weighted("chunked", curvature, params, batch, weight)
         size = -(-n // num_chunks)
         whole, rest = divmod(n, size)
 
         def part(start, length: int) -> Batch:
             return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), batch)
 
-        each, last = losses.shares(batch, size, weight)
+        each, last = parts.shares(batch, size, weight)
 
         def product(v: Params) -> Params:
             def add(total: Params, chunk: tuple) -> tuple[Params, None]:
                 j, share = chunk
                 share = size / n if share is None else share
-                return losses.plus(total, share, lambda: curvature(params, part(j * size, size))(v)), None
+                return parts.plus(total, share, lambda: curvature(params, part(j * size, size))(v)), None
 
             total, _ = jax.lax.scan(add, tree.zeros_like(v), (jnp.arange(whole), each))
-            return losses.plus(total, last, lambda: curvature(params, part(whole * size, rest))(v)) if rest else total
+            return parts.plus(total, last, lambda: curvature(params, part(whole * size, rest))(v)) if rest else total
 
         return product
 
@@ -72,8 +74,8 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight
     """A v = Σ_d (w_d / Σ w) A_d v over the devices of a mesh, each with its own examples: one all-reduce a product.
 
     Parameters and vectors are replicated along `axis`. Examples beyond the largest multiple of the number of devices are
-    done by all. The curvature must be a mean over examples, or have a `weight`, as for `chunked`; `sharded(chunked(c, 8), mesh)`
-    chunks each device's share.
+    done by all. The curvature must be a mean over examples, or have a `weight`, as for `chunked`;
+    `sharded(chunked(c, 8), mesh)` chunks each device's share.
 
     Args:
       axis: the mesh axis that examples are split over; default: its first.
@@ -82,7 +84,17 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight
     """
     Coupled.refuse("sharded", curvature)
     product = devices.mean_over(lambda params, batch, v: curvature(params, batch)(v), mesh, axis, weight)
-    return Coupled.like(curvature, lambda params, batch: lambda v: product(params, batch, v))
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        _refuse_weighted("sharded", curvature, params, batch, weight)
+        return lambda v: product(params, batch, v)
+
+    return Coupled.like(curvature, at)
+
+
+def _refuse_weighted(name: str, curvature: Curvature, params: Params, batch: Batch, weight: Weight | None) -> None:
+    if weight is None and hasattr(curvature, "of_loss"):
+        parts.refuse_weighted(name, curvature.of_loss, params, batch)
 
 
 def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, ...]]:
@@ -198,7 +210,7 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
         return product
 
     block = Coupled.like(curvature, at)
-    block.part = Part(lambda params: tree.select(domain(curvature, params), select), tree.filled)
+    block.acts_on = Part(lambda params: tree.select(domain(curvature, params), select), tree.filled)
     return block
 
 

@@ -59,7 +59,7 @@ OPTIMIZERS = {
     "injected amsgrad": (optax.inject_hyperparams(optax.amsgrad)(RATE, b1=0.7, b2=0.95), {}, "mu"),
     "in a list of chains": (optax.chain(optax.chain(optax.identity(), optax.scale_by_adam()), optax.scale(-RATE)), None, "mu"),
     "named chain": (optax.named_chain(("b", optax.adamax(1.0)), ("a", optax.scale(RATE))), None, "mu"),
-    "accumulated": (optax.MultiSteps(optax.radam(RATE), 1).gradient_transformation(), None, "mu"),
+    "accumulated": (optax.MultiSteps(optax.adamax(RATE), 1).gradient_transformation(), None, "mu"),
     "a schedule": (optax.adam(lambda t: RATE), None, "mu"),
 }
 
