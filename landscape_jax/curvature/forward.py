@@ -50,7 +50,7 @@ def allows_forward_mode(linear: Callable, v: Params) -> bool:
 
 def warn(name: str, how: str) -> None:
     warnings.warn(
-        f"{name}: a jax.custom_vjp in what is differentiated does not allow forward mode: products go {how}", stacklevel=4
+        f"{name}: what is differentiated does not allow forward mode (it holds a jax.custom_vjp): products go {how}", stacklevel=4
     )
 
 

@@ -76,7 +76,7 @@ def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
             if name is None or name[1] not in offered:
                 raise
             del offered[name[1]]
-    if jax.tree.map(jnp.shape, updates) != jax.tree.map(jnp.shape, params):
+    if list(map(jnp.shape, jax.tree.leaves(updates))) != list(map(jnp.shape, jax.tree.leaves(params))):
         raise ValueError(
             "the optimizer's updates have other shapes than θ: one that needs per-example gradients (optax.contrib.dpsgd) "
             "can't be driven by the gradient of a loss; write a Dynamics of your own"
