@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from landscape_jax import devices, tree
+from landscape_jax import devices, parts, tree
 from landscape_jax.arguments import count, require
-from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params
+from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params, Weight
 
 
 def square(outputs: Array, targets: Array) -> Array:
@@ -115,40 +115,63 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
     return Coupled.like(apply, loss)
 
 
-def sharded(loss: Loss, mesh: Mesh, axis: str | None = None) -> Loss:
+def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight | None = None) -> Loss:
     """The same loss, each device of a mesh with its own examples: value and gradient together take one all-reduce.
 
-    θ is replicated along `axis`. The loss must be a mean over examples. Hessian products of it are right, but take
-    several all-reduces: `curvature.sharded(hessian(loss), mesh)` takes one.
+    θ is replicated along `axis`. The loss must be a mean over examples, or a weighted one whose `weight` is given, as for
+    `chunked`. Hessian products of it are right, but take several all-reduces: `curvature.sharded(hessian(loss), mesh)` takes
+    one. So does a derivative by the data, for which the loss is differentiated anew.
 
     Args:
       axis: the mesh axis that examples are split over; default: its first. Examples beyond the largest multiple of its
         length are done by all.
+      weight: as for `chunked`.
     """
     require("sharded", loss=loss, mesh=mesh)
     Coupled.refuse("sharded", loss)
-    value = devices.mean_over(loss, mesh, axis)
-    value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis)
+    value = devices.mean_over(loss, mesh, axis, weight)
+    value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis, weight)
 
     @jax.custom_vjp
-    def split(params: Params, batch: Batch) -> Array:
+    def mean(params: Params, batch: Batch) -> Array:
         return value(params, batch)
 
     def forward(params, batch):
-        return value_and_grad(params, batch)
+        by_data = any(x.perturbed for x in jax.tree.leaves(batch))
+        params, batch = jax.tree.map(lambda x: x.value, (params, batch))
+        return jax.vjp(value, params, batch) if by_data else value_and_grad(params, batch)
 
-    def backward(grads, cotangent):
-        return tree.scale(cotangent, grads), None
+    def backward(kept, cotangent):
+        if callable(kept):
+            return kept(cotangent)
+        return tree.scale(cotangent, kept), None
 
-    split.defvjp(forward, backward)
+    mean.defvjp(forward, backward, symbolic_zeros=True)
+
+    def split(params: Params, batch: Batch) -> Array:
+        if weight is None:
+            parts.refuse_weighted("sharded", loss, params, batch)
+        return mean(params, batch)
+
     return split
 
 
-def chunked(loss: Loss, num_chunks: int) -> Loss:
-    """L = Σ_j (n_j / n) L_j over chunks of the batch: the same loss, and gradient, in the memory of one chunk.
+def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Loss:
+    """L = Σ_j (w_j / Σ w) L_j over chunks of the batch: the same loss, and gradient, in the memory of one chunk.
 
-    The loss must be a mean over examples. Chunks hold ⌈n / num_chunks⌉ examples, the last one what is left.
+    Chunks hold ⌈n / num_chunks⌉ examples, the last one what is left, and w_j is their number. So the loss must be a mean over
+    examples. For a mean with weights or a mask of its own, say what it divides by:
 
+        chunked(loss, 8, weight=lambda batch: batch["mask"].sum())
+
+    Without, a loss that ends in a division by a number that depends on the batch is refused. Nothing can see one that divides
+    earlier, nor examples that see each other (BatchNorm in train mode, contrastive losses), whose chunks are another function
+    whatever their weights: what is marked `types.Coupled` is refused; in a loss of your own hold the statistics
+    (`models.frozen`), or use no chunks.
+
+    Args:
+      weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
+        denominator of a weighted mean. A part of weight 0 is left out.
     Cost: that of the loss; of its gradient, one forward pass more (a chunk is gone through again on the way back).
     """
     require("chunked", loss=loss)
@@ -159,16 +182,20 @@ def chunked(loss: Loss, num_chunks: int) -> Loss:
         n = tree.num_examples(batch)
         size = -(-n // num_chunks)
         even = n - n % size
+        if weight is None and num_chunks > 1:
+            parts.refuse_weighted("chunked", loss, params, batch)
+        each, last = parts.shares(batch, size, weight)
 
         @jax.checkpoint
-        def add(total: Array, chunk: Batch) -> tuple[Array, None]:
-            return total + loss(params, chunk) * (size / n), None
+        def add(total: Array, part: tuple) -> tuple[Array, None]:
+            chunk, share = part
+            return parts.plus(total, size / n if share is None else share, lambda: loss(params, chunk)), None
 
         chunks = jax.tree.map(lambda x: x[:even].reshape(even // size, size, *x.shape[1:]), batch)
         zero = jnp.zeros((), jax.eval_shape(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
-        total, _ = jax.lax.scan(add, zero, chunks)
+        total, _ = jax.lax.scan(add, zero, (chunks, each))
         rest = jax.tree.map(lambda x: x[even:], batch)
-        return total + loss(params, rest) * ((n - even) / n) if even < n else total
+        return parts.plus(total, last, lambda: loss(params, rest)) if even < n else total
 
     return whole
 

@@ -39,10 +39,17 @@ def num_examples(batch: Batch) -> int:
 
 
 def check(params: Params, name: str = "params") -> None:
-    """Raise unless `params` is a vector: a non-empty pytree whose leaves are all real floating-point arrays."""
+    """Raise unless `params` is a vector: a non-empty pytree whose leaves are all real floating-point arrays, and weights."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{name} is an empty pytree: there is nothing to differentiate; pass at least one float array")
+    for path, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_statistic):
+        if _is_statistic(node) or any(getattr(key, "key", getattr(key, "name", "")) == "batch_stats" for key in path):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is a running statistic of BatchNorm, which a gradient step would train as "
+                'a weight: keep the weights alone, variables["params"] of Flax Linen or nnx.split(net, nnx.Param, ...) of NNX, '
+                "and let the loss hold the rest"
+            )
     for path, leaf in leaves:
         dtype = getattr(leaf, "dtype", type(leaf))
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
@@ -50,6 +57,12 @@ def check(params: Params, name: str = "params") -> None:
                 f"{name}{jax.tree_util.keystr(path)} has dtype {getattr(dtype, '__name__', dtype)}, not a real "
                 "floating-point one: cast it with jnp.asarray(leaf, float), or keep it out of the parameters"
             )
+
+
+def _is_statistic(node) -> bool:
+    """Whether a node is an `nnx.BatchStat`, or the `nnx.VariableState` of one; Flax is not imported here."""
+    kind = getattr(node, "type", type(node))
+    return isinstance(kind, type) and any(base.__name__ == "BatchStat" for base in kind.__mro__)
 
 
 def size(tree: Params) -> int:
@@ -117,6 +130,11 @@ def all_finite(tree) -> Array:
     """True, shape [], when no float in the tree is NaN or infinite; other leaves do not count."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in floats), jnp.array(True))
+
+
+def any_of(flags) -> Array:
+    """Whether any leaf, each [] bool, is True."""
+    return functools.reduce(jnp.logical_or, jax.tree.leaves(flags))
 
 
 def zeros_like(tree: Params) -> Params:

@@ -10,6 +10,7 @@ LAYERS = [
     {"types"},
     {"arguments"},
     {"tree"},
+    {"parts"},
     {"devices", "record"},
     {"losses"},
     {"models", "data"},

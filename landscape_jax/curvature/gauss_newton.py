@@ -22,6 +22,8 @@ from jax import Array
 
 from landscape_jax import losses, tree
 from landscape_jax.arguments import count, require
+from landscape_jax.curvature.domain import Part
+from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
 from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
 
@@ -43,11 +45,17 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
         def loss_of(outputs: Array) -> Array:
             return jnp.sum(criterion(outputs, targets)) / n
 
+        def network(theta: Params) -> Array:
+            return apply(theta, inputs)
+
+        with jax.default_matmul_precision(precision):
+            push = pushforward(network, params, "ggn")
+
         def product(v: Params) -> Params:
             with jax.default_matmul_precision(precision):
-                outputs, tangent = jax.jvp(lambda theta: apply(theta, inputs), (params,), (v,))  # J v  [n, c]
-                tangent = jax.jvp(jax.grad(loss_of), (outputs,), (tangent,))[1]  # (∂²ℓ/∂f²) J v / n
-                return jax.vjp(lambda theta: apply(theta, inputs), params)[1](tangent)[0]
+                outputs, pull = jax.vjp(network, params)
+                tangent = symmetric_pushforward(jax.grad(loss_of), outputs, "ggn, by the outputs")(push(v))  # (∂²ℓ/∂f²) J v / n
+                return pull(tangent)[0]
 
         return product
 
@@ -170,25 +178,41 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, *_ = _checked(params, batch)
 
+        def network(theta: Params) -> Array:
+            return apply(theta, inputs)
+
+        with jax.default_matmul_precision(precision):
+            push = pushforward(network, params, "ntk")
+
         def product(u: Array) -> Array:
             with jax.default_matmul_precision(precision):
-                v = jax.vjp(lambda theta: apply(theta, inputs), params)[1](u)[0]  # Jᵀ u
-                return jax.jvp(lambda theta: apply(theta, inputs), (params,), (v,))[1]  # J v
+                return push(jax.vjp(network, params)[1](u)[0])  # J Jᵀ u
 
         return product
 
-    return Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature = Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature.acts_on = Part(_no_part, _no_part)
+    return curvature
 
 
 def _outer_products(each: Callable, params: Params, precision: str, count: int, between=lambda u: u) -> MatVec:
     """v ↦ (1/count) Σᵢ gᵢ uᵢ, u = between(⟨gᵢ, v⟩), for gᵢ the gradients of the numbers that `each` gives."""
 
+    with jax.default_matmul_precision(precision):
+        push = pushforward(each, params, "the outer products of gradients")
+
     def product(v: Params) -> Params:
         with jax.default_matmul_precision(precision):
-            along = jax.jvp(each, (params,), (v,))[1]  # ⟨gᵢ, v⟩
-            return jax.vjp(each, params)[1](between(along) / count)[0]
+            return jax.vjp(each, params)[1](between(push(v)) / count)[0]  # push(v) are the ⟨gᵢ, v⟩
 
     return product
+
+
+def _no_part(*_):
+    raise ValueError(
+        "ntk acts on outputs [n, c], not on θ, so that no observer can start from θ: at a point, call "
+        "spectrum.eigsh(ntk(apply)(params, batch), u, k) with a start u of that shape"
+    )
 
 
 def _checked(params: Params, batch: Batch) -> tuple[Array, Array, int]:

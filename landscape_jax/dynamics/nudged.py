@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, number, product_at, require
+from landscape_jax.curvature.domain import domain, embed
 from landscape_jax.spectrum import tracker
 from landscape_jax.types import Batch, Curvature, Dynamics, Key, Params
 
@@ -69,7 +70,7 @@ def nudged(
     def init(inner: Dynamics, gamma, batch: Batch, params: Params) -> Nudged:
         real = tree.dtype(params)
         none = jnp.zeros(k, real), tree.stacked(params, k)
-        return Nudged(inner.init(params), jnp.asarray(gamma, real), *none, track.init(params))
+        return Nudged(inner.init(params), jnp.asarray(gamma, real), *none, track.init(domain(curvature, params)))
 
     def step(inner: Dynamics, gamma, batch: Batch, key: Key, t: Array, params: Params, state: Nudged):
         moved, inside, moment = inner.step(key, t, *fence((params, state.inner)))
@@ -82,7 +83,7 @@ def nudged(
             _, _, memory, due = carry  # in a body that vmapped runs share, one that is not due asks for no products
             matvec = product_at("nudged", curvature, params, moment.batch if batch is None else batch)
             memory, eigs = track.update(matvec, memory, due, step=t)
-            return eigs.values, eigs.vectors, memory, jnp.array(False)
+            return eigs.values, embed(curvature, eigs.vectors, params), memory, jnp.array(False)
 
         found = state.values, state.vectors, state.tracked
         if refresh == 1:

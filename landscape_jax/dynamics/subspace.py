@@ -150,7 +150,7 @@ def subspace(
 
     def init(batches: Batches, basis: Basis, params: Params) -> Subspace:
         shape = jax.eval_shape(basis.embed, basis.zero)
-        if jax.tree.map(jnp.shape, shape) != jax.tree.map(jnp.shape, params):
+        if list(map(jnp.shape, jax.tree.leaves(shape))) != list(map(jnp.shape, jax.tree.leaves(params))):
             raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")
         check_descends(optimizer, basis.zero)
         return Subspace(params, basis, basis.zero, optimizer.init(basis.zero))

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import spectrum, tree
 from landscape_jax.arguments import count, product_at, require
+from landscape_jax.curvature.domain import domain
 from landscape_jax.types import Batch, Curvature, Estimate, Key, MatVec, Moment, Observable, Params
 
 
@@ -87,6 +88,6 @@ def _of_matvec(curvature: Curvature, measure: Any, batch: Batch | None) -> Obser
 
     def look(batch: Batch, key: Key, memory, moment: Moment):
         matvec = product_at("observe", curvature, moment.params, moment.batch if batch is None else batch)
-        return memory, measure(matvec, key, moment.params)
+        return memory, measure(matvec, key, domain(curvature, moment.params))
 
     return Observable(Partial(init, batch), Partial(look, batch))
