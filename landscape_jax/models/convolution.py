@@ -101,9 +101,8 @@ def convolved(
         y = _quick(x, k, tuple(window_strides), pads, precision)
         return y.transpose(np.argsort([of_y[0], *of_y[2:], of_y[1]]))
 
-    if not any(map(_is_explicit, (lhs, rhs))):
-        return ours(lhs, rhs)
-    return jax.sharding.auto_axes(ours, out_sharding=output.sharding)(lhs, rhs)
+    explicit = _explicit_axes(output)
+    return jax.sharding.auto_axes(ours, axes=explicit, out_sharding=output.sharding)(lhs, rhs) if explicit else ours(lhs, rhs)
 
 
 def _quick(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads, precision) -> Array:
@@ -263,10 +262,11 @@ def _beyond(sizes, taken, pads: Pads) -> list[int]:
 # ── types ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_explicit(x: Array) -> bool:
-    """Whether x lies on a mesh with explicit axes, where its type says how it is split."""
-    sharding = getattr(jax.typeof(x), "sharding", None)
-    return sharding is not None and jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+def _explicit_axes(aval) -> tuple[str, ...]:
+    """The explicit mesh axes of this type: those over which it says how an array is split."""
+    mesh = aval.sharding.mesh
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in types if kind == jax.sharding.AxisType.Explicit)
 
 
 def _varying(aval) -> frozenset:

@@ -115,6 +115,17 @@ def test_on_a_mesh_with_explicit_axes_as_xla_has_it(kernel):
         assert jax.tree.map(jax.typeof, found["gradients"]) == jax.tree.map(jax.typeof, gradients)
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_shard_map_over_one_axis_of_two(kind):
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("d", "e"), axis_types=(jax.sharding.AxisType[kind],) * 2)
+    x, k = operands("few channels", VARYING["images"], mesh)
+    of = lambda x, k, form="ours": jnp.mean(jnp.tanh(form_of(form, "few channels")(x, k)))  # noqa: E731
+    mean = lambda x, k: jax.grad(lambda k: jax.lax.pmean(of(x, k), "d"))(k)  # noqa: E731
+    mapped = jax.shard_map(mean, mesh=mesh, in_specs=VARYING["images"], out_specs=P(), axis_names={"d"})
+    expected = jax.grad(of, 1)(np.asarray(x), np.asarray(k), "xla")
+    assert_alike32({"gradient": jax.jit(mapped)(x, k)}, {"gradient": expected})
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("varying", VARYING)
 def test_an_output_has_the_type_that_jax_gives_its_own(kernel, varying):
