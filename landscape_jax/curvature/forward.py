@@ -25,7 +25,7 @@ def pushforward(fn: Callable[[Params], Any], x: Params, name: str) -> Callable[[
       fn: a function of one pytree of float arrays; it gives another.
       x: where; v is shaped like it.
       name: what a warning about the reverse passes calls it.
-    Cost: `fn` and its tangent; with reverse passes two to three times as much. `fn` is traced once for each shape of v.
+    Cost: `fn` and its tangent; with reverse passes two to three times as much. `fn` is traced once.
     """
     forward = _forward(fn, x)
     if forward is None:
@@ -63,12 +63,19 @@ def _forward(fn: Callable, x: Params) -> Callable | None:
 
     if not allows_forward_mode(along, x):
         return None
+    types = _types(x)
 
     def product(v: Params):
+        if _types(v) != types:
+            return along(v)  # e.g. in shard_map, where v may vary over devices and x may not
         jaxpr, shape = jax.make_jaxpr(along, return_shape=True)(v)  # JAX remembers it: one trace for all products
         return jax.tree.unflatten(jax.tree.structure(shape), jaxpr_as_fun(jaxpr)(*jax.tree.leaves(v)))
 
     return product
+
+
+def _types(x: Params) -> list:
+    return [jax.typeof(leaf) for leaf in jax.tree.leaves(x)]
 
 
 def _transposed_twice(fn: Callable, x: Params, v: Params):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 import landscape_jax as lj
 from landscape_jax import curvature as cv
@@ -200,3 +201,16 @@ def test_products_at_a_point_are_traced_once():
     product(V)
     jax.jit(lambda v: product(product(v)))(V)
     assert len(traces) <= count + 1
+
+
+def test_in_shard_map_with_vectors_that_vary():
+    mesh = Mesh(np.array(jax.devices()[:3]), ("examples",))
+    loss = losses.mean(network(jnp.tanh), losses.square)
+
+    def of_part(params, batch):
+        v = jax.tree.map(lambda x: x + 0 * jnp.sum(batch[0]), V)
+        third = cv.hessian(lambda *args: loss(*args) / 3)  # JAX sums the gradient by replicated parameters over devices
+        return jax.lax.pmean(third(params, batch)(v), "examples")
+
+    spread = jax.shard_map(of_part, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("examples")), out_specs=PartitionSpec())
+    close(jax.jit(spread)(PARAMS, BATCH), cv.hessian(loss)(PARAMS, BATCH)(V))
