@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
     {"tree"},
-    {"devices", "record"},
+    {"devices", "record", "labels"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},
