@@ -89,8 +89,8 @@ def correct(outputs: Array, targets: Array, name: str = "correct") -> Array:
 
 
 def or_nan(values: Array, right: Array) -> Array:
-    """`values`, and NaN, also in all derivatives, where the class `right` is −1. Shapes are alike."""
-    return values * jnp.where(right < 0, jnp.nan, 1).astype(values.dtype)
+    """`values`, and NaN where the class `right` is −1. Shapes are alike."""
+    return jnp.where(right < 0, jnp.nan, values)
 
 
 def one_hot(name: str, labels: Array, num_classes: int, dtype) -> Array:
@@ -174,8 +174,9 @@ def _places(outputs: Array) -> tuple[int, ...]:
 
 
 def _in_range(labels: Array, num_classes: int) -> Array:
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # in 8 bits, 200 classes would not be counted
-    return jnp.where((labels >= 0) & (labels < num_classes), labels, -1).astype(jnp.int32)
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # 8 bits don't hold 200 classes
+    return jnp.where((labels >= 0) & (labels < num_classes), labels.astype(jnp.int32), -1)
 
 
 def _check_values(name: str, meaning: Kind, outputs: Array, targets: Array) -> None:

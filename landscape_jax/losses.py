@@ -10,7 +10,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jax.sharding import Mesh
 
 from landscape_jax import devices, labels, tree
@@ -70,7 +69,8 @@ def _at_class(logp: Array, right: Array) -> Array:
 @_at_class.defjvp
 def _at_class_jvp(primals, tangents):
     logp, right = primals
-    return _at_class(logp, right), labels.or_nan(_at_class(tangents[0], jnp.maximum(right, 0)), right)
+    unit = labels.or_nan(jnp.ones(right.shape, logp.dtype), right)
+    return _at_class(logp, right), unit * _at_class(tangents[0], jnp.maximum(right, 0))
 
 
 def logistic(outputs: Array, targets: Array) -> Array:
@@ -114,7 +114,7 @@ s is `log_likelihood_scale`."""
 
 
 def log_likelihood_scale(criterion: Criterion, outputs: Array) -> int:
-    """s with s ℓ(f, y) = −log p(y | f) + const: 1, but for `cross_entropy` the positions of an example, as it averages over them.
+    """s with s ℓ(f, y) = −log p(y | f) + const: 1, but for `cross_entropy` the positions of an example: it averages over them.
 
     The Fisher matrix of p is then s² E[∇ℓ ∇ℓᵀ], which is s times the Gauss–Newton matrix of ℓ.
     """
@@ -196,15 +196,8 @@ def chunked(loss: Loss, num_chunks: int) -> Loss:
 
 
 def check(loss: Loss, params: Params, batch: Batch) -> None:
-    """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic.
-
-    Concrete arrays of the batch stay concrete, so that criteria see labels that are no class.
-    """
-    leaves = jax.tree.leaves(batch)
-    if any(hasattr(x, "shape") and not isinstance(x, Tracer | jax.ShapeDtypeStruct) for x in leaves):
-        out = jax.eval_shape(lambda theta: loss(theta, batch), params)
-    else:  # of the same loss and shapes JAX keeps the trace
-        out = jax.eval_shape(loss, params, batch)
+    """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic."""
+    out = jax.eval_shape(loss, params, batch)
     if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
         what = f"shape {out.shape} and dtype {out.dtype}" if hasattr(out, "shape") else f"a {type(out).__name__}"
         raise ValueError(f"the loss gives {what}, not one real number: average over the examples, e.g. jnp.mean(...)")

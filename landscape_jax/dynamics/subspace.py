@@ -19,7 +19,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import losses, tree
-from landscape_jax.dynamics.gradient import check_descends, updated
+from landscape_jax.dynamics.gradient import check_descends, check_labels, updated
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -146,6 +146,7 @@ def subspace(
         shape = jax.eval_shape(basis.embed, basis.zero)
         if jax.tree.map(jnp.shape, shape) != jax.tree.map(jnp.shape, params):
             raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")
+        check_labels(loss, params, batches)
         check_descends(optimizer, basis.zero)
         return Subspace(params, basis, basis.zero, optimizer.init(basis.zero))
 
