@@ -291,7 +291,16 @@ def check(run: Run) -> None:
         for i in bad[:5]
     )
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    raise FloatingPointError(
-        f"{len(bad)} of {status.size} runs did not go through: {told}{more}. Each is kept at its last finite parameters: "
-        "lower the learning rate, or raise the ceiling if a large loss was expected"
-    )
+    moved = step[status != Status.RUNNING] > 0
+    advice = [LATER] * bool(moved.any()) + [AT_ONCE] * bool(not moved.all())
+    raise FloatingPointError(f"{len(bad)} of {status.size} runs did not go through: {told}{more}. {'. '.join(advice)}")
+
+
+LATER = (
+    "Each that moved is kept at its last finite parameters: lower the learning rate, or raise the ceiling if a large loss was "
+    "expected"
+)
+AT_ONCE = (
+    "Those at step 0 are kept at θ₀, where the loss or the first step is not finite, or the loss is above the ceiling: look at "
+    "the data (NaN, inf, scale), at the labels (classes count from 0 to c − 1) and at θ₀ itself"
+)

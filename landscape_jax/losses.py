@@ -1,5 +1,10 @@
-"""Criteria, one loss per example, and `mean`, which makes a loss of a model and a criterion."""
+"""Criteria, one loss per example, and `mean`, which makes a loss of a model and a criterion.
 
+What targets mean is read in `labels`, by dtype and shape; a label that is no class raises where targets are concrete, and gives
+NaN where they are traced.
+"""
+
+import math
 from collections.abc import Callable
 
 import jax
@@ -7,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from landscape_jax import devices, parts, tree
+from landscape_jax import devices, labels, parts, tree
 from landscape_jax.arguments import count, require
 from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params, Weight
 
@@ -21,10 +26,15 @@ def square(outputs: Array, targets: Array) -> Array:
 
     Args:
       outputs: f, [n, c].
-      targets: y, [n, c]; one-hot rows for classes.
+      targets: y, shaped like f; one-hot rows for classes.
     Returns: [n].
     """
-    _same_shape("square", outputs, targets)
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"square: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
+            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
+        )
+    targets = targets.astype(outputs.dtype) if labels.is_whole(targets.dtype) else targets
     return 0.5 * jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
 
 
@@ -32,22 +42,36 @@ def cross_entropy(outputs: Array, targets: Array) -> Array:
     """ℓᵢ = −Σ_c y_ic log softmax(f_i)_c, in nats; averaged over positions where an example has several.
 
     Args:
-      outputs: logits f, [n, c], or [n, ..., c] with positions between (the tokens of a text).
+      outputs: logits f, [n, c], or [n, ..., c] with positions between (the tokens of a text); c ≥ 2.
       targets: integer classes [n, ...], or probabilities [n, ..., c] (one-hot rows).
-    Returns: [n].
+    Returns: [n]. A class outside of 0 … c − 1 raises where targets are concrete and gives NaN where they are traced.
     """
+    meaning = labels.kind("cross_entropy", outputs, targets)
+    if meaning is labels.Kind.SIGNS:
+        raise ValueError(f"cross_entropy: the softmax of one logit is always 1, outputs {outputs.shape}: use logistic")
+    if meaning is labels.Kind.ROWS and labels.is_whole(targets.dtype):
+        raise labels.misfit("cross_entropy", outputs, targets)
     logp = jax.nn.log_softmax(outputs, axis=-1)  # [n, ..., c]
-    if jnp.issubdtype(targets.dtype, jnp.integer):
-        if targets.shape != outputs.shape[:-1]:
-            raise ValueError(
-                f"cross_entropy: integer targets {targets.shape} do not fit outputs {outputs.shape}: "
-                "pass one class per example, shape [n], or one per position"
-            )
-        each = -jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
-    else:
-        _same_shape("cross_entropy", outputs, targets)
+    if meaning is labels.Kind.ROWS:
         each = -jnp.sum(targets * logp, axis=-1)
+    else:
+        right = labels.classes("cross_entropy", outputs, targets)
+        each = -_at_class(logp, right)
     return jnp.mean(each, axis=tuple(range(1, each.ndim)))
+
+
+@jax.custom_jvp  # its derivative by itself would leave out what is NaN
+def _at_class(logp: Array, right: Array) -> Array:
+    """Entry `right` [n, ...] of each row of [n, ..., c]; NaN where it is −1."""
+    place = jnp.where(right < 0, logp.shape[-1], right)  # beyond the last: read as NaN
+    return jnp.take_along_axis(logp, place[..., None], axis=-1)[..., 0]
+
+
+@_at_class.defjvp
+def _at_class_jvp(primals, tangents):
+    logp, right = primals
+    unit = labels.or_nan(jnp.ones(right.shape, logp.dtype), right)
+    return _at_class(logp, right), unit * _at_class(tangents[0], jnp.maximum(right, 0))
 
 
 def logistic(outputs: Array, targets: Array) -> Array:
@@ -55,8 +79,8 @@ def logistic(outputs: Array, targets: Array) -> Array:
 
     Args:
       outputs: f, [n] or [n, 1].
-      targets: y ∈ {−1, +1}, [n] or [n, 1].
-    Returns: [n].
+      targets: y ∈ {−1, +1}, or labels 0 and 1 for these; [n] or [n, 1].
+    Returns: [n]. Another value raises where targets are concrete and gives NaN where they are traced.
     """
     n = outputs.shape[0]
     if outputs.size != n or targets.size != n:
@@ -64,15 +88,8 @@ def logistic(outputs: Array, targets: Array) -> Array:
             f"logistic: outputs {outputs.shape} and targets {targets.shape} must hold one number per example; "
             "for more than two classes use cross_entropy"
         )
-    return jax.nn.softplus(-targets.reshape(n).astype(outputs.dtype) * outputs.reshape(n))
-
-
-def _same_shape(name: str, outputs: Array, targets: Array) -> None:
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"{name}: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
-            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
-        )
+    f = outputs.reshape(n)
+    return jax.nn.softplus(-labels.signs("logistic", f, targets) * f)
 
 
 def _draw_square(key: Key, outputs: Array) -> Array:
@@ -93,7 +110,16 @@ SAMPLERS: dict[Criterion, Callable[[Key, Array], Array]] = {
     cross_entropy: _draw_cross_entropy,
     logistic: _draw_logistic,
 }
-"""criterion ↦ ((key, outputs) ↦ targets): draws from the model whose −log probability the criterion is."""
+"""criterion ↦ ((key, outputs) ↦ targets): draws from the model whose −log probability is s times the criterion, and a constant;
+s is `log_likelihood_scale`."""
+
+
+def log_likelihood_scale(criterion: Criterion, outputs: Array) -> int:
+    """s with s ℓ(f, y) = −log p(y | f) + const: 1, but for `cross_entropy` the positions of an example: it averages over them.
+
+    The Fisher matrix of p is then s² E[∇ℓ ∇ℓᵀ], which is s times the Gauss–Newton matrix of ℓ.
+    """
+    return math.prod(outputs.shape[1:-1]) if criterion is cross_entropy else 1
 
 
 def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:

@@ -158,6 +158,12 @@ def test_check_says_which_run_and_when():
     batch = run._replace(step=jnp.array([[9, 9, 9], [9, 9, 4]]), status=jnp.array([[0, 0, 0], [0, 0, 1]]))
     with pytest.raises(FloatingPointError, match=r"1 of 6 runs .* run \(1, 2\) DIVERGED at step 4\b"):
         lj.check(batch)
+    with pytest.raises(FloatingPointError, match=r"DIVERGED at step 0\. Those at step 0 are kept at θ₀, .*labels") as error:
+        lj.check(run._replace(step=jnp.int32(0), status=jnp.int32(Status.DIVERGED)))
+    assert "learning rate" not in str(error.value)
+    both = run._replace(step=jnp.array([0, 5]), status=jnp.ones(2, jnp.int32))
+    with pytest.raises(FloatingPointError, match=r"lower the learning rate, .*Those at step 0 are kept"):
+        lj.check(both)
     many = run._replace(step=jnp.arange(8), status=jnp.ones(8, jnp.int32))
     with pytest.raises(FloatingPointError, match=r"8 of 8 runs .*run \(4,\) DIVERGED at step 4 and 3 more"):
         lj.check(many)

@@ -11,7 +11,7 @@ LAYERS = [
     {"arguments"},
     {"tree"},
     {"parts"},
-    {"devices", "record"},
+    {"devices", "record", "labels"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import losses, tree
-from landscape_jax.arguments import count, require
+from landscape_jax.arguments import count, number, require
 from landscape_jax.curvature.domain import Part
 from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
@@ -125,17 +125,20 @@ def sampled_fisher(
     *,
     num_samples: int = 1,
     sample: Callable[[Key, Array], Array] | None = None,
+    scale: float | None = None,
     precision: str = "highest",
 ) -> Curvature:
-    """F̂ v = (1/nS) Σᵢ Σ_s g_is ⟨g_is, v⟩ with g_is = ∇ℓ(f(θ, xᵢ), y_is) and y_is drawn from the model itself. PSD.
+    """F̂ v = (s/nS) Σᵢ Σ_j g_ij ⟨g_ij, v⟩ with g_ij = ∇ℓ(f(θ, xᵢ), y_ij), y_ij drawn from the model, s ℓ = −log p + const. PSD.
 
-    The Monte-Carlo estimate of the true Fisher matrix, which equals the GGN for square, cross-entropy and logistic losses.
-    The draws hang on `key` alone: every product sees the same, so that F̂ is one fixed symmetric matrix.
+    The Monte-Carlo estimate of the true Fisher matrix of p, divided by s. It tends to the GGN for square, cross-entropy and
+    logistic losses. s = 1, but t for the cross-entropy of t positions, which averages over them. The draws hang on `key` alone:
+    every product sees the same, so that F̂ is one fixed symmetric matrix.
 
     Args:
       num_samples: S, draws an example; the relative error falls as 1/√(nS).
-      sample: (key, outputs [n, c]) ↦ targets, draws from the model for which `criterion` is −log probability; known for
-        the criteria in `losses`.
+      sample: (key, outputs [n, ..., c]) ↦ targets, draws from p; known for the criteria in `losses`.
+      scale: s, with s · criterion = −log p + const: where a criterion averages over the positions or outputs of an example, how
+        many there are. Known for the criteria in `losses`, else 1.
 
     Cost: S forward tangents and gradients a product.
     Source: J. Martens 2020, arXiv 1412.1193, §5.
@@ -146,20 +149,23 @@ def sampled_fisher(
     if sample is None:
         raise ValueError(
             f"sampled_fisher: no model is known whose −log probability is {getattr(criterion, '__name__', criterion)}: "
-            "pass sample=(key, outputs) -> targets"
+            "pass sample=(key, outputs) -> targets, and scale= where the criterion is −log probability divided by a number"
         )
+    if scale is not None:
+        number("sampled_fisher", scale=scale, more_than=0)  # scale · criterion is −log probability
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, _, n = _checked(params, batch)
         with jax.default_matmul_precision(precision):
             outputs = apply(params, inputs)
         targets = jax.vmap(lambda k: sample(k, outputs))(jax.random.split(jax.random.clone(key), num_samples))  # [S, n, ...]
+        s = losses.log_likelihood_scale(criterion, outputs) if scale is None else scale
 
         def each(theta: Params) -> Array:  # [S, n]
             outputs = apply(theta, inputs)
             return jax.vmap(lambda y: criterion(outputs, y))(targets)
 
-        return _outer_products(each, params, precision, n * num_samples)
+        return _outer_products(each, params, precision, n * num_samples / s)
 
     return Coupled.like(apply, at)
 
@@ -195,7 +201,7 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
     return curvature
 
 
-def _outer_products(each: Callable, params: Params, precision: str, count: int, between=lambda u: u) -> MatVec:
+def _outer_products(each: Callable, params: Params, precision: str, count: float, between=lambda u: u) -> MatVec:
     """v ↦ (1/count) Σᵢ gᵢ uᵢ, u = between(⟨gᵢ, v⟩), for gᵢ the gradients of the numbers that `each` gives."""
 
     with jax.default_matmul_precision(precision):

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from landscape_jax import devices, parts, tree
+from landscape_jax import devices, labels, parts, tree
 from landscape_jax.arguments import count, number, product_at, require
 from landscape_jax.curvature.domain import Part, domain
 from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
@@ -104,21 +103,19 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
     """The curvature of each class alone: `per_class(c)(params, (x, y))` is one `MatVec` A_k a class, the mean over its
     n_k examples, so that A = Σ_k (n_k / n) A_k.
 
-    Targets are classes [n] or one-hot [n, C]. They must be concrete, not traced: how many examples a class has is a
-    shape. A class without examples has A_k = 0.
+    Targets give each example one class: integers [n], one-hot or other float rows [n, C], or, for one logit, signs ±1 or labels
+    0 and 1 ([n] or [n, 1]; two classes, the negative one first). They must be concrete, not traced: how many examples a class
+    has is a shape. A class without examples has A_k = 0. A value that is no class, and several positions an example, raise.
     """
     require("per_class", curvature=curvature)
     Coupled.refuse("per_class", curvature)
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
         _, targets = batch
-        if isinstance(targets, Tracer):
-            raise ValueError("per_class: the targets are traced, but the sizes of classes are shapes: call it outside of jit")
-        labels = targets if targets.ndim == 1 else targets.argmax(axis=-1)
-        count = int(labels.max()) + 1 if targets.ndim == 1 else targets.shape[-1]
+        right, count = labels.without_outputs("per_class", targets)
 
         def of(label: int) -> MatVec:
-            mine = (labels == label).nonzero()[0]
+            mine = (right == label).nonzero()[0]
             if len(mine) == 0:
                 return tree.zeros_like
             return product_at("per_class", curvature, params, jax.tree.map(lambda x: x[mine], batch))

@@ -56,6 +56,16 @@ def epochs(data: Batch, batch_size: int) -> Batches:
     return _batches("epochs", _in_epochs, data, batch_size)
 
 
+def source(batches: Batches) -> Batch | None:
+    """The whole data set that batches made here, or `augmented` ones of these, are taken from; None for batches of your own."""
+    if not isinstance(batches, Partial) or not batches.args:
+        return None
+    if isinstance(batches.args[0], Partial):
+        return source(batches.args[0])
+    ours = getattr(batches.func, "func", batches.func) in (_full_batch, _chosen)
+    return batches.args[0] if ours else None
+
+
 def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
     n = tree.num_examples(data)
     count(name, -(2**31), batch_size=batch_size)  # its range is told below

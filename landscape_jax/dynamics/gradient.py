@@ -14,9 +14,10 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from landscape_jax import losses, tree
+from landscape_jax import labels, losses, tree
 from landscape_jax.arguments import require
 from landscape_jax.curvature.closures import injected, opened, updates_in
+from landscape_jax.data.batches import source
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -39,6 +40,7 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(batches: Batches, params: Params):
+        check_labels(loss, params, batches)
         check_descends(optimizer, params)
         return optimizer.init(params)
 
@@ -90,6 +92,19 @@ def _arguments(update: Callable) -> set[str]:
     """The names of all arguments of an update function, and of those inside of it."""
     inner = updates_in(list(opened(update)[1].values()))
     return set(inspect.signature(update).parameters).union(*map(_arguments, inner))
+
+
+def check_labels(loss: Loss, params: Params, batches: Batches) -> None:
+    """Raise for a label that is no class, wherever it is in the data, if these are concrete. Costs a trace of the loss."""
+    data = source(batches)
+    if data is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(data)):
+        return
+    try:
+        jax.eval_shape(lambda theta: loss(theta, data), params)  # the data stay concrete, so that criteria see the labels
+    except labels.NoClass:
+        raise
+    except Exception:  # noqa: BLE001  the loss may take batches of one size only: at a step it says itself what is wrong
+        return
 
 
 def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Params, patience: int = 10_000) -> None:
