@@ -51,9 +51,9 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
       slack: by how much |⟨q_i, q_j⟩| may differ from 0, with one start vector; 0 makes every vector orthogonal to all before
         it, and so do leaves of 16 bits. The projected matrix is exact to slack², so that √ε is enough for Ritz values and
         quadrature.
-    Returns: `Krylov(basis, gram, overlap, eps, slack)`. Where the space breaks down (A-invariant, or a zero start vector: what is
-      left of a product is less than 10 ε ‖A‖) a fixed, scattered direction takes the place of the missing one, with zero
-      coupling: copies of degenerate eigenvalues are found this way.
+    Returns: `Krylov(basis, gram, overlap, eps, slack)`. Where the space breaks down (it is A-invariant: less than 10 ε ‖A‖ is
+      left of a product; or a start vector is zero) a fixed, scattered direction takes the place of the missing one, with
+      zero coupling: copies of degenerate eigenvalues are found this way.
 
     Cost: m products, 2 m² p multiply-adds or, with slack, a fraction of it; m + b vectors of memory.
     """
@@ -132,7 +132,8 @@ def begin(start: Params, num_steps: int, slack: float | Array = 0.0) -> Krylov:
     first, _ = jax.lax.while_loop(lambda carry: carry[1], replaced, (first, tree.norm(first) == 0))
     basis = tree.with_row(tree.stacked(first, rows), 0, tree.scale(1 / tree.norm(first), first))
     basis = jax.lax.fori_loop(1, b, lambda i, q: appended(q, i, tree.row(start, i), i)[0], basis)
-    return Krylov(basis, jnp.zeros((rows, num_steps), real), jnp.eye(rows, dtype=real), jnp.asarray(eps, real), jnp.asarray(slack, real))
+    gram, overlap = jnp.zeros((rows, num_steps), real), jnp.eye(rows, dtype=real)
+    return Krylov(basis, gram, overlap, jnp.asarray(eps, real), jnp.asarray(slack, real))
 
 
 def extend(matvec: MatVec, krylov: Krylov, j) -> Krylov:
@@ -191,9 +192,7 @@ def _three_terms(w: Params, q: Params, krylov: Krylov, j) -> Krylov:
     basis, column = settled(basis, j + 1, w, column, length, length <= 10 * eps * size, j + 1)
     grown = jnp.where(dirty, jnp.where(place <= j, eps, 0), grown).at[j + 1].set(1)
     overlap = overlap.at[:, j + 1].set(grown).at[j + 1].set(grown)
-    return krylov._replace(
-        basis=basis, gram=jax.lax.dynamic_update_index_in_dim(gram, column, j, 1), overlap=overlap
-    )
+    return krylov._replace(basis=basis, gram=jax.lax.dynamic_update_index_in_dim(gram, column, j, 1), overlap=overlap)
 
 
 def appended(basis: Params, i, w: Params, direction, size: Array | float = 0.0) -> tuple[Params, Array]:
@@ -264,6 +263,9 @@ def orthonormal(overlap: Array) -> Array:
 def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
     """The k largest and the `smallest` smallest Ritz pairs of a Krylov space, largest first: the best approximations to
     A's extreme eigenpairs that it holds.
+
+    Args:
+      slack: allowed for in the residuals where it is more than the space's own.
 
     Values lie inside A's range; each residual ‖A v − θ v‖ comes free from what G holds beside the projected matrix, and is
     not told as less than products may round (`rounding`). `converged` where residuals are below `tolerance` and the
@@ -347,8 +349,8 @@ def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int |
     beside = jnp.where((row >= borrowed) & (jnp.arange(m)[None] < borrowed), 0, beside)
     below = row >= count
     coupling, uneven = (_full(jnp.where(part, beside, 0), rotation) for part in (below, ~below))
-    loose = jnp.maximum(krylov.slack, slack)
-    floors = jnp.maximum(tree.norms(uneven), loose * size) + rounding(values.dtype, krylov.eps, m) * size
+    allowed = (rounding(values.dtype, krylov.eps, m) + jnp.maximum(krylov.slack, slack)) * size
+    floors = jnp.maximum(1.1 * tree.norms(uneven), allowed)  # a tenth for the rounding of what is that uneven
     return Projected(values, rotation, tree.norms(coupling) + floors, floors)
 
 

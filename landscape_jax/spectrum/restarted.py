@@ -28,6 +28,8 @@ from landscape_jax.spectrum.lanczos import (
 )
 from landscape_jax.types import Eigs, Key, MatVec, Params
 
+PATIENCE = 8  # restarts, with leaves of 16 bits
+
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -172,6 +174,7 @@ class _Ends(NamedTuple):
     settled: Array  # [wanted]: the values at the last end
     dropped: Array  # []: and the largest residual there, forgotten by a restart from a fresh direction
     agreed: Array  # []: how many ends in a row agreed with the one before
+    waited: Array  # []: restarts since all but the other Ritz values was settled
     converged: Array
     broken: Array  # []: NaN or infinite
     over: Array  # []: no restart would help
@@ -192,6 +195,8 @@ def _restarted(
     # one so fine that the slack would be much of it for none
     coarse = jnp.clip(tol / 30, slack(real), jnp.finfo(real).eps ** 0.5).astype(real)
     first = begin(start, m, jnp.where(tol < rounding(real, eps, m) + 2 * coarse, 0, coarse))
+
+    none, no = jnp.array(0), jnp.array(False)
 
     def solved(krylov: Krylov, count: Array, borrowed: Array) -> _Solved:
         values, rotation, residuals, floors = projected(krylov, count, first.slack, borrowed)
@@ -240,6 +245,9 @@ def _restarted(
         krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed))
         near = jnp.all(jnp.abs(last.values[:wanted] - ends.settled) <= last.margin)
         agreed = jnp.where(last.ended, jnp.where(near, ends.agreed + 1, 0), ends.agreed)
+        unsettled = jnp.all(last.error <= last.margin) & ~last.ended
+        waited = jnp.where(last.ended, 0, jnp.where(unsettled, ends.waited + 1, ends.waited))
+        in_vain = waited >= PATIENCE if eps > jnp.finfo(real).eps else no  # rounding unsettles them again
         broken = ~jnp.all(jnp.isfinite(last.error))
         whole = last.count == p  # then there is nothing more to find
         error = last.error + ends.dropped  # a restart from a fresh direction forgets the residuals of what it keeps
@@ -249,9 +257,10 @@ def _restarted(
             jnp.where(last.ended, last.values[:wanted], ends.settled),
             jnp.where(last.ended, jnp.max(error), ends.dropped),
             agreed,
+            waited,
             last.ended & (whole | (agreed >= confirm)) & ~broken,
             broken,
-            whole | broken | (last.stuck & (krylov.slack == 0)),
+            whole | broken | in_vain | (last.stuck & (krylov.slack == 0)),
         )
         return krylov, last._replace(error=error), ends
 
@@ -259,9 +268,8 @@ def _restarted(
         ends = carry[2]
         return ~ends.converged & ~ends.over & (ends.restarts <= max_restarts)
 
-    none, no = jnp.array(0), jnp.array(False)
     unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.full(wanted, jnp.inf, real), jnp.zeros((), real)
-    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, no, no, no)
+    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, none, no, no, no)
     krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no), ends))
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
     (vectors, sound), error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error

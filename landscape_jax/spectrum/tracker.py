@@ -89,7 +89,8 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
       k: how many eigenpairs.
       num_steps: products of a round, after which the space shrinks to its b best vectors again; default k + 3. It
         bounds the memory, not the products: a cold start takes several rounds.
-      tol: relative to the largest |eigenvalue| found; not less than twice the rounding of leaves of 16 bits. A vector's angle to the true one is about √(tol · λ₁ / its gap).
+      tol: relative to the largest |eigenvalue| found. A vector's angle to the true one is about √(tol · λ₁ / its gap). With
+        leaves of 16 bits not less than twice their rounding.
         None: each look is Lanczos by itself, exactly `num_steps` products (default 2k + 10) from a fixed direction, and nothing
         is remembered: for looks so far apart that old vectors are no guesses.
       guards: eigenvectors remembered beyond those asked for. What rises from below them into their midst may be missed: where
@@ -205,7 +206,7 @@ def _followed(
 ) -> tuple[Memory, Eigs]:
     made, real = memory.made, memory.values.dtype
     eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
-    tol, lost_to_rounding = attainable(tol, memory.vectors, rows), rounding(real, tree.eps(memory.vectors), rows)
+    tol, noise = attainable(tol, memory.vectors, rows), rounding(real, tree.eps(memory.vectors), rows)
     side = step % 2
     first_look = made == 0
     guess = jnp.where((made - memory.last[side] <= RECENT) & ~_other_is_better(memory, side), side, 1 - side)
@@ -284,14 +285,14 @@ def _followed(
         basis, last, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
         new = tree.combine(last.rotation[:b], basis)
         stored = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, side * b, 0), stored, new)
-        return stored, each[:b, :b], outcome(last, k, b, tol, lost_to_rounding), each[0, :b], jnp.zeros((), real), jnp.array(False)
+        return stored, each[:b, :b], outcome(last, k, b, tol, noise), each[0, :b], jnp.zeros((), real), jnp.array(False)
 
     # an if in the form of a loop: most looks end without, and write one vector
     y1 = problem.rotation[0]
     share = y1[b] / jnp.maximum(length, tiny)  # of w in y₁
     frame, lost = _refolded(frame, problem.rotation[:b])
     due = unfinished(problem) | first_look | (guess != side) | ~(lost <= MAX_LOSS)
-    carry = stored, frame, outcome(problem, k, b, tol, lost_to_rounding), _full(y1[:b] - share * column, unfolded), share, due & alive
+    carry = stored, frame, outcome(problem, k, b, tol, noise), _full(y1[:b] - share * column, unfolded), share, due & alive
     stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
     weights, share, w = tree.where(alive, (weights, share, w), (each[0, :b], jnp.zeros_like(share), tree.zeros_like(w)))
     weights = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(2 * b, real), weights, side * b, 0)
