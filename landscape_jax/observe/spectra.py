@@ -73,9 +73,11 @@ def hutchinson_ratio(matvec: MatVec, key: Key, like: Params, num_probes: int) ->
     def probe(i: Array) -> tuple[Array, Array]:
         z = tree.rademacher_like(jax.random.fold_in(key, i), like)
         image = matvec(z)
-        return tree.vdot(z, image), tree.vdot(image, image)
+        return tree.vdot(z, image), tree.norm(image)
 
-    trace, square = jax.lax.map(probe, jnp.arange(num_probes))  # [s]
+    trace, length = jax.lax.map(probe, jnp.arange(num_probes))  # [s]
+    unit = tree.unit(length)  # R is the same for any multiple of A
+    trace, square = trace / unit, (length / unit) ** 2
     t, f = jnp.mean(trace), jnp.mean(square) ** 0.5
     value = t / jnp.where(f > 0, f, 1)
     slope = (trace - t - value / 2 * (square - f**2) / jnp.where(f > 0, f, 1)) / jnp.where(f > 0, f, 1)  # of R, probe by probe

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from landscape_jax.spectrum.lanczos import eigh, rounding
+from landscape_jax.spectrum.lanczos import eigh
 
 FIRST_TOL = 1e-2  # of the first look's residuals, relative, at most: what is missed there stays missed
 MAX_RISE = 0.1  # a look: more is no trend
@@ -63,7 +63,8 @@ def solved(problem: Problem, k: int, b: int, tol: float) -> Problem:
     within = count - krylov.astype(jnp.int32)
     inside = _reached(gram, within)
     inner = jnp.where(inside[:, None] & inside[None], gram, 0)
-    far = -2 * rows * jnp.max(jnp.abs(inner)) - 1  # what is not reached sorts last
+    largest = jnp.max(jnp.abs(inner))
+    far = jnp.where(largest == 0, -1, -2 * rows * largest)  # what is not reached sorts last
     values, rotation = eigh(inner + jnp.diag(jnp.where(inside, 0, far)))
     values, rotation = values[::-1], rotation[:, ::-1].T
     # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
@@ -124,8 +125,8 @@ def shrunk(problem: Problem, b: int) -> tuple[Array, Problem]:
     return weights, new._replace(gram=new.gram + cross + cross.T, known=known, needy=problem.needy)
 
 
-def outcome(problem: Problem, k: int, b: int, tol: float) -> Found:
-    """What a look that ends here has found."""
+def outcome(problem: Problem, k: int, b: int, tol: float, rounding: float) -> Found:
+    """What a look that ends here has found; residuals are told with what products may round, relative to max|θ|."""
     rotation, values, size = problem.rotation[:b], problem.values[:b], _size(problem.values, problem.count)
     hidden = hidden_part(rotation, problem.known)
     was, rises, ages, _ = _full(problem.past, rotation.T**2)
@@ -134,6 +135,6 @@ def outcome(problem: Problem, k: int, b: int, tol: float) -> Found:
     rises = jnp.where(problem.krylov, 0, (1 - left) * fresh + left * rises)
     pairs = values, jnp.minimum(problem.errors[:b], 1), rises, _full(hidden**2, problem.past[2] * problem.past[3])
     unseen = jnp.linalg.norm(hidden[:k] * jnp.sqrt(jnp.minimum(SURE * problem.trust, 1))[None], axis=1)
-    residuals = (jnp.where(problem.krylov, problem.errors[:k], unseen) + rounding(values.dtype, len(problem.gram))) * size
+    residuals = (jnp.where(problem.krylov, problem.errors[:k], unseen) + rounding) * size
     converged = ~jnp.any(problem.amiss) & jnp.all(problem.errors[:k] <= tol)  # no error is NaN
     return Found(pairs, residuals, converged, problem.products)

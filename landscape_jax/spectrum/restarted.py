@@ -16,6 +16,8 @@ from landscape_jax.spectrum.lanczos import (
     begin,
     extend,
     lanczos,
+    larger,
+    orthonormal,
     projected,
     rectified,
     ritz,
@@ -26,6 +28,8 @@ from landscape_jax.spectrum.lanczos import (
     widthwise,
 )
 from landscape_jax.types import Eigs, Key, MatVec, Params
+
+PATIENCE = 8  # restarts, with leaves of 16 bits
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -127,9 +131,8 @@ def block_eigsh(
             )
         if depth is not None or tol is not None:
             raise ValueError("eigsh: num_steps fixes the number of products; leave it out to run to tol within depth")
-        loose = slack(tree.dtype(start))
-        eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=loose), k, smallest, loose)
-        return eigs._replace(vectors=rectified(eigs.vectors).plain())
+        eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=slack(tree.dtype(start))), k, smallest)
+        return eigs._replace(vectors=eigs.vectors.plain())
     if depth is not None and depth <= max(wanted, b):
         raise ValueError(
             f"eigsh: depth={depth} must be more than k={wanted}, or no restart can make progress"
@@ -139,7 +142,7 @@ def block_eigsh(
     count("eigsh", 0, confirm=confirm)
     m = min(4 * wanted + 16 + b - 1 if depth is None else depth, p)
     real = tree.dtype(start)
-    least = rounding(real, m)
+    least = rounding(real, tree.eps(start), m)
     if m < p and isinstance(tol, float | int | np.number) and tol < least:
         raise ValueError(
             f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products in {real}, "
@@ -167,6 +170,7 @@ class _Solved(NamedTuple):
     error: Array  # [wanted]: residuals of those asked for
     margin: Array  # []: what these may be
     ended: Array  # [], bool: they all are
+    stuck: Array  # [], bool: they would be, but for what no product more will lower
 
 
 class _Ends(NamedTuple):
@@ -177,8 +181,10 @@ class _Ends(NamedTuple):
     settled: Array  # [wanted]: the values at the last end
     dropped: Array  # []: and the largest residual there, forgotten by a restart from a fresh direction
     agreed: Array  # []: how many ends in a row agreed with the one before
+    waited: Array  # []: restarts since all but the other Ritz values was settled
     converged: Array
-    broken: Array
+    broken: Array  # []: NaN or infinite
+    over: Array  # []: no restart would help
 
 
 def _restarted(
@@ -187,17 +193,20 @@ def _restarted(
     p, wanted = tree.size(tree.row(start, 0)), k + smallest
     keep = min(wanted + (m - wanted) // 2, m - 1)
     order = _wanted_first(m, k, smallest)
-    real = tree.dtype(start)
-    tol = tolerance(real, m) if tol is None else tol
+    real, eps = tree.dtype(start), tree.eps(start)
+    tol = tolerance(real, eps, m) if tol is None else tol
+    if m == p:
+        tol = larger(tol, 2 * rounding(real, eps, m))  # all there is to find is found then, to rounding
 
     # a coarse tolerance allows for a basis that is less orthogonal, down to √ε, which still keeps false copies away, and
     # one so fine that the slack would be much of it for none
     coarse = jnp.clip(tol / 30, slack(real), jnp.finfo(real).eps ** 0.5).astype(real)
-    coarse = jnp.where(tol < rounding(real, m) + 2 * coarse, 0, coarse)
-    loose = coarse if tree.num_examples(start) == 1 else 0.0
+    first = begin(start, m, jnp.where(tol < rounding(real, eps, m) + 2 * coarse, 0, coarse))
 
-    def solved(krylov: Krylov, count: Array) -> _Solved:
-        values, rotation, residuals = projected(krylov, count, loose)
+    none, no = jnp.array(0), jnp.array(False)
+
+    def solved(krylov: Krylov, count: Array, borrowed: Array) -> _Solved:
+        values, rotation, residuals, floors = projected(krylov, count, first.slack, borrowed)
         margin = tol * jnp.max(jnp.where(jnp.arange(m) < count, jnp.abs(values), 0))
         place = order - jnp.where(order >= m - smallest, m - count, 0)  # what is not reached stands below the smallest
         error = residuals[place[:wanted]]
@@ -208,23 +217,27 @@ def _restarted(
             above = (values + reach > values[max(k, 1) - 1] + margin) & (k > 0)
             below = (values - reach < values[count - max(smallest, 1)] - margin) & (smallest > 0)
             ended &= ~jnp.any(others & (above | below))
-        return _Solved(count, values[place], rotation[:, place], error, margin, ended)
+        floor = floors[place[:wanted]]
+        stuck = jnp.all(error - floor <= margin) & jnp.any(floor > margin) & (count >= wanted)
+        return _Solved(count, values[place], rotation[:, place], error, margin, ended, stuck)
 
     def going_on(carry) -> Array:
         last = carry[1]
         return (last.count < m) & ~last.ended
 
     def multiplied(carry):
-        krylov, last, allowed = carry
-        krylov, count = extend(matvec, krylov, last.count, allowed), last.count + 1
+        krylov, last, borrowed = carry
+        krylov, count = extend(matvec, krylov, last.count), last.count + 1
         due = count == m
         if not confirm:
             near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
             due |= (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0))
-        return krylov, jax.lax.cond(due, lambda: solved(krylov, count), lambda: last._replace(count=count)), allowed
+        last = jax.lax.cond(due, lambda: solved(krylov, count, borrowed), lambda: last._replace(count=count))
+        return krylov, last, borrowed
 
     def cycle(carry):
         krylov, last, ends = carry
+        afresh = last.ended  # from a fresh direction
 
         def restarted(carry):
             krylov, last, _ = carry
@@ -235,12 +248,15 @@ def _restarted(
         # an if in the form of a loop: it leaves the basis where it is
         krylov, last, _ = jax.lax.while_loop(lambda c: c[2], restarted, (krylov, last, ends.restarts > 0))
         begun = last.count
-        allowed = jnp.where(ends.restarts > 0, 0, loose)  # a restarted space does not follow three terms
-        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, allowed))
+        borrowed = jnp.where(afresh, begun, 0)
+        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed))
         near = jnp.all(jnp.abs(last.values[:wanted] - ends.settled) <= last.margin)
         agreed = jnp.where(last.ended, jnp.where(near, ends.agreed + 1, 0), ends.agreed)
+        unsettled = jnp.all(last.error <= last.margin) & ~last.ended
+        waited = jnp.where(last.ended, 0, jnp.where(unsettled, ends.waited + 1, ends.waited))
+        in_vain = waited >= PATIENCE if eps > jnp.finfo(real).eps else no  # rounding unsettles them again
         broken = ~jnp.all(jnp.isfinite(last.error))
-        whole = (last.count == p) | (last.ended & (agreed >= confirm))
+        whole = last.count == p  # then there is nothing more to find
         error = last.error + ends.dropped  # a restart from a fresh direction forgets the residuals of what it keeps
         ends = _Ends(
             ends.restarts + 1,
@@ -248,25 +264,28 @@ def _restarted(
             jnp.where(last.ended, last.values[:wanted], ends.settled),
             jnp.where(last.ended, jnp.max(error), ends.dropped),
             agreed,
-            whole & ~broken,
+            waited,
+            last.ended & (whole | (agreed >= confirm)) & ~broken,
             broken,
+            whole | broken | in_vain | (last.stuck & (krylov.slack == 0)),
         )
         return krylov, last._replace(error=error), ends
 
     def going(carry):
         ends = carry[2]
-        return ~ends.converged & ~ends.broken & (ends.restarts <= max_restarts)
+        return ~ends.converged & ~ends.over & (ends.restarts <= max_restarts)
 
-    none, no = jnp.array(0), jnp.array(False)
     unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.full(wanted, jnp.inf, real), jnp.zeros((), real)
-    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, no, no)
-    krylov, last, ends = jax.lax.while_loop(going, cycle, (begin(start, m), _Solved(none, *unknown, no), ends))
+    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, none, no, no, no)
+    krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no), ends))
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
-    vectors, error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
+    (vectors, sound), error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
+    if m == p:  # all eigenvalues are there if the basis is whole
+        sound &= (last.count < p) | orthonormal(tree.overlaps(krylov.basis)[:p, :p])
     if smallest > 1:  # they stand smallest first
         descending = np.r_[0:k, wanted - 1 : k - 1 : -1] if k else np.arange(wanted)[::-1]
         values, vectors, error = jax.tree.map(lambda x: x[descending], (values, vectors, error))
-    return Eigs(values, vectors, error, ends.converged, ends.products.astype(jnp.int32))
+    return Eigs(values, vectors, error, ends.converged & sound, ends.products.astype(jnp.int32))
 
 
 def _thick(
@@ -274,7 +293,7 @@ def _thick(
 ) -> Krylov:
     """The first `count` ≤ `keep` Ritz vectors as a new, partly filled Krylov space. It goes on from the last vectors of
     the old one or, where `random` holds, from fresh directions; the coupling of the kept vectors to these is nil."""
-    basis, gram, overlap = krylov
+    basis, gram, *_ = krylov
     rows, m = gram.shape
     b = rows - m
     values = jnp.where(jnp.arange(keep) < count, values[:keep], 0)
@@ -291,7 +310,8 @@ def _thick(
         last = jax.tree.map(lambda x: jnp.where(random, 0, x), tree.row(basis, m + i))
         return appended(kept, count + i, last, (restarts + 1) * rows + i)[0]
 
-    return Krylov(jax.lax.fori_loop(0, b, go_on, kept), new, overlap)
+    none = jnp.zeros_like(krylov.slack)  # a restarted space does not follow three terms
+    return krylov._replace(basis=jax.lax.fori_loop(0, b, go_on, kept), gram=new, slack=none)
 
 
 def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, tol: float | None = None) -> None:

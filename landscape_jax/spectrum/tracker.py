@@ -11,7 +11,7 @@ from jax import Array
 from landscape_jax import tree
 from landscape_jax.arguments import count, number, product
 from landscape_jax.spectrum.guessed import Problem, begun, hidden_part, learned, outcome, shrunk, solved
-from landscape_jax.spectrum.lanczos import appended, settled, widthwise
+from landscape_jax.spectrum.lanczos import appended, attainable, rounding, settled, widthwise
 from landscape_jax.spectrum.restarted import eigsh
 from landscape_jax.types import Eigs, MatVec, Params
 
@@ -90,7 +90,8 @@ def tracker(k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-
       k: how many eigenpairs.
       num_steps: products of a round, after which the space shrinks to its b best vectors again; default k + 3. It
         bounds the memory, not the products: a cold start takes several rounds.
-      tol: relative to the largest |eigenvalue| found. A vector's angle to the true one is about √(tol · λ₁ / its gap).
+      tol: relative to the largest |eigenvalue| found. A vector's angle to the true one is about √(tol · λ₁ / its gap). With
+        leaves of 16 bits not less than twice their rounding.
         None: each look is Lanczos by itself, exactly `num_steps` products (default 2k + 10) from a fixed direction, and nothing
         is remembered: for looks so far apart that old vectors are no guesses.
       guards: eigenvectors remembered beyond those asked for. What rises from below them into their midst may be missed: where
@@ -182,7 +183,7 @@ def _beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, 
         more = tree.dots(basis, w)
         w = tree.sub(w, tree.combine(more, basis))
         length = tree.norm(w)
-        return w, column + more, length, passes + 1, (length < jnp.linalg.norm(more) / 4) & (passes < 1)
+        return w, column + more, length, passes + 1, (length < tree.norm(more) / 4) & (passes < 1)
 
     carry = tree.axpy(-rayleigh, along, w), rayleigh * a, jnp.zeros_like(rayleigh), 0, jnp.array(True)
     return jax.lax.while_loop(lambda c: c[4], passed, carry)[:3]
@@ -211,6 +212,7 @@ def _followed(
 ) -> tuple[Memory, Eigs]:
     made, real = memory.made, memory.values.dtype
     eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
+    tol, noise = attainable(tol, memory.vectors, rows), rounding(real, tree.eps(memory.vectors), rows)
     side = step % 2
     first_look = made == 0
     guess = jnp.where((made - memory.last[side] <= RECENT) & ~_other_is_better(memory, side), side, 1 - side)
@@ -227,7 +229,7 @@ def _followed(
     size = jnp.maximum(jnp.max(jnp.abs(column)), tiny)
     off = tree.axpy(-column[0] / size, first, tree.scale(1 / size, w))
     length = size * jnp.sqrt(jnp.maximum(tree.vdot(off, off) - jnp.sum((column[1:] / size) ** 2), 0))
-    is_new = (length > 10 * eps * jnp.linalg.norm(column)) & (length < jnp.inf)
+    is_new = (length > 10 * eps * tree.norm(column)) & (length < jnp.inf)
     length = jnp.where(is_new, length, 0)
     change = jnp.where(first_look, 0, jnp.abs(column[0] - values[0]) / jnp.maximum(jnp.abs(column[0]), tiny))
     decay = jnp.maximum(DECAY ** (step - memory.step).astype(real), LEAST_DECAY)
@@ -255,7 +257,7 @@ def _followed(
         a = jnp.where(problem.krylov, each[i - 1], a)
         y = tree.combine(a, basis)
         rest, column, length = _beyond(basis, y, a, matvec(y))
-        vanished = length <= 10 * eps * jnp.linalg.norm(column)
+        vanished = length <= 10 * eps * tree.norm(column)
         basis, column = settled(basis, i, rest, column, length, vanished, i)
         return basis, solved(learned(problem, a, column)._replace(count=i + 1), k, b, tol)
 
@@ -289,14 +291,14 @@ def _followed(
         basis, last, _ = jax.lax.while_loop(lambda c: unfinished(c[1]) & (c[2] < MAX_ROUNDS), round_, start)
         new = tree.combine(last.rotation[:b], basis)
         stored = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, side * b, 0), stored, new)
-        return stored, each[:b, :b], outcome(last, k, b, tol), each[0, :b], jnp.zeros((), real), jnp.array(False)
+        return stored, each[:b, :b], outcome(last, k, b, tol, noise), each[0, :b], jnp.zeros((), real), jnp.array(False)
 
     # an if in the form of a loop: most looks end without, and write one vector
     y1 = problem.rotation[0]
     share = y1[b] / jnp.maximum(length, tiny)  # of w in y₁
     frame, lost = _refolded(frame, problem.rotation[:b])
     due = unfinished(problem) | first_look | (guess != side) | ~(lost <= MAX_LOSS)
-    carry = stored, frame, outcome(problem, k, b, tol), _full(y1[:b] - share * column, unfolded), share, due & alive
+    carry = stored, frame, outcome(problem, k, b, tol, noise), _full(y1[:b] - share * column, unfolded), share, due & alive
     stored, frame, new, weights, share, _ = jax.lax.while_loop(lambda c: c[5], rewritten, carry)
     weights, share, w = tree.where(alive, (weights, share, w), (each[0, :b], jnp.zeros_like(share), tree.zeros_like(w)))
     weights = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(2 * b, real), weights, side * b, 0)
