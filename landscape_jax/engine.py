@@ -3,6 +3,7 @@
     start → Run → advance → Run, Record → advance → …
 
 `advance` is pure: jit it, vmap it over runs, shard it. `run` is the two compiled; `drive` (driver.py) the host's loop around.
+Programs are kept as long as the functions in `dynamics` and `observe` (`programs.py`).
 """
 
 import functools
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
-from landscape_jax import devices, tree
+from landscape_jax import devices, programs, tree
 from landscape_jax.record import Record
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
@@ -75,12 +77,27 @@ def advance(
       dynamics, observe: as given to `start`.
       num_steps: how many steps, a multiple of `every`.
       every: the cadence, in steps.
-      ceiling: the loss above which a run counts as diverged; float32 losses pass 1e25 before they overflow.
+      ceiling: the loss above which a run counts as diverged, positive; float32 losses pass 1e25 before they overflow.
     Returns: the run, and its record: leaves [num_steps // every, ...], with "step".
+
+    Compiled when it is called outside of jit, once for the same `dynamics` and `observe` objects and the same shapes: make
+    them before a Python loop, not in it.
     """
+    check_steps(num_steps=num_steps, every=every)
+    check_ceiling(ceiling)
     if every < 1 or num_steps < 0 or num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
-    return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
+    go, arrays = programs.program(_advancing, (dynamics, dict(observe)))
+    return go(run, arrays, ceiling, num_steps=num_steps, every=every)
+
+
+def _advancing(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("num_steps", "every"), inline=True)
+    def go(run, arrays, ceiling, num_steps, every):
+        dynamics, observe = rebuild(arrays)
+        return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
+
+    return go
 
 
 def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
@@ -101,11 +118,22 @@ def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ce
       run, dynamics, observe, ceiling: as for `advance`.
     Cost: the looks, and a step with each of which nothing is kept.
     """
+    check_steps(looks=looks)
+    check_ceiling(ceiling)
     if looks < 1:
         raise ValueError(f"warmed: looks={looks} must be at least 1")
-    observed = _observed(run, dynamics, observe, ceiling)
-    look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
-    return run._replace(memory=jax.lax.fori_loop(0, looks, look, run.memory))
+    go, arrays = programs.program(_warming, (dynamics, dict(observe)))
+    return run._replace(memory=go(run, arrays, ceiling, looks=looks))
+
+
+def _warming(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames="looks", inline=True)
+    def go(run, arrays, ceiling, looks):
+        observed = _observed(run, *rebuild(arrays), ceiling)
+        look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
+        return jax.lax.fori_loop(0, looks, look, run.memory)
+
+    return go
 
 
 def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:
@@ -120,9 +148,19 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
     """
     if jnp.ndim(gaps) != 1 or not jnp.issubdtype(jnp.result_type(gaps), jnp.integer):
         raise ValueError(f"gaps must be one row of integers, [records], not {jnp.shape(gaps)} {jnp.result_type(gaps)}")
-    observed = _observed(run, dynamics, observe, ceiling)
-    run, record = jax.lax.scan(lambda run, gap: observed(run, gap - 1), run, jnp.asarray(gaps))
-    return run, Record(record)
+    check_ceiling(ceiling)
+    go, arrays = programs.program(_pacing, (dynamics, dict(observe)))
+    return go(run, arrays, ceiling, jnp.asarray(gaps))
+
+
+def _pacing(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, inline=True)
+    def go(run, arrays, ceiling, gaps):
+        observed = _observed(run, *rebuild(arrays), ceiling)
+        run, record = jax.lax.scan(lambda run, gap: observed(run, gap - 1), run, gaps)
+        return run, Record(record)
+
+    return go
 
 
 def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
@@ -224,6 +262,33 @@ def _nan_unless(alive: Array, x: Array) -> Array:
     return jnp.where(alive, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
+def check_steps(**counts: Any) -> None:
+    """Raise `TypeError` for what is not a whole number known when the program is made, `ValueError` past the clock's int32."""
+    for name, count in counts.items():
+        if isinstance(count, Tracer):
+            raise TypeError(
+                f"{name} is traced, but how many steps there are is part of the program: pass a Python int, mark it static "
+                "(jax.jit(..., static_argnames=...)), or use `paced`, whose gaps may be traced"
+            )
+        if isinstance(count, bool | np.bool_) or not isinstance(count, int | np.integer):
+            told = f"an array of shape {np.shape(count)}" if hasattr(count, "shape") else f"{count!r}"
+            raise TypeError(f"{name} is {told}, not a whole number: pass a Python int, such as int({name})")
+        if count >= 2**31:
+            raise ValueError(f"{name}={count} does not fit the run's clock, an int32: ask for less than 2³¹ = 2147483648")
+
+
+def check_ceiling(ceiling: Any) -> None:
+    """Raise unless it is traced or one positive number."""
+    if isinstance(ceiling, Tracer):
+        return
+    if np.ndim(ceiling) or not jnp.issubdtype(np.asarray(ceiling).dtype, np.number):
+        raise TypeError(f"ceiling={ceiling!r} must be one number, a loss or math.inf; to give each run its own, vmap over them")
+    if not float(ceiling) > 0:
+        raise ValueError(
+            f"ceiling={ceiling} must be positive: it is the loss above which a run counts as diverged; math.inf sets none"
+        )
+
+
 # ── compiled ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -231,12 +296,6 @@ def hoisted(functions):
     """Bare functions in a pytree become leafless `Partial`s, so that `jit` can take the pairs as arguments, along with
     whatever arrays their `Partial`s hold: arguments, where a closure would make constants of them."""
     return jax.tree.map(lambda f: Partial(f) if callable(f) else f, functions)
-
-
-@functools.partial(jax.jit, static_argnames=("num_steps", "every"))
-def _compiled_run(key, params, dynamics, observe, ceiling, num_steps, every):
-    begun = start(key, params, dynamics, observe)
-    return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
 
 
 def run(
@@ -251,12 +310,27 @@ def run(
 ) -> tuple[Run, Record]:
     """Start, then advance, compiled: see those for the arguments. Works inside jit and vmap as well.
 
-    A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again.
+    One program for all steps: it shows no progress, and Ctrl-C waits for its end. For what takes longer than you would wait
+    in silence use `start` and `drive`, which give the same bits.
+
+    A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again; the program is
+    freed with those objects.
     """
     _checked(key, params, observe)
-    return _compiled_run(
-        key, params, hoisted(dynamics), hoisted(dict(observe)), ceiling, num_steps=num_steps, every=every
-    )
+    check_steps(num_steps=num_steps, every=every)
+    check_ceiling(ceiling)
+    go, arrays = programs.program(_running, (dynamics, dict(observe)))
+    return go(key, params, arrays, ceiling, num_steps=num_steps, every=every)
+
+
+def _running(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("num_steps", "every"))
+    def go(key, params, arrays, ceiling, num_steps, every):
+        dynamics, observe = rebuild(arrays)
+        begun = start(key, params, dynamics, observe)
+        return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
+
+    return go
 
 
 def check(run: Run) -> None:

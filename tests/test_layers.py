@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
-    {"tree"},
+    {"tree", "programs"},
     {"devices", "record"},
     {"losses"},
     {"models", "data"},
