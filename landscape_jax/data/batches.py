@@ -7,20 +7,24 @@ program as arguments, where a closure would bake them in as constants.
 
 import functools
 import math
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.data import counts
 from landscape_jax.types import Batch, Batches, Key
 
 
 def full_batch(data: Batch) -> Batches:
     """Every example at every step: full-batch gradient descent."""
-    tree.num_examples(data)
+    counts.check_examples("full_batch", data)
     return Partial(_full_batch, jax.tree.map(jnp.asarray, data))
 
 
@@ -38,9 +42,8 @@ def independent(data: Batch, batch_size: int) -> Batches:
 
     Cost: b random integers a step, and no shuffle.
     """
-    tree.num_examples(data)
-    if batch_size < 1:
-        raise ValueError(f"independent: batch_size={batch_size} must be at least 1")
+    counts.check_examples("independent", data)
+    counts.check_at_least("independent", batch_size=batch_size)
     pick = functools.partial(_chosen, functools.partial(_independent, batch_size))
     return Partial(pick, jax.tree.map(jnp.asarray, data))
 
@@ -56,8 +59,58 @@ def epochs(data: Batch, batch_size: int) -> Batches:
     return _batches("epochs", _in_epochs, data, batch_size)
 
 
+def check_function(name: str, batches: Batches) -> None:
+    """Raise `TypeError` unless `batches` can be called."""
+    if not callable(batches):
+        raise TypeError(
+            f"{name}: batches is a {type(batches).__name__}, not a function (key, step) ↦ batch: data.full_batch(train) takes "
+            "all of an array at every step, data.minibatch(train, 32) and data.epochs(train, 32) parts of it. An iterator "
+            f"can't be read inside a compiled step: {_STREAMS}"
+        )
+
+
+def check_repeats(batches: Batches) -> None:
+    """Raise `ValueError` if `batches`, traced twice with equal arguments, gives different batches.
+
+    It then reads an iterator, or another state of Python's, and a compiled program would see one batch for ever.
+
+    Cost: two traces of `batches`; none for what this module made.
+    """
+    if _pure(batches):
+        return
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    one, two = (jax.make_jaxpr(lambda key, t: batches(key, t))(key, step) for _ in range(2))  # one function is traced once
+    same = len(one.consts) == len(two.consts) and all(map(_equal, one.consts, two.consts))
+    texts = [re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr)) for jaxpr in (one, two)]  # without addresses
+    if not same or texts[0] != texts[1]:
+        raise ValueError(
+            "batches: two calls with the same key and step gave different batches, as a function does that reads an iterator "
+            "or draws NumPy's random numbers. A compiled step would call it once and train on that one batch for ever: choose "
+            f"examples by (key, step) alone, as data.epochs and data.minibatch do; {_STREAMS}"
+        )
+
+
+_STREAMS = "data too large for memory can be read by jax.pure_callback(load, shapes, step), with load a function of the step"
+
+
+def _pure(batches: Batches) -> bool:
+    fn = batches.func if isinstance(batches, Partial) else batches
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn is _full_batch or fn is _chosen
+
+
+def _equal(x, y) -> bool:
+    if x is y or isinstance(x, Tracer) or isinstance(y, Tracer):
+        return True
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x, y = jax.random.key_data(x), jax.random.key_data(y)
+    return x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes() and x.shape == y.shape
+
+
 def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
-    n = tree.num_examples(data)
+    n = counts.check_examples(name, data)
+    counts.check_whole(name, batch_size=batch_size)
     if not 1 <= batch_size <= n:
         raise ValueError(
             f"{name}: batch_size={batch_size} must lie between 1 and the {n} examples of the data; "

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import losses, tree
+from landscape_jax.data.batches import check_function, check_repeats
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -23,13 +24,16 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
         that one `Dynamics` serves a whole batch of runs with different rates.
       batches: (key, step) ↦ batch, e.g. `data.full_batch(train)`.
     Returns: a `Dynamics`. Its `init` raises `ValueError` if the optimizer walks uphill or stands still (a learning rate
-      that is not positive), unless the rate is traced, when the sign can't be seen.
+      that is not positive), unless the rate is traced, when the sign can't be seen; and if `batches` reads an iterator, of
+      which a compiled program would see one batch for ever.
 
     Cost: one value and gradient a step.
     """
     optimizer = optax.with_extra_args_support(optimizer)
+    check_function("gradient", batches)
 
     def init(batches: Batches, params: Params):
+        check_repeats(batches)
         check_descends(optimizer, params)
         return optimizer.init(params)
 

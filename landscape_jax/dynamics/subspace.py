@@ -19,6 +19,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import losses, tree
+from landscape_jax.data.batches import check_function, check_repeats
 from landscape_jax.dynamics.gradient import check_descends, updated
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
@@ -141,8 +142,10 @@ def subspace(
     Source: C. Li et al. 2018, arXiv 1804.08838 (plane); S. Fort and A. Scherlis 2018, arXiv 1807.02581 (sphere).
     """
     optimizer = optax.with_extra_args_support(optimizer)
+    check_function("subspace", batches)
 
     def init(batches: Batches, basis: Basis, params: Params) -> Subspace:
+        check_repeats(batches)
         shape = jax.eval_shape(basis.embed, basis.zero)
         if jax.tree.map(jnp.shape, shape) != jax.tree.map(jnp.shape, params):
             raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")

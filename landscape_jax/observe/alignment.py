@@ -10,6 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.data.batches import check_function, check_repeats
 from landscape_jax.observe.sharpness import Measure, eigenpairs
 from landscape_jax.types import Batch, Batches, Curvature, Eigs, Key, Loss, Moment, Observable, Params
 
@@ -39,6 +40,8 @@ def redrawn(loss: Loss, batches: Batches, num: int = 10, rate: float | Callable 
     """
     if num < 1:
         raise ValueError(f"redrawn: num={num} must be at least 1: how many minibatches to draw")
+    check_function("redrawn", batches)
+    check_repeats(batches)
 
     def stack(batches: Batches, rate, key: Key, moment: Moment) -> Params:
         eta = cast(float, rate(moment.state) if callable(rate) else rate)

@@ -126,7 +126,9 @@ def test_a_finished_result_is_replaced_by_another_configuration_only_if_asked(do
     assert cli.main(asked) == 0
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"", "it is empty"), (b'{"config": {"n_t', "Unterminated"), (b"[1]", "it holds a list")])
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"", "it is empty"), (b'{"config": {"n_t', "Unterminated"), (b"[1]", "it holds a list")]
+)
 def test_a_damaged_config_of_an_earlier_result_is_told_of_before_the_work(content, told, done, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(lj, "drive", lambda *_, **__: pytest.fail("it ran"))
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
