@@ -4,13 +4,18 @@
 an observable is often a closure made anew for each call: its programs would fill the memory of a long session.
 """
 
+import functools
 import types
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.tree_util import Partial
+
+from landscape_jax import tree
 
 MOST = 256  # programs: each takes some hundred mappings of memory, and Linux allows a process 65,530
 
@@ -95,3 +100,53 @@ def _reference(fn: Callable) -> Callable[[], Any]:
 def _forget(gone: Any) -> None:
     for key in [key for key in _made if any(ref is gone for ref in key[-1])]:
         _made.pop(key, None)
+
+
+# ── of operators ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MOST_OPERATORS = 32
+
+_of_operators: dict[tuple, Callable] = {}  # in the order of their last use
+
+
+def of_operator(fn: Callable) -> Callable:
+    """`fn(matvec, start, ...)`, where it is called outside of jit, as one program for all operators of one form.
+
+    An operator such as H(θ) is a closure made anew at each θ. It is traced, its arrays become arguments, and what is left, as
+    the compiler's text, tells operators apart: in a Python loop over θ `fn` is compiled once. No closure and no array is kept.
+
+    Args:
+      fn: pure; `start` is a stack of vectors, the other arguments are numbers or None.
+    Cost: a trace of the product at each call.
+    """
+
+    @functools.wraps(fn)
+    def call(matvec: Callable, start: Any, *args, **kwargs):
+        options = *args, *kwargs.values()
+        leaves, treedef = jax.tree.flatten(start)
+        fixed = all(x is None or isinstance(x, int | float) for x in options)
+        if not fixed or any(isinstance(x, Tracer) or not hasattr(x, "dtype") for x in leaves):
+            return fn(matvec, start, *args, **kwargs)
+        tree.check(start, "start")
+        one = treedef.unflatten([jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves])
+        product, out = jax.make_jaxpr(lambda v: matvec(v), return_shape=True)(one)
+        if any(isinstance(x, Tracer) for x in product.consts):
+            return fn(matvec, start, *args, **kwargs)
+        jaxpr, structure = product.jaxpr, jax.tree.structure(out)
+
+        def at(consts: list, v: Any) -> Any:
+            return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(v)))
+
+        text = jax.jit(at).lower(product.consts, one).as_text()
+        if "callback" in text:  # which function of Python's is called, the text does not say
+            return fn(matvec, start, *args, **kwargs)
+        key = fn, text, treedef, structure, len(args), *options, *kwargs
+        go = _of_operators.pop(key, None) or jax.jit(
+            lambda consts, start: fn(functools.partial(at, consts), start, *args, **kwargs)
+        )
+        _of_operators[key] = go
+        if len(_of_operators) > MOST_OPERATORS:
+            _of_operators.pop(next(iter(_of_operators)), None)
+        return go(product.consts, start)
+
+    return call

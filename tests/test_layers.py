@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
-    {"tree", "programs"},
-    {"devices", "record"},
+    {"tree"},
+    {"devices", "programs", "record"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},

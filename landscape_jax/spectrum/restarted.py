@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from landscape_jax import tree
+from landscape_jax import programs, tree
 from landscape_jax.spectrum.lanczos import (
     Krylov,
     appended,
@@ -72,7 +72,8 @@ def eigsh(
     Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2, and after
     each one when residuals are within 4 tol. Memory: m vectors; or about 3 · `depth`, for the compiler keeps the basis from
     before a restart, the one after it, and a copy.
-    Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
+    Works under jit and vmap; not differentiable in reverse mode (there is a while loop). Outside of jit it is compiled once for
+    operators of one form, such as `hessian(loss)(params, batch)` at each θ of a Python loop; within jit as usual.
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
     """
     tree.check(start, "start")
@@ -83,6 +84,7 @@ def eigsh(
     )  # fmt: skip
 
 
+@programs.of_operator
 def block_eigsh(
     matvec: MatVec,
     start: Params,
