@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 import landscape_jax as lj
+from experiments._config import check_numbers
 from landscape_jax import Record
 from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
@@ -62,6 +63,7 @@ class Config:
     """Cadence of the measurements, in steps."""
 
     def __post_init__(self):
+        check_numbers(self)
         c = self._values()
         if not c["learning_rates"] or any(rate <= 0 for rate in (*c["learning_rates"], c["control_rate"])):
             raise ValueError(f"learning_rates={c['learning_rates']} and control_rate={c['control_rate']} must be positive")

@@ -7,7 +7,6 @@ to write instead. Nothing is called and nothing is traced, so that a check costs
 """
 
 import inspect
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -47,25 +46,32 @@ def require(by: str, **arguments: Any) -> None:
         raise TypeError(f"{by}: {name} must be {role.expects}, but is {described(value)}{f': {remedy}' if remedy else ''}")
 
 
-def count(by: str, at_least: int = 1, **numbers: Any) -> None:
-    """Raise unless each is an integer, of Python's or NumPy's, and at least so many.
+def count(by: str, at_least: int | None = 1, **numbers: Any) -> None:
+    """Raise unless each is an integer, of Python's or NumPy's, at least so many, and within int32.
 
-    Raises: `TypeError` for what is no integer (1.5, True, "3", an array of several); `ValueError` for too few.
+    Raises: `TypeError` for what is no integer (1.5, True, "3", an array) or is traced; `ValueError` for what is out of range.
     """
     for name, n in numbers.items():
-        if isinstance(n, (bool, np.bool_)) or not _is_index(n):
-            raise TypeError(f"{by}: {name} must be an integer, but is {described(n)}")
-        if operator.index(n) < at_least:
+        if isinstance(n, Tracer):
+            raise TypeError(
+                f"{by}: {name} is traced, but it is part of the program: pass a Python int, or mark it static "
+                "(jax.jit(..., static_argnames=...))"
+            )
+        if isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)):
+            raise TypeError(f"{by}: {name} must be an integer, but is {described(n)}: pass a Python int")
+        if at_least is not None and n < at_least:
             raise ValueError(f"{by}: {name}={n} must be at least {at_least}")
+        if n >= 2**31:
+            raise ValueError(f"{by}: {name}={n} does not fit an int32: ask for less than 2³¹ = 2147483648")
 
 
 def counts(by: str, **sequences: Any) -> None:
     """Raise `TypeError` or `ValueError` unless each is a sequence of integers, all at least 1; it may be empty."""
     for name, numbers in sequences.items():
         if isinstance(numbers, str) or not hasattr(numbers, "__len__"):
-            remedy = f": write ({numbers},)" if _is_index(numbers) else ""
+            remedy = f": write ({numbers},)" if isinstance(numbers, int) else ""
             raise TypeError(f"{by}: {name} must be a sequence of positive integers, but is {described(numbers)}{remedy}")
-        if any(isinstance(n, (bool, np.bool_)) or not _is_index(n) or operator.index(n) < 1 for n in numbers):
+        if any(isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
             raise ValueError(f"{by}: {name}={tuple(numbers)} must be positive integers")
 
 
@@ -208,14 +214,6 @@ def _parameters(fn: Callable, everything: bool = False) -> list[str]:
         return [str(p) for p in parameters]
     several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     return [p.name for p in parameters if p.default is p.empty and p.kind not in several]
-
-
-def _is_index(n: Any) -> bool:
-    try:
-        operator.index(n)
-    except TypeError:
-        return False
-    return True
 
 
 def _is_key(x: Any) -> bool:

@@ -3,6 +3,7 @@
     start → Run → advance → Run, Record → advance → …
 
 `advance` is pure: jit it, vmap it over runs, shard it. `run` is the two compiled; `drive` (driver.py) the host's loop around.
+Programs are kept as long as the functions in `dynamics` and `observe` (`programs.py`).
 """
 
 import functools
@@ -18,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import devices, tree
+from landscape_jax import devices, programs, tree
 from landscape_jax.arguments import count, described, number, require
 from landscape_jax.models.plain import warn_of_slow_convolutions
 from landscape_jax.record import Record
@@ -77,15 +78,29 @@ def advance(
       dynamics, observe: as given to `start`.
       num_steps: how many steps, a multiple of `every`.
       every: the cadence, in steps.
-      ceiling: the loss above which a run counts as diverged; float32 losses pass 1e25 before they overflow.
+      ceiling: the loss above which a run counts as diverged, positive; float32 losses pass 1e25 before they overflow.
     Returns: the run, and its record: leaves [num_steps // every, ...], with "step".
+
+    Compiled when it is called outside of jit, once for the same `dynamics` and `observe` objects and the same shapes: make
+    them before a Python loop, not in it.
     """
     _going_on("advance", run, dynamics, observe)
     count("advance", 0, num_steps=num_steps)
     count("advance", every=every)
+    number("advance", ceiling=ceiling, more_than=0)
     if num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
-    return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
+    go, arrays = programs.program(_advancing, (dynamics, dict(observe)))
+    return go(run, arrays, ceiling, num_steps=num_steps, every=every)
+
+
+def _advancing(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("num_steps", "every"), inline=True)
+    def go(run, arrays, ceiling, num_steps, every):
+        dynamics, observe = rebuild(arrays)
+        return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
+
+    return go
 
 
 def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
@@ -108,9 +123,19 @@ def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ce
     """
     count("warmed", looks=looks)
     _going_on("warmed", run, dynamics, observe)
-    observed = _observed(run, dynamics, observe, ceiling)
-    look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
-    return run._replace(memory=jax.lax.fori_loop(0, looks, look, run.memory))
+    number("warmed", ceiling=ceiling, more_than=0)
+    go, arrays = programs.program(_warming, (dynamics, dict(observe)))
+    return run._replace(memory=go(run, arrays, ceiling, looks=looks))
+
+
+def _warming(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames="looks", inline=True)
+    def go(run, arrays, ceiling, looks):
+        observed = _observed(run, *rebuild(arrays), ceiling)
+        look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
+        return jax.lax.fori_loop(0, looks, look, run.memory)
+
+    return go
 
 
 def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:
@@ -128,11 +153,21 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
         raise TypeError(f"paced: gaps must be a row of integers, but is {described(gaps)}: write jnp.array([10, 10])")
     if jnp.ndim(gaps) != 1 or not jnp.issubdtype(jnp.result_type(gaps), jnp.integer):
         raise ValueError(f"gaps must be one row of integers, [records], not {jnp.shape(gaps)} {jnp.result_type(gaps)}")
-    observed = _observed(run, dynamics, observe, ceiling)
-    body = lambda run, gap: observed(run, gap - 1)  # noqa: E731
-    warn_of_slow_convolutions(body, run, jnp.asarray(gaps))
-    run, record = jax.lax.scan(body, run, jnp.asarray(gaps))
-    return run, Record(record)
+    number("paced", ceiling=ceiling, more_than=0)
+    go, arrays = programs.program(_pacing, (dynamics, dict(observe)))
+    return go(run, arrays, ceiling, jnp.asarray(gaps))
+
+
+def _pacing(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, inline=True)
+    def go(run, arrays, ceiling, gaps):
+        observed = _observed(run, *rebuild(arrays), ceiling)
+        body = lambda run, gap: observed(run, gap - 1)  # noqa: E731
+        warn_of_slow_convolutions(body, run, gaps)
+        run, record = jax.lax.scan(body, run, gaps)
+        return run, Record(record)
+
+    return go
 
 
 def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
@@ -252,12 +287,6 @@ def hoisted(functions):
     return jax.tree.map(lambda f: Partial(f) if callable(f) else f, functions)
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "every"))
-def _compiled_run(key, params, dynamics, observe, ceiling, num_steps, every):
-    begun = start(key, params, dynamics, observe)
-    return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
-
-
 def run(
     key: Key,
     params: Params,
@@ -270,12 +299,28 @@ def run(
 ) -> tuple[Run, Record]:
     """Start, then advance, compiled: see those for the arguments. Works inside jit and vmap as well.
 
-    A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again.
+    One program for all steps: it shows no progress, and Ctrl-C waits for its end. For what takes longer than you would wait
+    in silence use `start` and `drive`, which give the same bits.
+
+    A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again; the program is
+    freed with those objects.
     """
     _checked(key, params, dynamics, observe)
-    return _compiled_run(
-        key, params, hoisted(dynamics), hoisted(dict(observe)), ceiling, num_steps=num_steps, every=every
-    )
+    count("run", 0, num_steps=num_steps)
+    count("run", every=every)
+    number("run", ceiling=ceiling, more_than=0)
+    go, arrays = programs.program(_running, (dynamics, dict(observe)))
+    return go(key, params, arrays, ceiling, num_steps=num_steps, every=every)
+
+
+def _running(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("num_steps", "every"))
+    def go(key, params, arrays, ceiling, num_steps, every):
+        dynamics, observe = rebuild(arrays)
+        begun = start(key, params, dynamics, observe)
+        return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
+
+    return go
 
 
 def check(run: Run) -> None:

@@ -17,7 +17,7 @@ from conftest import clean_environment
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import landscape_jax as lj
-from landscape_jax import engine
+from landscape_jax import engine, programs
 from landscape_jax.types import Coupled
 
 COLLECTIVE = r"(all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
@@ -116,16 +116,16 @@ def test_theta_split_splits_all_that_is_made_of_it(mesh):
     assert split["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
     assert split["layer2"]["bias"].sharding.is_fully_replicated  # ten numbers
 
-    arguments = jax.random.key(1), engine.hoisted(gd), engine.hoisted(watch)
-    go = engine._compiled_run.lower(arguments[0], split, *arguments[1:], jnp.inf, num_steps=8, every=4).compile()
+    run, arrays = programs.program(engine._running, (gd, watch))
+    go = run.lower(jax.random.key(1), split, arrays, jnp.inf, num_steps=8, every=4).compile()
     text = go.as_text()
     assert re.search(r"f32\[64,32\]", text)  # layer0's eighth
     assert re.search(r"f32\[12,64,32\]", text)  # of the six vectors remembered on either side
     assert re.search(r"f32\[10,64,32\]", text)  # and of the basis for further products
     assert not re.search(r"f32\[(\d+,)?(64,256|256,128)\]", text)
-    run, record = go(arguments[0], split, *arguments[1:], jnp.inf)
+    run, record = go(jax.random.key(1), split, arrays, jnp.inf)
     assert run.state[0].mu["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
-    plain, losses = lj.run(arguments[0], theta, gd, {"loss": lj.observe.loss}, num_steps=8, every=4)
+    plain, losses = lj.run(jax.random.key(1), theta, gd, {"loss": lj.observe.loss}, num_steps=8, every=4)
     np.testing.assert_allclose(record["loss"], losses["loss"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run.params, plain.params)
 

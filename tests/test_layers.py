@@ -11,7 +11,7 @@ LAYERS = [
     {"arguments"},
     {"tree"},
     {"parts"},
-    {"devices", "record", "labels"},
+    {"devices", "programs", "record", "labels"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},

@@ -7,11 +7,14 @@ program as arguments, where a closure would bake them in as constants.
 
 import functools
 import math
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import tree
@@ -66,9 +69,41 @@ def source(batches: Batches) -> Batch | None:
     return batches.args[0] if ours else None
 
 
+def check_repeats(batches: Batches) -> None:
+    """Raise `ValueError` if `batches`, traced twice with equal arguments, gives different batches.
+
+    It then reads an iterator, or another state of Python's, and a compiled program would see one batch for ever.
+
+    Cost: two traces of `batches`; none for what this module made.
+    """
+    if source(batches) is not None:
+        return
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    one, two = (jax.make_jaxpr(lambda key, t: batches(key, t))(key, step) for _ in range(2))  # one function is traced once
+    same = len(one.consts) == len(two.consts) and all(map(_equal, one.consts, two.consts))
+    texts = [re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr)) for jaxpr in (one, two)]  # without addresses
+    if not same or texts[0] != texts[1]:
+        raise ValueError(
+            "batches: two calls with the same key and step gave different batches, as a function does that reads an iterator "
+            "or draws NumPy's random numbers. A compiled step would call it once and train on that one batch for ever: choose "
+            f"examples by (key, step) alone, as data.epochs and data.minibatch do; {_STREAMS}"
+        )
+
+
+_STREAMS = "data too large for memory can be read by jax.pure_callback(load, shapes, step), with load a function of the step"
+
+
+def _equal(x, y) -> bool:
+    if x is y or isinstance(x, Tracer) or isinstance(y, Tracer):
+        return True
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x, y = jax.random.key_data(x), jax.random.key_data(y)
+    return x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes() and x.shape == y.shape
+
+
 def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
     n = tree.num_examples(data)
-    count(name, -(2**31), batch_size=batch_size)  # its range is told below
+    count(name, None, batch_size=batch_size)
     if not 1 <= batch_size <= n:
         raise ValueError(
             f"{name}: batch_size={batch_size} must lie between 1 and the {n} examples of the data; "

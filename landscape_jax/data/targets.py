@@ -46,7 +46,9 @@ def with_label_noise(key: Key, y: Array, fraction: float, num_classes: int | Non
     if integer and num_classes is None and isinstance(y, Tracer):
         raise ValueError("with_label_noise: traced classes have no largest one; pass num_classes")
     n = y.shape[0]
-    c = y.shape[1] if not integer else int(y.max(initial=-1)) + 1 if num_classes is None else num_classes
+    if n == 0:
+        raise ValueError("with_label_noise: there are no targets: y has length 0; pass at least one")
+    c = y.shape[1] if not integer else int(y.max()) + 1 if num_classes is None else num_classes
     if num_classes not in (None, c):
         raise ValueError(f"with_label_noise: num_classes={num_classes}, but the one-hot rows have {c} classes")
     if c < 2:

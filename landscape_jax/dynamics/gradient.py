@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 from landscape_jax import labels, losses, tree
 from landscape_jax.arguments import require
 from landscape_jax.curvature.closures import injected, opened, updates_in
-from landscape_jax.data.batches import source
+from landscape_jax.data.batches import check_repeats, source
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -32,7 +32,8 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
         whole batch of runs with different rates.
       batches: (key, step) ↦ batch, e.g. `data.full_batch(train)`.
     Returns: a `Dynamics`. Its `init` raises `ValueError` if the optimizer walks uphill for certain or its learning rate is 0,
-      and warns if it does not seem to move; nothing can be seen if the rate is traced.
+      and warns if it does not seem to move; nothing can be seen if the rate is traced. It raises if `batches` reads an
+      iterator, of which a compiled program would see one batch for ever, and for labels that are no class.
 
     Cost: one value and gradient a step.
     """
@@ -40,6 +41,7 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(batches: Batches, params: Params):
+        check_repeats(batches)
         check_labels(loss, params, batches)
         check_descends(optimizer, params)
         return optimizer.init(params)

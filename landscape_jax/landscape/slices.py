@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from landscape_jax import devices, losses, tree
+from landscape_jax import devices, losses, programs, tree
 from landscape_jax.arguments import count, product_at, require
 from landscape_jax.spectrum import eigsh
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Params
@@ -93,10 +93,11 @@ def _grid(
     count = 1 if mesh is None else mesh.size
     part = _part(len(points), count * (size or 1), pieces=25 if progress else 1)
     padded = np.resize(points, (-(-len(points) // part) * part, len(axes)))
+    go, arrays = programs.program(_compiled, loss)
     found = []
     with _bar(name, len(points), progress and devices.first()) as show:
         for start in range(0, len(padded), part):
-            found.append(devices.fetched(_compiled(loss, params, directions, padded[start : start + part], batch, size, mesh)))
+            found.append(devices.fetched(go(arrays, params, directions, padded[start : start + part], batch, size, mesh)))
             show(min(start + part, len(points)))
     return np.concatenate(found)[: len(points)].reshape([len(axis) for axis in axes])
 
@@ -106,16 +107,20 @@ def _part(points: int, unit: int, pieces: int) -> int:
     return -(-points // (pieces * unit)) * unit
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "size", "mesh"))
-def _compiled(loss, params, directions, points, batch, size, mesh):
-    def local(points, whole):
-        return values(loss, whole[0], whole[1], points, whole[2], size=size)
+def _compiled(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("size", "mesh"))
+    def go(arrays, params, directions, points, batch, size, mesh):
+        def local(points, whole):
+            arrays, params, directions, batch = whole
+            return values(rebuild(arrays), params, directions, points, batch, size=size)
 
-    if mesh is not None:
-        split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
-        in_specs = (split, alike)
-        local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
-    return local(points, (params, directions, batch))
+        if mesh is not None:
+            split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
+            in_specs = (split, alike)
+            local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
+        return local(points, (arrays, params, directions, batch))
+
+    return go
 
 
 def _check_directions(name: str, params: Params, directions: Params, k: int) -> None:

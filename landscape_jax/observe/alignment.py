@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, require
+from landscape_jax.data.batches import check_repeats
 from landscape_jax.observe.sharpness import Measure, eigenpairs
 from landscape_jax.types import Batch, Batches, Curvature, Eigs, Key, Loss, Moment, Observable, Params
 
@@ -40,6 +41,7 @@ def redrawn(loss: Loss, batches: Batches, num: int = 10, rate: float | Callable 
     """
     require("redrawn", loss=loss, batches=batches)
     count("redrawn", num=num)
+    check_repeats(batches)
 
     def stack(batches: Batches, rate, key: Key, moment: Moment) -> Params:
         eta = cast(float, rate(moment.state) if callable(rate) else rate)

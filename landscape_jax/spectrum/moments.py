@@ -197,7 +197,7 @@ def _checked(name: str, matvec: MatVec, key: Key, what: str, count: int, like: P
     matvec = product(name, matvec)
     require(name, key=key)
     tree.check(like, "like")
-    count_of(name, -(2**31), **{what.split(" ")[0]: count})
+    count_of(name, None, **{what.split(" ")[0]: count})
     p = tree.size(like)
     if count < least:
         raise ValueError(f"{name}: {what} is {count}, but a standard error needs at least {least}")

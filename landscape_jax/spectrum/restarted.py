@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from landscape_jax import tree
+from landscape_jax import programs, tree
 from landscape_jax.arguments import count, number, product, require
 from landscape_jax.spectrum.lanczos import (
     Krylov,
@@ -77,10 +77,10 @@ def eigsh(
     Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2, and after
     each one when residuals are within 4 tol. Memory: m vectors; or about 3 · `depth`, for the compiler keeps the basis from
     before a restart, the one after it, and a copy.
-    Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
+    Works under jit and vmap; not differentiable in reverse mode (there is a while loop). Outside of jit it is compiled once for
+    operators of one form, such as `hessian(loss)(params, batch)` at each θ of a Python loop; within jit as usual.
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
     """
-    matvec = product("eigsh", matvec)
     tree.check(start, "start")
     block = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
     return block_eigsh(
@@ -89,6 +89,7 @@ def eigsh(
     )  # fmt: skip
 
 
+@programs.of_operator
 def block_eigsh(
     matvec: MatVec,
     start: Params,
@@ -107,10 +108,9 @@ def block_eigsh(
     Args, returns, cost, source: as for `eigsh`; the b vectors need not be orthonormal, the depth must be more than b, and
       memory is b vectors more. The more exact the guesses, the fewer products beyond b + 1 it takes.
     """
-    matvec = product("block_eigsh", matvec)
     for name, n, least in (("num_steps", num_steps, 1), ("depth", depth, 1), ("max_restarts", max_restarts, 0)):
         count("eigsh", least, **({} if n is None else {name: n}))
-    count("eigsh", -(2**31), k=k, smallest=smallest)  # their range is told below
+    count("eigsh", None, k=k, smallest=smallest)  # their range is told below
     if tol is not None:
         number("eigsh", tol=tol, more_than=0)
     tree.check(start, "start")

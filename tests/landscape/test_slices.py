@@ -1,6 +1,7 @@
 """Slices against direct evaluation, directions against their definitions."""
 
 import functools
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import landscape_jax as lj
-from landscape_jax import landscape, tree
+from landscape_jax import landscape, programs, tree
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +282,18 @@ def test_wrong_arguments_are_answered(relu, call, said):
     loss, params, train = relu
     with pytest.raises(ValueError, match=said):
         call(loss, params, landscape.random_directions(jax.random.key(0), params), train)
+
+
+def test_a_slice_leaves_no_program_behind_its_loss():
+    gc.collect()
+    before = len(programs._made)
+
+    def cut(a):
+        loss = lambda params, batch: a * jnp.sum(params**2)  # noqa: E731
+        landscape.line(loss, jnp.ones(2), jnp.ones(2), [0.0, 1.0], None)
+        assert len(programs._made) == before + 1
+
+    cut(1.0)
+    cut(2.0)
+    gc.collect()
+    assert len(programs._made) == before
