@@ -21,22 +21,22 @@ from landscape_jax.types import Batch, Key, Params
 _dot = functools.partial(jnp.tensordot, precision=jax.lax.Precision.HIGHEST)
 
 
-def num_examples(batch: Batch) -> int:
-    """n: the length of the leading axis that all leaves of a batch share."""
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
+def num_examples(batch: Batch, name: str = "batch") -> int:
+    """n: the length of the leading axis that all leaves of a batch share. Errors call the batch by its `name`."""
+    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)]
     if not leaves:
-        raise ValueError("the batch holds no array: pass at least one, with examples along its leading axis")
-    for path, leaf in leaves:
+        raise ValueError(f"{name} holds no array: pass at least one, with examples along its leading axis")
+    for place, leaf in leaves:
         if not hasattr(leaf, "shape"):
-            name = f"batch{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{name} is a {type(leaf).__name__}, not an array: write jnp.asarray(...) for lists of numbers")
-    lengths = {f"batch{jax.tree_util.keystr(path)}": leaf.shape[0] if leaf.ndim else None for path, leaf in leaves}
+            raise TypeError(f"{name}{place} is a {type(leaf).__name__}, not an array: make one by jnp.asarray, examples first")
+    lengths = {place: leaf.shape[0] if leaf.ndim else None for place, leaf in leaves}
     if None in lengths.values() or len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name}: {'a scalar' if n is None else n}" for name, n in lengths.items())
-        raise ValueError(f"the leaves of a batch must share their leading example axis, but have {told}")
-    if leaves[0][1].shape[0] == 0:
-        raise ValueError("the batch holds no example: its leaves have a leading axis of length 0")
-    return leaves[0][1].shape[0]
+        told = ", ".join(f"{place}: {'a scalar' if n is None else n}" for place, n in lengths.items())
+        raise ValueError(f"{name}: all leaves must share their leading example axis, but have {told}")
+    n = leaves[0][1].shape[0]
+    if n == 0:
+        raise ValueError(f"{name} holds no example: its leading axis has length 0; pass at least one")
+    return n
 
 
 def check(params: Params, name: str = "params") -> None:

@@ -91,7 +91,7 @@ def test_stacks_are_matrices():
 
 def test_num_examples():
     assert tree.num_examples((jnp.zeros((5, 2)), {"y": jnp.zeros(5)})) == 5
-    with pytest.raises(ValueError, match=r"batch\[1\]: 4"):
+    with pytest.raises(ValueError, match=r"have \[0\]: 5, \[1\]: 4"):
         tree.num_examples((jnp.zeros((5, 2)), jnp.zeros(4)))
     with pytest.raises(ValueError, match="a scalar"):
         tree.num_examples((jnp.zeros((5, 2)), jnp.zeros(())))

@@ -24,7 +24,7 @@ from landscape_jax.types import Batch, Batches, Key
 
 def full_batch(data: Batch) -> Batches:
     """Every example at every step: full-batch gradient descent."""
-    tree.num_examples(data)
+    tree.num_examples(data, "full_batch: data")
     return Partial(_full_batch, jax.tree.map(jnp.asarray, data))
 
 
@@ -42,7 +42,7 @@ def independent(data: Batch, batch_size: int) -> Batches:
 
     Cost: b random integers a step, and no shuffle.
     """
-    tree.num_examples(data)
+    tree.num_examples(data, "independent: data")
     count("independent", batch_size=batch_size)
     pick = functools.partial(_chosen, functools.partial(_independent, batch_size))
     return Partial(pick, jax.tree.map(jnp.asarray, data))
@@ -61,12 +61,14 @@ def epochs(data: Batch, batch_size: int) -> Batches:
 
 def source(batches: Batches) -> Batch | None:
     """The whole data set that batches made here, or `augmented` ones of these, are taken from; None for batches of your own."""
-    if not isinstance(batches, Partial) or not batches.args:
-        return None
-    if isinstance(batches.args[0], Partial):
-        return source(batches.args[0])
-    ours = getattr(batches.func, "func", batches.func) in (_full_batch, _chosen)
-    return batches.args[0] if ours else None
+    if _made_here(batches):
+        return batches.args[0]
+    inner = batches.args[0] if isinstance(batches, Partial) and batches.args else None
+    return source(inner) if isinstance(inner, Partial) else None
+
+
+def _made_here(batches: Batches) -> bool:
+    return isinstance(batches, Partial) and getattr(batches.func, "func", batches.func) in (_full_batch, _chosen)
 
 
 def check_repeats(batches: Batches) -> None:
@@ -76,7 +78,7 @@ def check_repeats(batches: Batches) -> None:
 
     Cost: two traces of `batches`; none for what this module made.
     """
-    if source(batches) is not None:
+    if _made_here(batches):
         return
     key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
     one, two = (jax.make_jaxpr(lambda key, t: batches(key, t))(key, step) for _ in range(2))  # one function is traced once
@@ -102,7 +104,7 @@ def _equal(x, y) -> bool:
 
 
 def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
-    n = tree.num_examples(data)
+    n = tree.num_examples(data, f"{name}: data")
     count(name, None, batch_size=batch_size)
     if not 1 <= batch_size <= n:
         raise ValueError(

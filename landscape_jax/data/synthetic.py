@@ -52,7 +52,7 @@ def teacher(
       apply, params: f and θ*, e.g. of one of `models`.
     Returns: (x, targets shaped like f's outputs).
     """
-    tree.num_examples(x)
+    tree.num_examples(x, "teacher: x")
     y = apply(params, x)
     return x, y + noise * jax.random.normal(key, y.shape, y.dtype)
 
