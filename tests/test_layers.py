@@ -14,7 +14,8 @@ LAYERS = [
     {"models", "data"},
     {"curvature", "spectrum"},
     {"landscape", "theory", "dynamics", "observe"},
-    {"engine"},
+    {"engine", "shards"},
+    {"identity"},
     {"checkpoint", "sweep", "plots"},
     {"driver"},
 ]
@@ -22,7 +23,6 @@ RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 ALLOWED = {
     "matplotlib": {"plots"},
     "flax": {"models", "checkpoint"},
-    "orbax": {"checkpoint"},
     "optax": {"dynamics"},
     "pooch": {"data"},
 }
