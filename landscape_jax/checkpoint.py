@@ -310,11 +310,11 @@ def _difference(folder: Path, names: list[str], theirs: Mapping, ours: Mapping, 
     if "program" in names and versions:
         why += (
             f". It was begun with {'; '.join(versions)}: another version may write the same functions as another program, "
-            "and which of the two it is can't be seen"
+            'and which of the two it is can\'t be seen. If you know that nothing else has changed, go on with accept=("program",)'
         )
     return (
         f"{folder} holds the checkpoints of another run. It differs in {'; '.join(parts)}{more}{why}. Choose another folder, or "
-        f"delete this one to start anew; if you know that it is the same run, go on with accept={tuple(names)!r}"
+        "delete this one to start anew"
     )
 
 

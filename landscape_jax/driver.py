@@ -177,8 +177,8 @@ def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) ->
     ndim = run.step.ndim
     # what observers remember at the start follows from the key; numbers in the state, such as rates, count to their last bit
     start = identity.fingerprint({"key": run.key, "step": run.step, "status": run.status})
-    start |= {f".params{name}": x for name, x in identity.fingerprint(run.params, lambda x: True).items()}
-    start |= {f".state{name}": x for name, x in identity.fingerprint(run.state, lambda x: x.ndim > ndim).items()}
+    start |= identity.fingerprint({"params": run.params}, lambda x: True)
+    start |= identity.fingerprint({"state": run.state}, lambda x: x.ndim > ndim)
     data = identity.fingerprint({"dynamics": dynamics, "observe": observe, "constant": identity.constants(stretch)})
     return {
         "every": every,

@@ -26,14 +26,14 @@ PROJECTIONS = 4
 
 
 def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) -> Fields:
-    """Each leaf by name: [dtype and shape, digest], or for computed floats [dtype and shape, [tolerance, ‖x‖, projections]].
+    """Each leaf by name: [dtype and shape, digest and first number], or for computed floats [dtype and shape, [tolerance, ‖x‖, projections]].
 
     All processes call it together.
 
     Args:
       computed: of which leaves the last bits don't count.
     """
-    leaves = [(jax.tree_util.keystr(path), x) for path, x in jax.tree_util.tree_leaves_with_path(arrays)]
+    leaves = [(_name(path), x) for path, x in jax.tree_util.tree_leaves_with_path(arrays)]
     leaves = [(name, x if hasattr(x, "dtype") else np.asarray(x)) for name, x in leaves]
     here = devices.fetched({str(id(x)): shards.bits(x) for _, x in leaves if _bytes(x) <= ON_HOST})
     known: dict[tuple[int, bool], Any] = {}  # one array may have several names
@@ -96,6 +96,11 @@ def short(x: Any) -> str:
     return "nothing" if x is None else str(x)
 
 
+def _name(path: tuple) -> str:
+    """A leaf's name; what a `Partial` holds are its args and keywords."""
+    return jax.tree_util.keystr(path).replace("[<flat index 0>]", ".args").replace("[<flat index 1>]", ".keywords")
+
+
 def _close(p: list, q: list) -> bool:
     return len(p) == len(q) and all(abs(a - b) <= p[0] * p[1] for a, b in zip(p, q, strict=True))
 
@@ -113,7 +118,8 @@ def _told(x: Any, loose: bool) -> Any:
             eps = float(jnp.finfo(x.dtype).eps)
             return [min(100 * eps, 1e-5 + eps / 16) if host else 1e-4, *numbers]
     if host:
-        return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()[:16]
+        digest = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()[:16]
+        return f"{digest}, first {x.flat[0]!s}" if x.size and jnp.issubdtype(x.dtype, jnp.floating) else digest
     return "".join(f"{int(word):08x}" for word in np.asarray(_device_hash(shards.bits(x))))
 
 

@@ -79,16 +79,25 @@ def held(folder: str | Path) -> Iterator[Path]:
     folder = prepare(folder)
     path = folder / ".lock"
     with _lock_file(path) as file:
-        if _locked(file, path):
-            file.truncate(0)
-            file.write(f"{HOLDER} {os.getpid()} on {platform.node()}")
-            file.flush()
+        locked = _locked(file, path)
         try:
-            disk.sweep(folder)
+            _begin(folder, file if locked else None)
             yield folder
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _begin(folder: Path, lock: TextIO | None) -> None:
+    """Say whose folder it is, and remove what a kill left behind."""
+    try:
+        if lock is not None:
+            lock.truncate(0)
+            lock.write(f"{HOLDER} {os.getpid()} on {platform.node()}")
+            lock.flush()
+        disk.sweep(folder)
+    except OSError as error:
+        raise Unwritable(f"can't write to {folder}: {error.strerror}; make room, or choose another folder") from error
 
 
 def _lock_file(path: Path) -> TextIO:

@@ -91,13 +91,12 @@ class Growing:
 
         Args:
           holes: damaged rows, by entry, to go on with all the same. By default there may be none.
-        Raises: `ValueError` where the rows are not what they were.
+        Raises: `ValueError` where the rows are not what they were, `FileNotFoundError` where a file is gone.
         """
         if holes is None and (holes := self.damage(length, checksums)):
-            name, rows = next(iter(holes.items()))
-            raise ValueError(
-                f"{self.folder / name}.npy is damaged: its first {length} rows are not what was written ({told({name: rows})})"
-            )
+            path = self.folder / f"{min(holes)}.npy"
+            path.stat()  # where it is gone: a FileNotFoundError
+            raise ValueError(f"{path} is damaged: its first {length} rows are not what was written ({told(holes)})")
         self.length, self.holes = length, dict(holes)
         self.checksums = {name: Entry(*entry) for name, entry in checksums.items()}
 
