@@ -18,7 +18,6 @@ import gc
 import importlib
 import inspect
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -75,13 +74,13 @@ def experiment(name: str, args: list[str]) -> int:
         return wrong(str(error))
     from landscape_jax import devices, record
 
-    folder = asked.out / name / f"{preset}-seed{asked.seed}"
+    folder = asked.out.expanduser() / name / f"{preset}-seed{asked.seed}"
     try:
         _machine()
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
         with record.held(folder) if devices.first() else contextlib.nullcontext():
             return _carried_out(module, asked, preset, name, folder)
-    except (ValueError, ConnectionError, FileNotFoundError, record.Unwritable) as error:  # what is asked for can't be had
+    except (ValueError, ConnectionError, FileNotFoundError, record.Unreadable, record.Unwritable) as error:  # what is asked for can't be had
         return wrong(str(error))
 
 
@@ -136,7 +135,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     from landscape_jax.driver import held_interrupts
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
-    told["config"] = dataclasses.asdict(getattr(asked.config, "filled", asked.config))
+    told["config"] = lj.record.folder.plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
     saved = folder / "checkpoint"
     resumable = {"checkpoint": saved} if "checkpoint" in inspect.signature(module.run).parameters else {}
     try:
@@ -162,7 +161,8 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     drawn = module.plot(record, asked.config)
     for title, figure in (drawn if isinstance(drawn, dict) else {"figure": drawn}).items():
         figure.savefig(folder / f"{title}.png")
-    shutil.rmtree(saved, ignore_errors=True)
+    if saved.exists():
+        lj.record.disk.discard(saved)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
     return code

@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from landscape_jax import devices, identity, shards
@@ -47,7 +48,7 @@ class Checkpoints:
         self.config: dict | None = None  # config.json, of which each checkpoint has a copy
         self.record = Growing(folder / "record", ndim)
         self._background = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: tuple[int, dict, Future] | None = None  # (steps, manifest, the run being written)
+        self._pending: tuple[dict, Future] | None = None  # (manifest, its checkpoint being written)
 
     def save(self, steps: int, run: Any, record: Record) -> None:
         """The run after `steps` steps, and the record of the last of them."""
@@ -58,26 +59,40 @@ class Checkpoints:
                 self.record.append(record)
                 at.mkdir(parents=True, exist_ok=True)
             devices.together(f"checkpoint {steps}")
-            writing = self._background.submit(shards.write, at, shards.copied(run))
-        told = {"steps": steps, "leaves": shards.kinds(run), "length": self.record.length, "record": dict(self.record.checksums)}
-        self._pending = steps, told, writing
+        parts, alone = shards.copied(run), jax.process_count() == 1
+        manifest = {"format": FORMAT, "steps": steps, "leaves": shards.kinds(run), "config": self.config}
+        manifest |= {"length": self.record.length, "record": dict(self.record.checksums)}
+
+        def write() -> None:
+            shards.write(at, parts)
+            if alone:
+                self._seal(manifest)
+
+        self._pending = manifest, self._background.submit(write)
 
     def finish(self) -> None:
-        """Wait for the last checkpoint, seal it, and remove those beyond the newest `keep`."""
+        """Wait for the last checkpoint."""
         if self._pending is None:
             return
-        (steps, told, writing), self._pending = self._pending, None
-        with self._told(steps):
+        (manifest, writing), self._pending = self._pending, None
+        with self._told(manifest["steps"]):
             writing.result()
-            devices.together(f"checkpoint {steps} written")
-            if devices.first():
-                at = self._unfinished(steps)
-                manifest = {"format": FORMAT, **told, "files": _checksums(at / "run"), "config": self.config}
-                disk.replace(at / "manifest.json", _sealed(manifest))
-                os.replace(at, self.folder / str(steps))
-                disk.sync(self.folder)
-                for old in _steps(self.folder)[self.keep :]:
-                    disk.discard(self.folder / str(old))
+            if jax.process_count() > 1:
+                devices.together(f"checkpoint {manifest['steps']} written")
+                if devices.first():
+                    self._seal(manifest)
+
+    def _seal(self, manifest: Mapping) -> None:
+        """Give a checkpoint its name, now that all of it is written, and remove those beyond the newest `keep`."""
+        steps = manifest["steps"]
+        at = self._unfinished(steps)
+        disk.write(at / "manifest.json", _sealed({**manifest, "files": _checksums(at / "run")}))
+        for folder in (at / "run", at):
+            disk.sync(folder)
+        os.replace(at, self.folder / str(steps))
+        disk.sync(self.folder)
+        for old in _steps(self.folder)[self.keep :]:
+            disk.discard(self.folder / str(old))
 
     def close(self) -> None:
         """Wait for the file that is being written."""

@@ -48,7 +48,6 @@ def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
         np.savez(file, **parts)
         file.flush()
         os.fsync(file.fileno())
-    disk.sync(folder)
     return path
 
 

@@ -1,6 +1,8 @@
 """A kill or a full disk at any operation on files: the same command afterwards goes on, to the same bits."""
 
 import collections
+import contextlib
+import os
 import shutil
 import warnings
 
@@ -16,6 +18,20 @@ import landscape_jax as lj
 from landscape_jax.record import Claim, disk
 
 STEPS, CHUNK = 12, 3
+
+
+class Unneeded(Exception):
+    """The operation that failed was one that may."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Nobody cuts the power here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 GD = lj.dynamics.gradient(
     lambda theta, batch: jnp.mean((batch @ theta - 1) ** 2), optax.sgd(0.1), lj.data.minibatch(jnp.ones((8, 3)), 2)
 )
@@ -60,9 +76,11 @@ def dies_and_goes_on(begin, folder, at, full, straight):
     begin(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with dying(folder, at, full), pytest.raises(lj.record.Unwritable if full else Death) as stop:
+        with dying(folder, at, full) as happened, pytest.raises((lj.record.Unwritable, Unneeded) if full else Death) as stop:
             drive(folder)
-            raise Death("it was not needed")  # such as removing the lock
+            raise Unneeded
+        assert full or f"operation {at}" in str(stop.value)
+        assert len(happened) > at
         assert not full or "\n" not in str(stop.value)
         again = drive(folder)
     assert set(again) == set(straight)
@@ -70,18 +88,49 @@ def dies_and_goes_on(begin, folder, at, full, straight):
         np.testing.assert_array_equal(again[name], straight[name], err_msg=f"{name} after {stop.value}")
     assert not list(folder.glob(f"*{disk.PARTIAL}"))
     assert not (folder / ".lock").exists()
+    shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["killed", "full"])
 @pytest.mark.parametrize("begin", [fresh, damaged])
-def test_a_sample_of_kills(begin, counts, straight, tmp_path):
-    for at in range(0, len(counts[begin]), 11):
-        dies_and_goes_on(begin, tmp_path / str(at), at, False, straight)
+def test_a_sample_of_operations(begin, full, counts, straight, tmp_path):
+    for at in range(3, len(counts[begin]), 13):
+        dies_and_goes_on(begin, tmp_path / str(at), at, full, straight)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("full", [False, True], ids=["killed", "full"])
 @pytest.mark.parametrize("begin", [fresh, damaged])
-def test_a_kill_at_each_operation(begin, counts, straight, tmp_path):
+def test_each_operation(begin, full, counts, straight, tmp_path):
     for at in range(len(counts[begin])):
-        dies_and_goes_on(begin, tmp_path / str(at), at, False, straight)
-        shutil.rmtree(tmp_path / str(at))
-    print(begin.__name__, len(counts[begin]), dict(collections.Counter(counts[begin])))
+        dies_and_goes_on(begin, tmp_path / str(at), at, full, straight)
+    print("\n", begin.__name__, len(counts[begin]), dict(collections.Counter(counts[begin])))
+
+
+def result(folder, value):
+    claims = [Claim("id", "It rises.", "Author 2021", "at least 2", value, True)]
+    lj.record.write(folder, lj.record.Record({"step": np.arange(3), "x": np.full(3, value)}), claims, seed=value)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["killed", "full"])
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "over an earlier one"])
+def test_a_result_is_whole_or_none(earlier, full, tmp_path):
+    with lj.record.held(tmp_path / "counted") as folder, dying(folder, None) as happened:
+        result(folder, 2)
+    for at in range(len(happened)):
+        folder = tmp_path / str(at)
+        if earlier:
+            result(folder, 1)
+        with lj.record.held(folder):
+            with dying(folder, at, full), pytest.raises((lj.record.Unwritable, Unneeded) if full else Death):
+                result(folder, 2)
+                raise Unneeded
+        with pytest.raises(FileNotFoundError) if not (folder / "config.json").exists() else contextlib.nullcontext():
+            config, record, claims = lj.record.read(folder)
+            seen = {config["seed"], *([] if record is None else record["x"]), *(c["measured"] for c in claims or [])}
+            assert claims is None or seen in ({1}, {2})
+            assert not (full and earlier) or claims is not None
+        with lj.record.held(folder):
+            result(folder, 3)
+        assert sorted(p.name for p in folder.iterdir()) == ["claims.json", "config.json", "record.npz"]
+        assert lj.record.read(folder)[0]["seed"] == 3

@@ -23,14 +23,20 @@ def located(folder: str | Path) -> Path:
     return Path(folder).expanduser()
 
 
+def write(path: Path, content: bytes) -> None:
+    """Write a file, safely on disk. For one that doesn't count yet: a kill leaves half of it."""
+    with open(path, "w+b", opener=no_link) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def stage(path: Path, content: bytes) -> Path:
     """Write a file beside its place, safely on disk: `os.replace` then moves it there."""
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=PARTIAL)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write(Path(part), content)
         os.chmod(part, 0o644)
     except BaseException:
         with contextlib.suppress(OSError):
