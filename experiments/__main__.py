@@ -80,7 +80,8 @@ def experiment(name: str, args: list[str]) -> int:
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
         with record.held(folder) if devices.first() else contextlib.nullcontext():
             return _carried_out(module, asked, preset, name, folder)
-    except (ValueError, ConnectionError, FileNotFoundError, record.Unreadable, record.Unwritable) as error:  # what is asked for can't be had
+    # what is asked for can't be had
+    except (ValueError, ConnectionError, FileNotFoundError, record.Unreadable, record.Unwritable) as error:
         return wrong(str(error))
 
 

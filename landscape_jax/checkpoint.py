@@ -11,11 +11,7 @@ A checkpoint has a name of its own once all of it is safely on disk. One that is
 """
 
 import contextlib
-import hashlib
-import itertools
-import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,17 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from landscape_jax import devices, identity, shards
+from landscape_jax import claim, devices, shards
 from landscape_jax.identity import Fields
-from landscape_jax.record import Growing, Record, Unreadable, Unwritable, disk, held
-from landscape_jax.record.folder import versions
-from landscape_jax.record.growing import told
-
-FORMAT = 2
-
-
-class Damaged(ValueError):
-    """A file is not what was written."""
+from landscape_jax.manifest import FORMAT, Damaged, check, checksums, first_line, manifest_of, saved_steps, seal, set_aside
+from landscape_jax.record import Growing, Record, Unwritable, disk, held
+from landscape_jax.record.growing import describe
 
 
 class Checkpoints:
@@ -59,7 +49,7 @@ class Checkpoints:
                 self.record.append(record)
                 at.mkdir(parents=True, exist_ok=True)
             devices.together(f"checkpoint {steps}")
-        parts, alone = shards.copied(run), jax.process_count() == 1
+        parts, alone = shards.copy_to_host(run), jax.process_count() == 1
         manifest = {"format": FORMAT, "steps": steps, "leaves": shards.kinds(run), "config": self.config}
         manifest |= {"length": self.record.length, "record": dict(self.record.checksums)}
 
@@ -86,12 +76,12 @@ class Checkpoints:
         """Give a checkpoint its name, now that all of it is written, and remove those beyond the newest `keep`."""
         steps = manifest["steps"]
         at = self._unfinished(steps)
-        disk.write(at / "manifest.json", _sealed({**manifest, "files": _checksums(at / "run")}))
+        disk.write(at / "manifest.json", seal({**manifest, "files": checksums(at / "run")}))
         for folder in (at / "run", at):
             disk.sync(folder)
         os.replace(at, self.folder / str(steps))
         disk.sync(self.folder)
-        for old in _steps(self.folder)[self.keep :]:
+        for old in saved_steps(self.folder)[self.keep :]:
             disk.discard(self.folder / str(old))
 
     def close(self) -> None:
@@ -102,8 +92,8 @@ class Checkpoints:
         """All of it so far. All processes call it together."""
         self.finish()
         devices.together(f"record in {self.folder}")
-        if not devices.first() and (steps := _steps(self.folder)):
-            manifest = _manifest(self.folder, steps[0])
+        if not devices.first() and (steps := saved_steps(self.folder)):
+            manifest = manifest_of(self.folder, steps[0])
             self.record.resumed(manifest["length"], manifest["record"], self.record.holes)
         return self.record.read()
 
@@ -121,7 +111,7 @@ class Checkpoints:
         steps = _first_decides(lambda: self._newest_whole(look))
         if steps < 0:
             return None
-        manifest = _manifest(self.folder, steps)
+        manifest = manifest_of(self.folder, steps)
         if not devices.first():
             self.record.resumed(**_record_of(manifest), holes=self.record.damage(**_record_of(manifest)))
         elif not look:
@@ -129,31 +119,30 @@ class Checkpoints:
         at = self.folder / str(steps)
         _check_leaves(at, manifest["leaves"], shards.kinds(like))
         with disk.reading(at):
-            return steps, shards.read(at / "run", like)
+            return steps, shards.read(at / "run", manifest["files"], like)
 
     def _newest_whole(self, look: bool) -> int:
         """Its steps, −1 without any. The record goes on from there."""
         problems, holed = {}, None
-        for steps in _steps(self.folder):
+        for steps in saved_steps(self.folder):
             try:
-                record = _record_of(_checked(self.folder, steps))
+                record = _record_of(check(self.folder, steps))
             except Damaged as error:
                 problems[steps] = str(error)
                 continue
             holes = self.record.damage(**record)
             if not holes:
                 break
-            problems[steps] = "the record up to there is damaged: " + told(holes)
+            problems[steps] = "the record up to there is damaged: " + describe(holes)
             holed = holed or (steps, record, holes)
         else:
             if holed is None:
                 self._tell(problems, look)
                 return -1
             steps, record, holes = holed
-            warnings.warn(
-                f"the record in {self.folder} is damaged: {told(holes)}. The run goes on after {steps} steps; what is damaged "
-                "reads as NaN, or as 0",
-                stacklevel=6,
+            disk.warn(
+                f"the record in {self.folder} is damaged: {describe(holes)}. The run goes on after {steps} steps; what is damaged "
+                "reads as NaN, or as 0"
             )
         self._tell({n: problem for n, problem in problems.items() if n > steps}, look)
         self.record.resumed(**record, holes=holes)
@@ -165,10 +154,8 @@ class Checkpoints:
             at = self.folder / str(steps)
             if look and not at.exists():
                 continue  # its writer has removed it meanwhile
-            kept = "" if look else f". It is kept as {_set_aside(at).name}"
-            warnings.warn(
-                f"the checkpoint {at} is incomplete or damaged ({problem}): going back to the one before{kept}", stacklevel=7
-            )
+            kept = "" if look else f". It is kept as {set_aside(at).name}"
+            disk.warn(f"the checkpoint {at} is incomplete or damaged ({problem}): going back to the one before{kept}")
 
     def _unfinished(self, steps: int) -> Path:
         return self.folder / f"{steps}{disk.PARTIAL}"
@@ -179,10 +166,10 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            left = [n for n in _steps(self.folder) if n != steps]
+            left = [n for n in saved_steps(self.folder) if n != steps]
             intact = f"the checkpoint after {left[0]} steps is intact" if left else "there is no earlier one"
             raise Unwritable(
-                f"the checkpoint after {steps} steps could not be written to {self.folder} ({_first_line(error)}); {intact}. "
+                f"the checkpoint after {steps} steps could not be written to {self.folder} ({first_line(error)}); {intact}. "
                 "Make room, or choose another folder, and start the same run again: it goes on from there"
             ) from error
 
@@ -206,16 +193,16 @@ def opened(
         raise ValueError(f"keep={keep} checkpoints must be at least 1")
     if isinstance(accept, str):
         raise ValueError(f'accept={accept!r} must be a sequence of names: accept=("{accept}",)')
-    folder = disk.located(folder)
+    folder = disk.expand(folder)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(folder, ndim, keep)
 
-        def claim() -> int:
+        def take() -> int:
             stack.enter_context(held(folder))
-            checkpoints.config = _claimed(folder, fields, on, accept)
+            checkpoints.config = claim.claim_folder(folder, fields, on, accept)
             return 0
 
-        _first_decides(claim)
+        _first_decides(take)
         stack.callback(checkpoints.close)
         yield checkpoints
         checkpoints.finish()
@@ -228,175 +215,20 @@ def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
       like: a run of the same structure, e.g. from `start`.
     Raises: `FileNotFoundError` where there is none; `record.Unreadable` where it can't be read.
     """
-    folder = disk.located(folder)
-    if not _steps(folder) and not (folder / "config.json").is_file():
+    folder = disk.expand(folder)
+    if not saved_steps(folder) and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no checkpoints: give the folder that was checkpoint= of an earlier drive")
     while True:
-        before = _steps(folder)
+        before = saved_steps(folder)
         checkpoints = Checkpoints(folder, jnp.ndim(like.step))
         try:
             if (found := checkpoints.newest(like, look=True)) is not None:
                 return *found, checkpoints.record.read()
         except FileNotFoundError:
-            if _steps(folder) == before:
+            if saved_steps(folder) == before:
                 raise
-        if _steps(folder) == before:  # else its writer has gone on meanwhile
+        if saved_steps(folder) == before:  # else its writer has gone on meanwhile
             raise FileNotFoundError(f"{folder} holds no checkpoint that is whole: the run was stopped before its first")
-
-
-# ── whose folder it is ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _claimed(folder: Path, fields: Fields, on: str, accept: Sequence[str]) -> dict:
-    """Take an empty folder for this run, or see that it is this run's already. Returns what config.json holds."""
-    disk.refuse_links(folder)
-    ours = json.loads(json.dumps(fields))
-    config = {"format": FORMAT, "versions": versions(), "on": on, "fields": ours, "sha256": _digest(ours)}
-    try:
-        known = _known(folder)
-        if known is None:
-            disk.replace(folder / "config.json", json.dumps(config, indent=1).encode())
-            return config
-    except OSError as error:
-        if isinstance(error, (Unwritable, Unreadable)):
-            raise
-        raise Unwritable(f"{folder} can't be written ({_first_line(error)}): make room, or choose another folder") from error
-    _check_same(folder, known, config, accept)
-    return known
-
-
-def _known(folder: Path) -> dict | None:
-    """What config.json holds, or, where that is damaged, its copy in a checkpoint; None for an empty folder."""
-    path = folder / "config.json"
-    try:
-        return _config(path)
-    except Damaged as error:
-        problem = str(error)
-    except FileNotFoundError:
-        foreign = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
-        if not foreign:
-            return None
-        problem = (
-            f"{folder} is not empty and holds no checkpoints of ours (it has {', '.join(foreign[:3])}): give a new folder"
-        )
-    for steps in _steps(folder):
-        with contextlib.suppress(ValueError):
-            copy = _manifest(folder, steps)["config"]
-            warnings.warn(f"{path} is missing or damaged, and is written anew from its copy in {steps}", stacklevel=6)
-            disk.replace(path, json.dumps(copy, indent=1).encode())
-            return copy
-    raise ValueError(problem)
-
-
-def _config(path: Path) -> dict:
-    known = _json(path)
-    if not isinstance(known, dict) or "fields" not in known:
-        raise Damaged(f"{path} is not the configuration of a run's checkpoints: give a new folder")
-    if known.get("format") != FORMAT:
-        raise Damaged(_other_format(path.parent, known))
-    if known.get("sha256") != _digest(known["fields"]):
-        raise Damaged(f"{path} is damaged: choose another folder, or delete this one to start anew")
-    return known
-
-
-def _check_same(folder: Path, theirs: Mapping, ours: Mapping, accept: Sequence[str]) -> None:
-    """Raise `ValueError` for another run; tell of other circumstances."""
-    differing, close = identity.compared(theirs["fields"], ours["fields"])
-    refused = [name for name in differing if not name.startswith(tuple(accept))]
-    versions = [
-        f"{name} {theirs['versions'].get(name)}, now {ours['versions'].get(name)}"
-        for name in sorted(theirs["versions"].keys() | ours["versions"].keys())
-        if theirs["versions"].get(name) != ours["versions"].get(name)
-    ]
-    if refused:
-        raise ValueError(_difference(folder, refused, theirs["fields"], ours["fields"], versions))
-    words = versions + ([f"{theirs['on']}, now {ours['on']}"] if theirs["on"] != ours["on"] else [])
-    begun = [f"{folder} was begun with {'; '.join(words)}: the last bits may differ"] if words else []
-    begun += [f"{folder}: the last bits of {', '.join(close)} differ"] if close else []
-    begun += [f"{folder} was begun with another {', another '.join(differing)}, which is accepted"] if differing else []
-    for word in begun:
-        warnings.warn(word, stacklevel=7)
-
-
-def _difference(folder: Path, names: list[str], theirs: Mapping, ours: Mapping, versions: list[str]) -> str:
-    parts = [f"{n}: {identity.short(theirs.get(n))} there, {identity.short(ours.get(n))} here" for n in names[:6]]
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    why = " (other functions, or other numbers in them, such as a learning rate)" if "program" in names else ""
-    if "program" in names and versions:
-        why += (
-            f". It was begun with {'; '.join(versions)}: another version may write the same functions as another program, "
-            'and which of the two it is can\'t be seen. If you know that nothing else has changed, go on with accept=("program",)'
-        )
-    return (
-        f"{folder} holds the checkpoints of another run. It differs in {'; '.join(parts)}{more}{why}. Choose another folder, or "
-        "delete this one to start anew"
-    )
-
-
-# ── on disk ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _steps(folder: Path) -> list[int]:
-    """Newest first."""
-    with disk.reading(folder):
-        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name), reverse=True)
-
-
-def _checked(folder: Path, steps: int) -> dict:
-    """The manifest of a checkpoint whose run is what was written."""
-    manifest = _manifest(folder, steps)
-    if _checksums(folder / str(steps) / "run") != manifest["files"]:
-        raise Damaged("its files are not what was written")
-    return manifest
-
-
-def _manifest(folder: Path, steps: int) -> dict:
-    try:
-        manifest = _json(folder / str(steps) / "manifest.json")
-    except FileNotFoundError:
-        raise Damaged("it has no manifest") from None
-    if not isinstance(manifest, dict):
-        raise Damaged("its manifest is not what was written")
-    if "sha256" not in manifest and manifest.get("format") != FORMAT:
-        raise ValueError(_other_format(folder, manifest))
-    seal = manifest.pop("sha256", None)
-    if seal != _digest(manifest):
-        raise Damaged("its manifest is not what was written")
-    if manifest["steps"] != steps:
-        raise Damaged(f"its manifest is that of the checkpoint after {manifest['steps']} steps")
-    return manifest
-
-
-def _record_of(manifest: Mapping) -> dict:
-    return {"length": manifest["length"], "checksums": manifest["record"]}
-
-
-def _sealed(content: Mapping) -> bytes:
-    return json.dumps({**content, "sha256": _digest(content)}, indent=1).encode()
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _json(path: Path) -> Any:
-    with disk.reading(path):
-        content = path.read_bytes()
-    try:
-        return json.loads(content.decode())
-    except ValueError as error:
-        raise Damaged(f"{path} is damaged or not JSON ({error}): choose another folder, or delete this one") from error
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """Of every file in a folder."""
-    digests = {}
-    with disk.reading(folder):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            with open(path, "rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 def _check_leaves(at: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
@@ -406,26 +238,8 @@ def _check_leaves(at: Path, there: Mapping[str, str], here: Mapping[str, str]) -
         raise ValueError(f"{at} holds a run of another structure ({told}): give a run that was started as that one was")
 
 
-def _set_aside(at: Path) -> Path:
-    """Give a damaged checkpoint a name under which it doesn't count."""
-    names = (at.with_name(f"{at.name}.damaged{f'-{i}' if i > 1 else ''}") for i in itertools.count(1))
-    aside = next(path for path in names if not path.exists())
-    try:
-        os.replace(at, aside)
-    except OSError as error:
-        raise Unwritable(f"{at} is damaged and can't be renamed ({_first_line(error)}): choose another folder") from error
-    return aside
-
-
-def _other_format(folder: Path, known: Mapping) -> str:
-    return (
-        f"{folder} holds checkpoints of format {known.get('format')}, written by another version of landscape_jax; this one has "
-        f"format {FORMAT}: finish that run with the version that began it, or choose another folder"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _record_of(manifest: Mapping) -> dict:
+    return {"length": manifest["length"], "checksums": manifest["record"]}
 
 
 def _first_decides(act: Callable[[], int]) -> int:

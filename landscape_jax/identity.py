@@ -6,7 +6,6 @@ above all, may have other last bits on another number of devices, and counts by 
 
 import functools
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -26,8 +25,9 @@ PROJECTIONS = 4
 
 
 def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) -> Fields:
-    """Each leaf by name: [dtype and shape, digest and first number], or for computed floats [dtype and shape, [tolerance, ‖x‖, projections]].
+    """Each leaf by name: [dtype and shape, digest and first number].
 
+    For floats that are computed it is [dtype and shape, [tolerance, ‖x‖, projections]].
     All processes call it together.
 
     Args:
@@ -72,7 +72,7 @@ def constants(closed: ClosedJaxpr) -> list[Any]:
     return list(inside(closed))
 
 
-def compared(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Names of the fields that differ, and of those that differ in last bits only."""
     differing, close = [], []
     for name in sorted(theirs.keys() | ours.keys()):
@@ -202,4 +202,3 @@ def _index(shape: tuple[int, ...]) -> jax.Array:
     for axis, n in enumerate(shape):
         index = index * jnp.uint32(n % (1 << 32)) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     return index
-

@@ -6,7 +6,7 @@ bits, and dtypes that NumPy has not, such as bfloat16, as integers.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def kinds(tree: Any) -> dict[str, str]:
     return {name: kind(x) for name, x in _leaves(tree).items()}
 
 
-def copied(tree: Any) -> dict[str, np.ndarray]:
+def copy_to_host(tree: Any) -> dict[str, np.ndarray]:
     """What this process has to save, on the host: the arrays' own buffers may be handed on."""
     parts = {}
     for name, x in _leaves(tree).items():
@@ -51,18 +51,18 @@ def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
-def read(folder: Path, like: Any) -> Any:
+def read(folder: Path, files: Iterable[str], like: Any) -> Any:
     """The pytree, with the structure and the shardings of `like`, whatever devices it was saved from."""
-    files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+    opened = [np.load(folder / name) for name in files]
     try:
         parts: dict[str, list] = {}
-        for file in files:
+        for file in opened:
             for member in file.files:
                 name, _, begin = member.rpartition("@")
                 parts.setdefault(name, []).append((tuple(map(int, begin.split(","))) if begin else (), file, member))
         leaves = {name: _restored(x, parts[name]) for name, x in _leaves(like).items()}
     finally:
-        for file in files:
+        for file in opened:
             file.close()
     old, treedef = jax.tree.flatten(like)
     names = [_name(i, path) for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(like))]

@@ -72,13 +72,17 @@ def counts(tmp_path_factory):
     return {begin: operations(begin, folder / begin.__name__) for begin in (fresh, damaged)}
 
 
+def then_fail(act, *args):
+    act(*args)
+    raise Unneeded
+
+
 def dies_and_goes_on(begin, folder, at, full, straight):
     begin(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with dying(folder, at, full) as happened, pytest.raises((lj.record.Unwritable, Unneeded) if full else Death) as stop:
-            drive(folder)
-            raise Unneeded
+            then_fail(drive, folder)
         assert full or f"operation {at}" in str(stop.value)
         assert len(happened) > at
         assert not full or "\n" not in str(stop.value)
@@ -123,8 +127,7 @@ def test_a_result_is_whole_or_none(earlier, full, tmp_path):
             result(folder, 1)
         with lj.record.held(folder):
             with dying(folder, at, full), pytest.raises((lj.record.Unwritable, Unneeded) if full else Death):
-                result(folder, 2)
-                raise Unneeded
+                then_fail(result, folder, 2)
         with pytest.raises(FileNotFoundError) if not (folder / "config.json").exists() else contextlib.nullcontext():
             config, record, claims = lj.record.read(folder)
             seen = {config["seed"], *([] if record is None else record["x"]), *(c["measured"] for c in claims or [])}

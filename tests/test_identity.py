@@ -131,7 +131,7 @@ def test_the_last_bits_of_a_start_may_differ_and_are_told_of(folder):
 
 def other_versions(monkeypatch):
     now = results.versions()
-    monkeypatch.setattr("landscape_jax.checkpoint.versions", lambda: now | {"numpy": "9.0"})
+    monkeypatch.setattr("landscape_jax.claim.versions", lambda: now | {"numpy": "9.0"})
 
 
 def test_another_version_with_the_same_program_goes_on_with_a_word(folder, monkeypatch):
@@ -174,9 +174,9 @@ def test_arrays_are_told_apart_however_they_are_split(on_host, monkeypatch):
     loose = [identity.fingerprint(jnp.asarray(c), lambda x: True) for c in (x, x[::-1], x[:, ::-1], x[:, :, ::-1], -x)]
     near = identity.fingerprint(jnp.asarray(x * (1 + np.float32(1e-7))), lambda x: True)
     across = identity.fingerprint(split, lambda x: True)
-    assert identity.compared(loose[0], near)[0] == identity.compared(loose[0], across)[0] == []
+    assert identity.compare(loose[0], near)[0] == identity.compare(loose[0], across)[0] == []
     for other in loose[1:]:
-        assert identity.compared(loose[0], other)[0] == [""]
+        assert identity.compare(loose[0], other)[0] == [""]
 
 
 @pytest.mark.parametrize("on_host", [1 << 26, 0], ids=["on the host", "on the devices"])
@@ -194,5 +194,5 @@ def test_each_dtype_has_a_digest(dtype, on_host, monkeypatch):
 def test_what_is_not_finite_counts_to_the_last_bit():
     x = np.ones(8, np.float32)
     told = [identity.fingerprint(at(x, i, lambda _: np.nan), lambda x: True) for i in (3, 3, 4)]
-    assert identity.compared(told[0], told[1]) == ([], [])
-    assert identity.compared(told[0], told[2]) == ([""], [])
+    assert identity.compare(told[0], told[1]) == ([], [])
+    assert identity.compare(told[0], told[2]) == ([""], [])

@@ -14,8 +14,9 @@ LAYERS = [
     {"models", "data"},
     {"curvature", "spectrum"},
     {"landscape", "theory", "dynamics", "observe"},
-    {"engine", "shards"},
+    {"engine", "shards", "manifest"},
     {"identity"},
+    {"claim"},
     {"checkpoint", "sweep", "plots"},
     {"driver"},
 ]

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ class Unreadable(OSError):
     """A file can't be read, though it may be sound: nothing was changed because of it."""
 
 
-def located(folder: str | Path) -> Path:
+def expand(folder: str | Path) -> Path:
     """A folder as a user gives it: `~` is the home folder."""
     return Path(folder).expanduser()
 
@@ -95,7 +97,7 @@ def refuse_links(folder: Path) -> None:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """A read that fails is no sign of damage: `Unreadable`, with the remedy. A file that is missing stays a FileNotFoundError."""
+    """A read that fails is no sign of damage: `Unreadable` says so. A file that is missing stays missing."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
@@ -104,3 +106,11 @@ def reading(path: Path) -> Iterator[None]:
         raise Unreadable(
             f"{path} can't be read ({error.strerror or error}). Nothing was changed: make it readable, and start again"
         ) from error
+
+
+def warn(message: str) -> None:
+    """A warning that shows the line that called this package."""
+    ours, frame, level = (str(Path(__file__).parents[1]), contextlib.__file__), sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

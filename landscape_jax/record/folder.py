@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -59,7 +58,7 @@ class Claim:
 
 def prepare(folder: str | Path) -> Path:
     """Make the folder and try to write into it, before any work is done. Raises `Unwritable`."""
-    folder = disk.located(folder)
+    folder = disk.expand(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="probe.", suffix=disk.PARTIAL) as file:
@@ -125,7 +124,7 @@ def _locked(file: TextIO, path: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise Unwritable(f"{path} can't be locked ({error.strerror}): choose another folder") from error
-        warnings.warn(f"{path.parent} can't be locked ({error.strerror}): see that nothing else writes there", stacklevel=4)
+        disk.warn(f"{path.parent} can't be locked ({error.strerror}): see that nothing else writes there")
         return False
     if not ours:
         file.seek(0)
@@ -178,12 +177,13 @@ def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
         for part in parts.values():
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-        raise Unwritable(f"can't write the result to {folder}: {error.strerror}; make room, or choose another folder") from error
+        why = f"can't write the result to {folder}: {error.strerror}"
+        raise Unwritable(f"{why}; make room, or choose another folder") from error
 
 
 def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
     """What a folder holds: (config, record, claims), the last two None where they are missing."""
-    folder = disk.located(folder)
+    folder = disk.expand(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: it is not a result folder")
     config = _loaded(folder / "config.json")

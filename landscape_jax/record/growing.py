@@ -8,7 +8,6 @@ import math
 import os
 import re
 import struct
-import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +95,7 @@ class Growing:
         if holes is None and (holes := self.damage(length, checksums)):
             path = self.folder / f"{min(holes)}.npy"
             path.stat()  # where it is gone: a FileNotFoundError
-            raise ValueError(f"{path} is damaged: its first {length} rows are not what was written ({told(holes)})")
+            raise ValueError(f"{path} is damaged: its first {length} rows are not what was written ({describe(holes)})")
         self.length, self.holes = length, dict(holes)
         self.checksums = {name: Entry(*entry) for name, entry in checksums.items()}
 
@@ -107,7 +106,7 @@ class Growing:
             with open(path, "r+b", opener=disk.no_link) as file:
                 if _is_header(file.read(HEADER), entry, self.length):
                     continue
-                warnings.warn(f"the header of {path} was damaged and is written anew; its rows are checked apart", stacklevel=2)
+                disk.warn(f"the header of {path} was damaged and is written anew; its rows are checked apart")
                 file.seek(0)
                 file.write(_header(np.dtype(entry.dtype), (self.length, *entry.shape)))
 
@@ -189,7 +188,7 @@ def _filled(rows: np.ndarray, length: int, holes: list[slice]) -> np.ndarray:
     return copy
 
 
-def told(holes: Mapping[str, list[slice]]) -> str:
+def describe(holes: Mapping[str, list[slice]]) -> str:
     """Which rows of which entries, in words."""
 
     def rows(slices: list[slice]) -> str:
