@@ -141,8 +141,8 @@ class Checkpoints:
                 return -1
             steps, record, holes = holed
             disk.warn(
-                f"the record in {self.folder} is damaged: {describe(holes)}. The run goes on after {steps} steps; what is damaged "
-                "reads as NaN, or as 0"
+                f"the record in {self.folder} is damaged: {describe(holes)}. The run goes on after {steps} steps; "
+                "what is damaged reads as NaN, or as 0"
             )
         self._tell({n: problem for n, problem in problems.items() if n > steps}, look)
         self.record.resumed(**record, holes=holes)
@@ -224,7 +224,7 @@ def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
         try:
             if (found := checkpoints.newest(like, look=True)) is not None:
                 return *found, checkpoints.record.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, Damaged):
             if saved_steps(folder) == before:
                 raise
         if saved_steps(folder) == before:  # else its writer has gone on meanwhile

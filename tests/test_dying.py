@@ -137,3 +137,19 @@ def test_a_result_is_whole_or_none(earlier, full, tmp_path):
             result(folder, 3)
         assert sorted(p.name for p in folder.iterdir()) == ["claims.json", "config.json", "record.npz"]
         assert lj.record.read(folder)[0]["seed"] == 3
+
+
+def test_a_folder_is_removed_whole_or_not_at_all(straight, tmp_path):
+    """As checkpoints are once an experiment's result is written: the same command then starts or goes on."""
+    for at in range(30):
+        folder = tmp_path / str(at)
+        drive(folder / "checkpoint")
+        with dying(tmp_path, at) as happened, pytest.raises((Death, Unneeded)):
+            then_fail(disk.discard, folder / "checkpoint")
+        with lj.record.held(folder):
+            again = drive(folder / "checkpoint")
+            assert [p.name for p in folder.iterdir() if p.name != ".lock"] == ["checkpoint"]
+        for name in again:
+            np.testing.assert_array_equal(again[name], straight[name])
+        if len(happened) <= at:
+            return
