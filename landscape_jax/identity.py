@@ -35,16 +35,14 @@ def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) 
     """
     leaves = [(_name(path), x) for path, x in jax.tree_util.tree_leaves_with_path(arrays)]
     leaves = [(name, x if hasattr(x, "dtype") else np.asarray(x)) for name, x in leaves]
-    here = devices.fetched({str(id(x)): shards.bits(x) for _, x in leaves if _bytes(x) <= ON_HOST})
-    known: dict[tuple[int, bool], Any] = {}  # one array may have several names
-
-    def told(x: Any) -> Any:
+    unique = list({id(x): x for _, x in leaves}.values())  # one array may have several names
+    # in this order, the same in all processes, for fetching is theirs together
+    here = devices.fetched([shards.bits(x) if _bytes(x) <= ON_HOST else None for x in unique])
+    told = {}
+    for x, fetched in zip(unique, here, strict=True):
         loose = jnp.issubdtype(x.dtype, jnp.floating) and computed(x)
-        if (id(x), loose) not in known:
-            known[id(x), loose] = _told(here.get(str(id(x)), x), loose)
-        return known[id(x), loose]
-
-    return {name: [shards.kind(x), told(x)] for name, x in leaves}
+        told[id(x)] = [shards.kind(x), _told(x if fetched is None else fetched, loose)]
+    return {name: told[id(x)] for name, x in leaves}
 
 
 def program(jaxpr: Jaxpr) -> str:
