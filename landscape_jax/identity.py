@@ -132,16 +132,17 @@ def _projections(x: np.ndarray) -> list[float]:
     blocks = -(-x.size // WIDTH)
     rows = np.zeros((blocks, min(WIDTH, x.size)) if blocks == 1 else (blocks, WIDTH))
     rows.reshape(-1)[: x.size] = x
-    with np.errstate(all="ignore"):
-        within = rows @ _weights(WIDTH, 1)[: rows.shape[1]]  # [blocks, PROJECTIONS]
-        return [float(np.sqrt(np.vdot(x, x))), *map(float, np.sum(within * _weights(blocks, 2), axis=0))]
+    width, outer = rows.shape[1], _weights(blocks, 2)
+    with np.errstate(all="ignore"):  # sums without BLAS, whose threads are slow to start and round as they come
+        within = [np.einsum("ij,j->i", rows, w[:width]) for w in _weights(WIDTH, 1)]  # PROJECTIONS times [blocks]
+        return [float(np.sqrt(np.sum(x * x))), *(float(np.sum(a * w)) for a, w in zip(within, outer, strict=True))]
 
 
 @functools.lru_cache(maxsize=4)
 def _weights(count: int, salt: int) -> np.ndarray:
-    """[count, PROJECTIONS]"""
-    index = np.arange(count * PROJECTIONS, dtype=np.uint32).reshape(count, PROJECTIONS)
-    return _weight(_mixed(index + np.uint32(salt << 28), np), np)
+    """[PROJECTIONS, count]"""
+    index = np.arange(count * PROJECTIONS, dtype=np.uint32).reshape(PROJECTIONS, count)
+    return _weight(_mixed(index + np.uint32(salt << 28), np), np).astype(np.float64)
 
 
 def _weight(mixed: Any, numpy: Any) -> Any:

@@ -191,6 +191,17 @@ def test_a_byte_of_the_record_costs_a_block_of_one_entry(kept, copy, no_steps):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:900])])
+def test_an_entry_that_is_gone_costs_itself_alone(spoil, kept, copy):
+    spoil(copy / "record" / "loss.npy")
+    for num_steps in (STEPS, STEPS + CHUNK, STEPS + CHUNK):
+        run, record = drive(copy, num_steps)
+        assert np.isnan(record["loss"][:STEPS][400])
+        np.testing.assert_array_equal(record["theta"]["all"][:STEPS], kept[1][1]["theta"]["all"])
+        assert np.all(np.isfinite(record["loss"][STEPS + growing.BLOCK // 4 :]))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_goes_on_beyond_a_damaged_record_which_stays_told_of(tmp_path):
     straight = drive(None, 2 * STEPS)
     drive(tmp_path / "run", keep=1)

@@ -9,6 +9,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
@@ -209,6 +210,7 @@ def _loaded(path: Path, kind: type = dict) -> Any:
     return found
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Of Python and of the packages that a number depends on."""
     told = {"python": platform.python_version()}
@@ -222,7 +224,7 @@ def circumstances() -> dict[str, Any]:
     """Versions, device, command line and commit: what a number needs beside it to be compared."""
     devices = jax.devices()
     return {
-        "versions": versions(),
+        "versions": dict(versions()),
         "device": {"kind": devices[0].device_kind, "count": len(devices), "cores": os.cpu_count()},
         "command": " ".join(["python -m experiments", *sys.argv[1:]]),
         "commit": _commit(),

@@ -103,12 +103,15 @@ class Growing:
         """Write anew what is damaged in front of the rows, where dtype and shape stand, and say so."""
         for name, entry in self.checksums.items():
             path = self.folder / f"{name}.npy"
-            with open(path, "r+b", opener=disk.no_link) as file:
-                if _is_header(file.read(HEADER), entry, self.length):
-                    continue
-                disk.warn(f"the header of {path} was damaged and is written anew; its rows are checked apart")
-                file.seek(0)
-                file.write(_header(np.dtype(entry.dtype), (self.length, *entry.shape)))
+            header = _header(np.dtype(entry.dtype), (self.length, *entry.shape))
+            if _is_header(_head(path, header), entry, self.length):
+                continue
+            disk.warn(f"the header of {path} was damaged and is written anew; its rows are checked apart")
+            try:
+                with open(path, "r+b", opener=disk.no_link) as file:
+                    file.write(header)
+            except OSError as error:
+                raise disk.Unwritable(f"the header of {path} is damaged and can't be mended: {error.strerror}") from error
 
     def read(self) -> Record:
         """All rows so far, entries [*runs, T, ...], as memory maps: they take up memory as they are looked at.
@@ -117,7 +120,11 @@ class Growing:
         """
 
         def entry(name: str) -> np.ndarray:
-            rows = _rows(self.folder / f"{name}.npy", self.length, self.checksums[name])
+            path, entry = self.folder / f"{name}.npy", self.checksums[name]
+            if name in self.holes and not path.exists():
+                rows = np.zeros((0, *entry.shape), entry.dtype)
+            else:
+                rows = _rows(path, self.length, entry)
             if name in self.holes:
                 rows = _filled(rows, self.length, self.holes[name])
             return np.moveaxis(rows, 0, self.ndim)
@@ -219,6 +226,15 @@ def _blocks(path: Path) -> np.ndarray:
     except (FileNotFoundError, NotADirectoryError):
         content = b""
     return np.frombuffer(content[: len(content) // 4 * 4], np.uint32)
+
+
+def _head(path: Path, missing: bytes) -> bytes:
+    """What stands in front of the rows; `missing` for a file that isn't there."""
+    try:
+        with disk.reading(path), open(path, "rb") as file:
+            return file.read(HEADER)
+    except (FileNotFoundError, NotADirectoryError):
+        return missing
 
 
 def _is_header(found: bytes, entry: Entry, length: int) -> bool:
