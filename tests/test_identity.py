@@ -129,6 +129,17 @@ def test_the_last_bits_of_a_start_may_differ_and_are_told_of(folder):
         drive(folder, theta=(PARTS["theta"] * noise).astype(np.float32))
 
 
+def test_other_devices_are_told_of(tmp_path):
+    for on in ("1 cpu", "8 cpus"):
+        with warnings.catch_warnings(record=True) as words:
+            warnings.simplefilter("always")
+            with lj.checkpoint.opened(tmp_path / "run", {"data": "same"}, on=on):
+                pass
+    assert [str(word.message) for word in words] == [
+        f"{tmp_path / 'run'} was begun with 1 cpu, now 8 cpus: the last bits may differ"
+    ]
+
+
 def other_versions(monkeypatch):
     now = results.versions()
     monkeypatch.setattr("landscape_jax.claim.versions", lambda: now | {"numpy": "9.0"})
