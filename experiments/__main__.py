@@ -24,7 +24,6 @@ import gc
 import importlib
 import inspect
 import os
-import shutil
 import sys
 import time
 import zipfile
@@ -98,14 +97,15 @@ def experiment(name: str, args: list[str]) -> int:
         return wrong(f"--seed {asked.seed} must lie between 0 and {SEEDS - 1}: others draw the numbers of one of these")
     from landscape_jax import devices, record
 
-    folder = asked.out / name / f"{preset}-seed{asked.seed}"
+    folder = asked.out.expanduser() / name / f"{preset}-seed{asked.seed}"
     try:
         _machine()
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
         _some_device()
         with record.held(folder) if devices.first() else contextlib.nullcontext():
             return _carried_out(module, asked, preset, name, folder)
-    except (ValueError, ConnectionError, FileNotFoundError, record.Unwritable) as error:  # what is asked for can't be had
+    # what is asked for can't be had
+    except (ValueError, ConnectionError, FileNotFoundError, record.Unreadable, record.Unwritable) as error:
         return wrong(str(error))
 
 
@@ -193,7 +193,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     from landscape_jax.driver import held_interrupts
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
-    told["config"] = dataclasses.asdict(getattr(asked.config, "filled", asked.config))
+    told["config"] = lj.record.folder.plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
     if lj.devices.first():
         _check_earlier(folder, told["config"], asked.overwrite)
     saved = folder / "checkpoint"
@@ -221,7 +221,8 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     drawn = module.plot(record, asked.config)
     for title, figure in (drawn if isinstance(drawn, dict) else {"figure": drawn}).items():
         figure.savefig(folder / f"{title}.png")
-    shutil.rmtree(saved, ignore_errors=True)
+    if saved.exists():
+        lj.record.disk.discard(saved)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
     return code

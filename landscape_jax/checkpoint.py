@@ -1,32 +1,30 @@
 """Checkpoints: a run on disk, from which it goes on bit for bit.
 
     FOLDER/
-      config.json            what run this is: refused for another one
+      config.json            which run this is: refused for another one
       record/<entry>.npy     the record so far, growing
-      <steps>/run/           the `Run` after that many steps, as orbax writes it
-      <steps>/manifest.json  checksums of that folder and of the record up to there; written last: without it, it doesn't count
+      <steps>/run/*.npz      the `Run` after that many steps, one file a process
+      <steps>/manifest.json  checksums of those and of the record up to there; a copy of config.json
+
+A checkpoint has a name of its own once all of it is safely on disk. One that is not what was written is set aside as
+<steps>.damaged.
 """
 
 import contextlib
-import hashlib
-import json
-import math
-import re
-import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from landscape_jax import devices, tree
-from landscape_jax.record import Growing, Record, Unwritable, held
-from landscape_jax.record import folder as results
-
-FORMAT = 1
-Fields = dict[str, Any]  # what tells one run from another: JSON values by name
+from landscape_jax import claim, devices, shards
+from landscape_jax.identity import Fields
+from landscape_jax.manifest import FORMAT, Damaged, check, checksums, first_line, manifest_of, saved_steps, seal, set_aside
+from landscape_jax.record import Growing, Record, Unwritable, disk, held
+from landscape_jax.record.growing import describe
 
 
 class Checkpoints:
@@ -35,267 +33,222 @@ class Checkpoints:
     Saving goes on in the background while the next chunk is computed; `finish` waits for it.
     """
 
-    def __init__(self, folder: Path, ndim: int, keep: int):
+    def __init__(self, folder: Path, ndim: int, keep: int = 1):
         self.folder, self.keep = folder, keep
+        self.config: dict | None = None  # config.json, of which each checkpoint has a copy
         self.record = Growing(folder / "record", ndim)
-        import orbax.checkpoint  # here: half a second that only those pay who save
-
-        self._orbax = orbax.checkpoint.StandardCheckpointer()
-        self._pending: tuple[int, dict] | None = None  # (steps, manifest) being saved
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: tuple[dict, Future] | None = None  # (manifest, its checkpoint being written)
 
     def save(self, steps: int, run: Any, record: Record) -> None:
         """The run after `steps` steps, and the record of the last of them."""
         self.finish()
+        at = self._unfinished(steps) / "run"
         with self._told(steps):
             if devices.first():
                 self.record.append(record)
-                (self.folder / str(steps)).mkdir(exist_ok=True)
+                at.mkdir(parents=True, exist_ok=True)
             devices.together(f"checkpoint {steps}")
-            # copies: the buffers of the run itself are handed on to the next chunk
-            self._orbax.save(self.folder.absolute() / str(steps) / "run", tree.regrouped(_arrays(run), 0, ()), force=True)
-        self._pending = steps, {"record": dict(self.record.checksums), "length": self.record.length}
+        parts, alone = shards.copy_to_host(run), jax.process_count() == 1
+        manifest = {"format": FORMAT, "steps": steps, "leaves": shards.kinds(run), "config": self.config}
+        manifest |= {"length": self.record.length, "record": dict(self.record.checksums)}
+
+        def write() -> None:
+            shards.write(at, parts)
+            if alone:
+                self._seal(manifest)
+
+        self._pending = manifest, self._background.submit(write)
 
     def finish(self) -> None:
-        """Wait for the last checkpoint, seal it, and remove those beyond the newest `keep`."""
+        """Wait for the last checkpoint."""
         if self._pending is None:
             return
-        (steps, manifest), self._pending = self._pending, None
-        with self._told(steps):
-            self._orbax.wait_until_finished()
-            if devices.first():
-                at = self.folder / str(steps)
-                manifest = {"format": FORMAT, "steps": steps, "files": _checksums(at / "run"), **manifest}
-                results.replace(at / "manifest.json", json.dumps(manifest, indent=1).encode())
-                for old in self._steps()[self.keep :]:
-                    shutil.rmtree(self.folder / str(old))
+        (manifest, writing), self._pending = self._pending, None
+        with self._told(manifest["steps"]):
+            writing.result()
+            if jax.process_count() > 1:
+                devices.together(f"checkpoint {manifest['steps']} written")
+                if devices.first():
+                    self._seal(manifest)
+
+    def _seal(self, manifest: Mapping) -> None:
+        """Give a checkpoint its name, now that all of it is written, and remove those beyond the newest `keep`."""
+        steps = manifest["steps"]
+        at = self._unfinished(steps)
+        disk.write(at / "manifest.json", seal({**manifest, "files": checksums(at / "run")}))
+        for folder in (at / "run", at):
+            disk.sync(folder)
+        os.replace(at, self.folder / str(steps))
+        disk.sync(self.folder)
+        for old in saved_steps(self.folder)[self.keep :]:
+            disk.discard(self.folder / str(old))
+
+    def close(self) -> None:
+        """Wait for the file that is being written."""
+        self._background.shutdown()
 
     def whole_record(self) -> Record:
         """All of it so far. All processes call it together."""
         self.finish()
         devices.together(f"record in {self.folder}")
-        if not devices.first() and (steps := self._steps()):
-            self.record.resumed(**_record_of(_manifest(self.folder / str(steps[0]))))
+        if not devices.first() and (steps := saved_steps(self.folder)):
+            manifest = manifest_of(self.folder, steps[0])
+            self.record.resumed(manifest["length"], manifest["record"], self.record.holes)
         return self.record.read()
 
-    def newest(self, like: Any) -> tuple[int, Any] | None:
-        """(steps, run) of the newest checkpoint that is whole; those after it are told of and removed.
+    def newest(self, like: Any, look: bool = False) -> tuple[int, Any] | None:
+        """(steps, run) of the newest checkpoint that is whole, None without any.
+
+        Those after it are told of and set aside. Where the run is whole and no checkpoint has the record that belongs to it,
+        the run counts: what is damaged of the record is told of, and reads as NaN.
 
         Args:
           like: a run of the same structure, for shapes, dtypes and shardings: devices may be others than at saving.
+          look: change nothing on disk.
+        Raises: `record.Unreadable` where a file can't be read: that is no sign of damage.
         """
-        steps = devices.agreed(self._newest_whole() if devices.first() else 0)
+        steps = _first_decides(lambda: self._newest_whole(look))
         if steps < 0:
             return None
+        manifest = manifest_of(self.folder, steps)
         if not devices.first():
-            self.record.resumed(**_record_of(_manifest(self.folder / str(steps))))
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _arrays(like))
-        arrays = self._orbax.restore(self.folder.absolute() / str(steps) / "run", abstract)
-        return steps, _run(arrays, like)
+            self.record.resumed(**_record_of(manifest), holes=self.record.damage(**_record_of(manifest)))
+        elif not look:
+            self.record.mend_headers()
+        at = self.folder / str(steps)
+        _check_leaves(at, manifest["leaves"], shards.kinds(like))
+        with disk.reading(at):
+            return steps, shards.read(at / "run", manifest["files"], like)
 
-    def _newest_whole(self) -> int:
-        """Its steps, −1 without any."""
-        for steps in self._steps():
-            at = self.folder / str(steps)
+    def _newest_whole(self, look: bool) -> int:
+        """Its steps, −1 without any. The record goes on from there."""
+        problems, holed = {}, None
+        for steps in saved_steps(self.folder):
             try:
-                manifest = _manifest(at)
-                if _checksums(at / "run") != manifest["files"]:
-                    raise ValueError("its files are not what was written")
-                self.record.resumed(**_record_of(manifest))
-                return steps
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                warnings.warn(
-                    f"the checkpoint {at} is incomplete or damaged ({error}): going back to the one before", stacklevel=5
-                )
-                shutil.rmtree(at)
-        return -1
+                record = _record_of(check(self.folder, steps))
+            except Damaged as error:
+                problems[steps] = str(error)
+                continue
+            holes = self.record.damage(**record)
+            if not holes:
+                break
+            problems[steps] = "the record up to there is damaged: " + describe(holes)
+            holed = holed or (steps, record, holes)
+        else:
+            if holed is None:
+                self._tell(problems, look)
+                return -1
+            steps, record, holes = holed
+            disk.warn(
+                f"the record in {self.folder} is damaged: {describe(holes)}. The run goes on after {steps} steps; "
+                "what is damaged reads as NaN, or as 0"
+            )
+        self._tell({n: problem for n, problem in problems.items() if n > steps}, look)
+        self.record.resumed(**record, holes=holes)
+        return steps
 
-    def _steps(self) -> list[int]:
-        """Newest first."""
-        return sorted((int(p.name) for p in self.folder.iterdir() if p.is_dir() and p.name.isdigit()), reverse=True)
+    def _tell(self, problems: Mapping[int, str], look: bool) -> None:
+        """Of checkpoints that are passed over; they are kept under another name."""
+        for steps, problem in problems.items():
+            at = self.folder / str(steps)
+            if look and not at.exists():
+                continue  # its writer has removed it meanwhile
+            kept = "" if look else f". It is kept as {set_aside(at).name}"
+            disk.warn(f"the checkpoint {at} is incomplete or damaged ({problem}): going back to the one before{kept}")
+
+    def _unfinished(self, steps: int) -> Path:
+        return self.folder / f"{steps}{disk.PARTIAL}"
 
     @contextlib.contextmanager
     def _told(self, steps: int) -> Iterator[None]:
-        """Whatever a file system or orbax says, as an error that says what is left."""
+        """What a file system says, as an error that says what is left."""
         try:
             yield
-        except Exception as error:
-            left = [n for n in self._steps() if n != steps and (self.folder / str(n) / "manifest.json").exists()]
+        except OSError as error:
+            left = [n for n in saved_steps(self.folder) if n != steps]
             intact = f"the checkpoint after {left[0]} steps is intact" if left else "there is no earlier one"
             raise Unwritable(
-                f"the checkpoint after {steps} steps could not be written to {self.folder} ({_first_line(error)}); {intact}. "
+                f"the checkpoint after {steps} steps could not be written to {self.folder} ({first_line(error)}); {intact}. "
                 "Make room, or choose another folder, and start the same run again: it goes on from there"
             ) from error
 
 
 @contextlib.contextmanager
-def opened(folder: str | Path, fields: Fields, *, ndim: int = 0, keep: int = 3) -> Iterator[Checkpoints]:
-    """The folder of one run's checkpoints, held against other processes, made if it isn't there.
+def opened(
+    folder: str | Path, fields: Fields, *, ndim: int = 0, keep: int = 3, on: str = "", accept: Sequence[str] = ()
+) -> Iterator[Checkpoints]:
+    """The folder of one run's checkpoints, held against other processes and threads, made if it isn't there.
 
     Args:
       fields: what tells this run from others.
       ndim: how many leading axes of runs there are.
       keep: how many checkpoints stay.
+      on: the devices it runs on, in words; other ones are told of.
+      accept: names of fields, or how they begin, that may differ.
     Raises: `ValueError` where the folder holds other things, or the checkpoints of another run (it names the fields that
       differ); `record.Unwritable` where it can't be written, or another process writes to it.
     """
     if keep < 1:
         raise ValueError(f"keep={keep} checkpoints must be at least 1")
-    folder = Path(folder)
+    if isinstance(accept, str):
+        raise ValueError(f'accept={accept!r} must be a sequence of names: accept=("{accept}",)')
+    folder = disk.expand(folder)
     with contextlib.ExitStack() as stack:
-        refused = None
-        try:
-            if devices.first():
-                stack.enter_context(held(folder))
-                _claimed(folder, fields)
-        except (OSError, ValueError) as error:
-            refused = error
-        if devices.agreed(refused is not None):  # no process may wait for one that has gone
-            raise refused or ValueError(f"the first process refused the folder {folder}: see what it says")
         checkpoints = Checkpoints(folder, ndim, keep)
+
+        def take() -> int:
+            stack.enter_context(held(folder))
+            checkpoints.config = claim.claim_folder(folder, fields, on, accept)
+            return 0
+
+        _first_decides(take)
+        stack.callback(checkpoints.close)
         yield checkpoints
         checkpoints.finish()
 
 
 def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
-    """(steps, run, record) of the newest whole checkpoint, to look at or to go on from.
+    """(steps, run, record) of the newest whole checkpoint, to look at or to go on from. It changes nothing on disk.
 
     Args:
       like: a run of the same structure, e.g. from `start`.
-    Raises: `FileNotFoundError` where there is none.
+    Raises: `FileNotFoundError` where there is none; `record.Unreadable` where it can't be read.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    folder = disk.expand(folder)
+    if not saved_steps(folder) and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no checkpoints: give the folder that was checkpoint= of an earlier drive")
-    checkpoints = Checkpoints(folder, jnp.ndim(like.step), keep=1)
-    found = checkpoints.newest(like)
-    if found is None:
-        raise FileNotFoundError(f"{folder} holds no checkpoint that is whole: the run was stopped before its first")
-    return *found, checkpoints.record.read()
+    while True:
+        before = saved_steps(folder)
+        checkpoints = Checkpoints(folder, jnp.ndim(like.step))
+        try:
+            if (found := checkpoints.newest(like, look=True)) is not None:
+                return *found, checkpoints.record.read()
+        except (FileNotFoundError, Damaged):
+            if saved_steps(folder) == before:
+                raise
+        if saved_steps(folder) == before:  # else its writer has gone on meanwhile
+            raise FileNotFoundError(f"{folder} holds no checkpoint that is whole: the run was stopped before its first")
 
 
-# ── which run it is ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def fingerprint(arrays: Any) -> Fields:
-    """Arrays by name: keys and integers by a digest, floats by norm and first number, which are blind to the last bits
-    that another number of devices may change."""
-    leaves = [(jax.tree_util.keystr(path), x) for path, x in jax.tree_util.tree_leaves_with_path(arrays)]
-    floats = {name: x for name, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
-    exact = devices.fetched({name: _bits(x) for name, x in leaves if name not in floats})
-    sizes = devices.fetched(_sizes(floats))
-    return {
-        name: [
-            f"{x.dtype}{list(x.shape)}",
-            *(map(float, sizes[name]) if name in floats else [hashlib.sha256(exact[name].tobytes()).hexdigest()[:16]]),
-        ]
-        for name, x in leaves
-    }
-
-
-def program(jaxpr: Any) -> str:
-    """A digest of a traced program. Addresses of functions, which change from process to process, don't count."""
-    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode()).hexdigest()[:16]
-
-
-@jax.jit
-def _sizes(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    def size(x):
-        x = x.astype(jnp.float32).ravel()
-        return jnp.stack([jnp.sqrt(jnp.sum(x * x)), x[0] if x.size else jnp.float32(0)])
-
-    return jax.tree.map(size, arrays)
-
-
-def _claimed(folder: Path, fields: Fields) -> None:
-    """Take an empty folder for this run, or see that it is this run's already."""
-    path = folder / "config.json"
-    versions = results.circumstances()["versions"]
-    if not path.is_file():
-        foreign = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
-        if foreign:
-            raise ValueError(
-                f"{folder} is not empty and holds no checkpoints of ours (it has {', '.join(foreign[:3])}): give a new folder"
-            )
-        results.replace(path, json.dumps({"format": FORMAT, "versions": versions, "fields": fields}, indent=1).encode())
-        return
-    known = json.loads(path.read_text())
-    if known.get("format") != FORMAT or "fields" not in known:
-        raise ValueError(f"{path} is not the configuration of a run's checkpoints: give a new folder")
-    theirs, ours = known["fields"], json.loads(json.dumps(fields))
-    differing = [name for name in sorted(theirs.keys() | ours.keys()) if not _same(theirs.get(name), ours.get(name))]
-    if differing == ["program"] and known["versions"] != versions:
-        warnings.warn(f"{folder} was begun with {known['versions']}, now {versions}: the last bits may differ", stacklevel=5)
-        return
-    if differing:
-        told = "; ".join(f"{n}: {_short(theirs.get(n))} there, {_short(ours.get(n))} here" for n in differing[:6])
-        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
-        why = " (other functions, or other numbers in them, such as a learning rate)" if "program" in differing else ""
-        raise ValueError(
-            f"{folder} holds the checkpoints of another run. It differs in {told}{more}{why}. Choose another folder, or "
-            "delete this one to start anew"
-        )
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
-    return a == b
-
-
-def _short(x: Any) -> str:
-    match x:
-        case [str(kind), float(norm), float(first)]:
-            return f"{kind} of norm {norm:.5g}, first {first:.5g}"
-        case [str(kind), str(digest)]:
-            return f"{kind} {digest}"
-    return "nothing" if x is None else str(x)
-
-
-# ── on disk ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-
-def _arrays(run: Any) -> dict[str, jax.Array]:
-    """A run as plain arrays by name: keys as their bits, and without empty ones, which orbax refuses."""
-    return {f"{i:04d}": _bits(jnp.asarray(x)) for i, x in enumerate(jax.tree.leaves(run)) if jnp.size(x)}
-
-
-def _run(arrays: Mapping[str, jax.Array], like: Any) -> Any:
-    """The inverse."""
-
-    def restored(x, bits):
-        if bits is None:
-            return x
-        key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(x)) if key else bits
-
-    leaves, treedef = jax.tree.flatten(like)
-    return treedef.unflatten([restored(x, arrays.get(f"{i:04d}")) for i, x in enumerate(leaves)])
-
-
-def _manifest(at: Path) -> dict:
-    if not (at / "manifest.json").is_file():
-        raise ValueError("it has no manifest")
-    return json.loads((at / "manifest.json").read_text())
+def _check_leaves(at: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    if names:
+        told = "; ".join(f"{n[4:]}: {there.get(n, 'nothing')} there, {here.get(n, 'nothing')} here" for n in names[:4])
+        raise ValueError(f"{at} holds a run of another structure ({told}): give a run that was started as that one was")
 
 
 def _record_of(manifest: Mapping) -> dict:
     return {"length": manifest["length"], "checksums": manifest["record"]}
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """Of every file below a folder."""
-    digests = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with open(path, "rb") as file:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _first_decides(act: Callable[[], int]) -> int:
+    """What the first process finds, for all: no process may wait for one that has gone."""
+    found, refused = 0, None
+    try:
+        found = act() if devices.first() else 0
+    except (OSError, ValueError) as error:
+        refused = error
+    if devices.agreed(refused is not None):
+        raise refused or ValueError("the first process refused the folder of checkpoints: see what it says")
+    return devices.agreed(found)

@@ -3,27 +3,27 @@
 import contextlib
 import functools
 import math
+import re
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding
 
 from landscape_jax import checkpoint as checkpoints
-from landscape_jax import devices, programs, sweep, tree
+from landscape_jax import devices, identity, programs, sweep, tree
 from landscape_jax.arguments import count, described, number, require
 from landscape_jax.engine import Observe, Run, Status, hoisted, scanned, to_next_record
 from landscape_jax.record import Gathered, Record
-from landscape_jax.record import folder as results
+from landscape_jax.record.values import plain
 from landscape_jax.types import Dynamics
 
 MOST_HELD = 2**23  # bytes of record that wait in memory for a checkpoint
@@ -49,6 +49,7 @@ def drive(
     ceiling: float = math.inf,
     checkpoint: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
+    accept: Sequence[str] = (),
     keep: int = 3,
     pause: float = 1.0,
     axes: Mapping[str, Any] | None = None,
@@ -74,6 +75,8 @@ def drive(
         some hundreds of observed steps.
       checkpoint: a folder, new or of the same run. Each takes some 50 ms, in the background.
       config: whatever else tells this run from others, e.g. `dataclasses.asdict(config)`.
+      accept: names of differences, as the error that refuses another run tells them, or how they begin: the run goes on all
+        the same. ("program",) after an update of jax, which may write the same functions as another program.
       keep: how many checkpoints stay on disk.
       pause: seconds from one checkpoint to the next, at least, so that a crash costs little more; 0 makes one at each chunk's
         end. None is waited for after the last chunk, at a Ctrl-C, and where 8 MiB of record have come together.
@@ -113,7 +116,10 @@ def drive(
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             fields = _fields(run, whole, stretch.jaxpr, every, config)
-            saved = stack.enter_context(checkpoints.opened(checkpoint, fields, ndim=run.step.ndim, keep=keep))
+            on = _devices(run)
+            saved = stack.enter_context(
+                checkpoints.opened(checkpoint, fields, ndim=run.step.ndim, keep=keep, on=on, accept=accept)
+            )
             done, run = saved.newest(run) or (0, run)
             if done > num_steps:
                 raise ValueError(f"{checkpoint} holds {done} steps, more than num_steps={num_steps}: ask for at least those")
@@ -206,22 +212,30 @@ def _repeated(row: Record, ndim: int, count: int) -> Record:
     return jax.tree.map(lambda x: np.repeat(x, count, axis=ndim), row)
 
 
-def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) -> checkpoints.Fields:
+def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) -> identity.Fields:
     """What tells this run from others: how it starts, its data, its program."""
     dynamics, observe, ceiling = whole
-    constants = [jnp.asarray(c) for c in stretch.consts]
-    begun = run._replace(memory={})  # what observers remember at the start follows from the key
+    ndim = run.step.ndim
+    # what observers remember at the start follows from the key; numbers in the state, such as rates, count to their last bit
+    start = identity.fingerprint({"key": run.key, "step": run.step, "status": run.status})
+    start |= identity.fingerprint({"params": run.params}, lambda x: True)
+    start |= identity.fingerprint({"state": run.state}, lambda x: x.ndim > ndim)
+    data = identity.fingerprint({"dynamics": dynamics, "observe": observe, "constant": identity.constants(stretch)})
     return {
         "every": every,
         "ceiling": str(float(ceiling)),
         "observe": sorted(observe),
-        "program": checkpoints.program(stretch.jaxpr),
-        **{f"start{name}": x for name, x in checkpoints.fingerprint(begun._asdict()).items()},
-        **{f"dynamics{name}": x for name, x in checkpoints.fingerprint(dynamics).items()},
-        **{f"observe{name}": x for name, x in checkpoints.fingerprint(observe).items()},
-        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint(constants).values())},
-        **{f"config.{name}": x for name, x in results.plain(config or {}).items()},
+        "program": identity.program(stretch.jaxpr),
+        **{f"start{name}": x for name, x in start.items()},
+        **{re.sub(r"^\['(\w+)'\]", r"\1", name): x for name, x in data.items()},
+        **{f"config.{name}": x for name, x in plain(config or {}, "config", nonfinite=str).items()},
     }
+
+
+def _devices(run: Run) -> str:
+    """In words, those that a run is on."""
+    found = run.step.sharding.device_set
+    return f"{len(found)} {min(d.device_kind for d in found)}{'s' if len(found) > 1 else ''}"
 
 
 def _few(units: int, calls: int = 20, longest: int = 250) -> int:

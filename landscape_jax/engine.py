@@ -22,7 +22,7 @@ from jax.tree_util import Partial
 from landscape_jax import devices, programs, tree
 from landscape_jax.arguments import count, described, number, require
 from landscape_jax.models.plain import warn_of_slow_convolutions
-from landscape_jax.record import Record
+from landscape_jax.record.axes import Record, check_name, check_names
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
 Observe = Mapping[str, Observable]
@@ -216,6 +216,7 @@ def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):
         for name, observable in observe.items():
             remembered, value = observable.measure(_own_key(key, name), run.memory[name], moment)
             stays = getattr(remembered, "stays", False)
+            check_names(value, f"observe[{name!r}]")
             memory[name] = remembered if stays else tree.where(alive, remembered, run.memory[name])
             record[name] = jax.tree.map(lambda x: _nan_unless(alive, x), value)
         after = after._replace(memory=memory)
@@ -259,6 +260,7 @@ def _checked(key: Key, params: Params, dynamics: Dynamics, observe: Observe) -> 
     require("run", key=key, params=params, dynamics=dynamics, observe=observe)
     tree.check(params)
     for name, observable in observe.items():
+        check_name(name, "observe")
         if name == "step":
             raise ValueError('observe: the name "step" is taken by the record\'s own clock; choose another')
         if not isinstance(observable, Observable):

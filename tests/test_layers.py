@@ -16,7 +16,9 @@ LAYERS = [
     {"models", "data"},
     {"curvature", "spectrum"},
     {"landscape", "theory", "dynamics", "observe"},
-    {"engine"},
+    {"engine", "shards", "manifest"},
+    {"identity"},
+    {"claim"},
     {"checkpoint", "sweep", "plots"},
     {"driver"},
 ]
@@ -24,7 +26,6 @@ RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 ALLOWED = {
     "matplotlib": {"plots"},
     "flax": {"models", "checkpoint"},
-    "orbax": {"checkpoint"},
     "optax": {"dynamics"},
     "pooch": {"data"},
 }
