@@ -90,6 +90,13 @@ def number(by: str, more_than: float = -np.inf, at_least: float = -np.inf, **num
             raise ValueError(f"{by}: {name}={x} must be {' and '.join(bounds) or 'a number'}")
 
 
+def pair(by: str, batch: Batch) -> tuple[Any, Any]:
+    """(inputs, targets) of a batch that must be such a pair. Raises `TypeError` for anything else."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise TypeError(f"{by}: batch must be a pair (inputs, targets), but is {described(batch)}: write (x, y)")
+    return batch[0], batch[1]
+
+
 def product_at(by: str, curvature: Curvature, params: Params, batch: Batch) -> MatVec:
     """curvature(params, batch), which must be a function v ↦ A v. Raises `TypeError` for anything else."""
     matvec = curvature(params, batch)

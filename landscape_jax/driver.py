@@ -18,9 +18,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding
 
-from landscape_jax import checkpoint as checkpoints
-from landscape_jax import devices, identity, programs, sweep, tree
+from landscape_jax import devices, programs, sweep, tree
 from landscape_jax.arguments import count, described, number, require
+from landscape_jax.checkpoint import identity
+from landscape_jax.checkpoint.saving import opened
 from landscape_jax.engine import Observe, Run, Status, hoisted, scanned, to_next_record
 from landscape_jax.record import Gathered, Record
 from landscape_jax.record.values import plain
@@ -118,7 +119,7 @@ def drive(
             fields = _fields(run, whole, stretch.jaxpr, every, config)
             on = _devices(run)
             saved = stack.enter_context(
-                checkpoints.opened(checkpoint, fields, ndim=run.step.ndim, keep=keep, on=on, accept=accept)
+                opened(checkpoint, fields, ndim=run.step.ndim, keep=keep, on=on, accept=accept)
             )
             done, run = saved.newest(run) or (0, run)
             if done > num_steps:

@@ -6,6 +6,7 @@ NaN where they are traced.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from landscape_jax import devices, labels, parts, tree
-from landscape_jax.arguments import count, require
+from landscape_jax.arguments import count, described, kind, pair, require
 from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params, Weight
 
 
@@ -134,7 +135,7 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
     require("mean", apply=apply, criterion=criterion)
 
     def loss(params: Params, batch: Batch) -> Array:
-        inputs, targets = batch
+        inputs, targets = pair("mean", batch)
         tree.num_examples(batch)
         return jnp.mean(criterion(apply(params, inputs), targets))
 
@@ -226,10 +227,23 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
     return whole
 
 
-def check(loss: Loss, params: Params, batch: Batch) -> None:
-    """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic."""
+def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
+    """Raise unless `loss` gives one real number here; its shape and dtype. Costs a trace, no arithmetic."""
     require("check", loss=loss)
-    out = jax.eval_shape(loss, params, batch)
-    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        what = f"shape {out.shape} and dtype {out.dtype}" if hasattr(out, "shape") else f"a {type(out).__name__}"
-        raise ValueError(f"the loss gives {what}, not one real number: average over the examples, e.g. jnp.mean(...)")
+
+    def checked(params: Params, batch: Batch) -> Array:
+        out = loss(params, batch)
+        if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+            raise ValueError(f"the loss gives {described(out)}, not one real number: {_remedy(out)}")
+        return out
+
+    return jax.eval_shape(checked, params, batch)
+
+
+def _remedy(out: Any) -> str:
+    match kind(out):
+        case "sequence":
+            return "auxiliary output has no place in it; write lambda params, batch: loss(params, batch)[0]"
+        case "array":
+            return "average over the examples, e.g. jnp.mean(...), in floats"
+    return "a curvature is no loss" if callable(out) else "average over the examples, e.g. jnp.mean(...)"

@@ -142,7 +142,8 @@ def of_operator(fn: Callable) -> Callable:
         text = jax.jit(at).lower(traced.consts, one).as_text()
         if "callback" in text:  # which function of Python's is called, the text does not say
             return fn(matvec, start, *args, **kwargs)
-        key = fn, text, treedef, structure, len(args), *options, *kwargs
+        kinds = tuple(map(type, options))  # 1, 1.0 and True are equal, and are not the same
+        key = fn, text, treedef, structure, len(args), kinds, *options, *kwargs
         go = _of_operators.pop(key, None) or jax.jit(
             lambda consts, start: fn(functools.partial(at, consts), start, *args, **kwargs)
         )

@@ -16,16 +16,14 @@ LAYERS = [
     {"models", "data"},
     {"curvature", "spectrum"},
     {"landscape", "theory", "dynamics", "observe"},
-    {"engine", "shards", "manifest"},
-    {"identity"},
-    {"claim"},
+    {"engine"},
     {"checkpoint", "sweep", "plots"},
     {"driver"},
 ]
 RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 ALLOWED = {
     "matplotlib": {"plots"},
-    "flax": {"models", "checkpoint"},
+    "flax": {"models"},
     "optax": {"dynamics"},
     "pooch": {"data"},
 }

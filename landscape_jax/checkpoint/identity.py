@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from landscape_jax import devices, shards
+from landscape_jax import devices
+from landscape_jax.checkpoint import shards
 
 Fields = dict[str, Any]  # what tells one run from another: JSON values by name
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from landscape_jax import identity, manifest
-from landscape_jax.identity import Fields
+from landscape_jax.checkpoint import identity, manifest
+from landscape_jax.checkpoint.identity import Fields
 from landscape_jax.record import Unreadable, Unwritable, disk
 from landscape_jax.record.folder import versions
 

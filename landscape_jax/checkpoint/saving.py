@@ -20,9 +20,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from landscape_jax import claim, devices, shards
-from landscape_jax.identity import Fields
-from landscape_jax.manifest import FORMAT, Damaged, check, checksums, first_line, manifest_of, saved_steps, seal, set_aside
+from landscape_jax import devices
+from landscape_jax.checkpoint import claim, shards
+from landscape_jax.checkpoint.identity import Fields
+from landscape_jax.checkpoint.manifest import (
+    FORMAT,
+    Damaged,
+    check,
+    checksums,
+    first_line,
+    manifest_of,
+    saved_steps,
+    seal,
+    set_aside,
+)
 from landscape_jax.record import Growing, Record, Unwritable, disk, held
 from landscape_jax.record.growing import describe
 
