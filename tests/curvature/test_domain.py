@@ -48,35 +48,44 @@ def small(problem):
 
 def test_what_observers_see_of_a_block(small):
     watch = {
-        "sharpness": observe.sharpness,
-        "two": lambda c: observe.sharpness(c, k=2, tol=None, num_steps=30),
-        "shifted": lambda c: observe.sharpness(cv.shifted(cv.chunked(c, 3), 1.0)),
-        "vectors": lambda c: observe.eigenpairs(c, 1, lambda key, eigs, moment: tree.row(eigs.vectors, 0)),
-        "alignment": lambda c: observe.alignment(c, k=2),
-        "effect": lambda c: observe.step_effect(small.loss, c, k=2),
-        "sections": lambda c: observe.cross_sections(small.loss, c, k=1),
+        "pair": lambda c: observe.eigenpairs(c, 1, lambda key, eigs, moment: (eigs.values[0], tree.row(eigs.vectors, 0))),
         "density": lambda c: observe.spectral_density(c, num_steps=8),
         "ratio": lambda c: observe.trace_ratio(c, num_probes=400),
     }
     _, record = watched(small, watch)
     matrix, inside = block(small, small.params)
     values, vectors = np.linalg.eigh(matrix)
-    assert record["sharpness"].shape == (STEPS,)
-    np.testing.assert_allclose(record["sharpness"][0], values[-1], rtol=5e-3)
-    np.testing.assert_allclose(record["two"][0], values[::-1][:2], rtol=1e-3)
-    np.testing.assert_allclose(record["shifted"][0], values[-1] + 1, rtol=5e-3)
-    first = ravel_pytree(jax.tree.map(lambda x: x[0], record["vectors"]))[0]
+    value, first = jax.tree.map(lambda x: x[0], record["pair"])
+    np.testing.assert_allclose(value, values[-1], rtol=5e-3)
+    first = ravel_pytree(first)[0]
     np.testing.assert_array_equal(first[~inside], 0)
     assert abs(first[inside] @ vectors[:, -1]) > 0.99
-    gradient = ravel_pytree(jax.grad(small.loss)(small.params, small.data))[0]
-    cosines = np.abs(vectors[:, ::-1][:, :2].T @ gradient[inside]) / np.linalg.norm(gradient)
-    np.testing.assert_allclose(record["alignment"]["cosines"][0], cosines, rtol=0.05, atol=0.02)
-    np.testing.assert_allclose(record["effect"]["slope"][0][0] ** 2, (vectors[:, -1] @ gradient[inside]) ** 2, rtol=0.05)
     nodes, weight = record["density"]["nodes"][0], record["density"]["weights"][0]
     assert nodes.min() > values[0] - 0.01
-    np.testing.assert_allclose(np.sum(nodes * weight, axis=-1).mean(), values.mean(), rtol=0.5)
+    spread = np.linalg.norm(matrix) / len(matrix)  # of the mean eigenvalue by two probes
+    assert abs(np.sum(nodes * weight, axis=-1).mean() - values.mean()) < 4 * spread
     ratio = np.trace(matrix) / np.linalg.norm(matrix)
     assert abs(record["ratio"]["value"][0] - ratio) < 5 * record["ratio"]["error"][0]
+
+
+@pytest.mark.slow
+def test_what_else_observers_see_of_a_block(small):
+    watch = {
+        "shifted": lambda c: observe.sharpness(cv.shifted(cv.chunked(c, 3), 1.0), k=2),
+        "alignment": lambda c: observe.alignment(c, k=2),
+        "effect": lambda c: observe.step_effect(small.loss, c, k=2),
+        "sections": lambda c: observe.cross_sections(small.loss, c, k=1),
+    }
+    _, record = watched(small, watch)
+    matrix, inside = block(small, small.params)
+    values, vectors = np.linalg.eigh(matrix)
+    top = vectors[:, ::-1][:, :2]
+    np.testing.assert_allclose(record["shifted"][0], values[::-1][:2] + 1, rtol=5e-3)
+    gradient = ravel_pytree(jax.grad(small.loss)(small.params, small.data))[0]
+    cosines = np.abs(top.T @ gradient[inside]) / np.linalg.norm(gradient)
+    np.testing.assert_allclose(record["alignment"]["cosines"][0], cosines, rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(record["effect"]["slope"][0][0] ** 2, (top[:, 0] @ gradient[inside]) ** 2, rtol=0.05)
+    assert np.isfinite(record["sections"]["loss"]).all()
 
 
 def test_with_the_preconditioner_of_the_whole(small):
@@ -91,6 +100,7 @@ def test_with_the_preconditioner_of_the_whole(small):
     np.testing.assert_allclose(record["sharpness"][0], np.linalg.eigvalsh(block(small, small.params, scale)[0])[-1], rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_a_dynamics_nudged_along_a_block(small):
     """γ = 0 never moves along the first eigenvector of the block."""
     run, _ = watched(small, {}, dynamics=lambda inner, c: lj.dynamics.nudged(inner, c, gamma=0.0, k=1, refresh=STEPS))
