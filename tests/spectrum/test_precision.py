@@ -38,7 +38,9 @@ ESTIMATES = {  # all linear in A, errors too
     "refine": values_of(lambda a: spectrum.refine(a, start(3), 2)),
     "tracker": values_of(tracked),
     "density": lambda a: spectrum.density(a, jax.random.key(0), LIKE, num_probes=2, num_steps=8).nodes,
-    "recurrence": lambda a: spectrum.density(a, jax.random.key(0), LIKE, num_probes=2, num_steps=8, reorthogonalise=False).nodes,
+    "recurrence": lambda a: spectrum.density(
+        a, jax.random.key(0), LIKE, num_probes=2, num_steps=8, reorthogonalise=False
+    ).nodes,
     "trace": lambda a: spectrum.trace(a, jax.random.key(0), LIKE, num_probes=10),
     "hutch_plus_plus": lambda a: spectrum.hutch_plus_plus(a, jax.random.key(0), LIKE, num_products=21),
     "xtrace": lambda a: spectrum.xtrace(a, jax.random.key(0), LIKE, num_products=20),
@@ -76,7 +78,8 @@ def test_frobenius_norm_of_nan_has_the_error_nan():
 
 @pytest.mark.parametrize("c", [0.0, 3.0, -1e-20])
 def test_a_multiple_of_the_identity_is_smoothed_to_one_line(c):
-    density = jax.jit(lambda c: spectrum.density(lambda v: c * v, jax.random.key(0), LIKE, num_probes=3, num_steps=6))(jnp.float32(c))
+    options = dict(num_probes=3, num_steps=6)
+    density = jax.jit(lambda c: spectrum.density(lambda v: c * v, jax.random.key(0), LIKE, **options))(jnp.float32(c))
     grid = jnp.linspace(-5, 5, 1001)
     value, error = spectrum.smoothed(density, grid)
     assert np.isfinite(value).all()
@@ -98,6 +101,7 @@ STORED = {
     "float32 and bfloat16": ("float32", "bfloat16"),
     "float32 and float16": ("float32", "float16"),
 }
+ALL = [pytest.param(name, marks=[pytest.mark.slow] if name in ("float16", "float32 and bfloat16") else []) for name in STORED]
 
 
 def narrow(stored):
@@ -133,7 +137,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", ALL)
 def test_residuals_hold_for_leaves_of_16_bits(stored, name):
     matvec, like = narrow(STORED[stored])
     eigs = jax.jit(lambda: SOLVERS[name](matvec, like))()
@@ -151,7 +155,7 @@ def test_residuals_hold_for_leaves_of_16_bits(stored, name):
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(vectors)), rtol=0, atol=eps)
 
 
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", ALL)
 def test_moments_and_densities_of_leaves_of_16_bits(stored):
     matvec, like = narrow(STORED[stored])
     eps, size = tree.eps(like), 27
