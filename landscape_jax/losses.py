@@ -176,6 +176,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
     mean.defvjp(forward, backward, symbolic_zeros=True)
 
     def split(params: Params, batch: Batch) -> Array:
+        check(loss, params, batch)
         if weight is None:
             parts.refuse_weighted("sharded", loss, params, batch)
         return mean(params, batch)
@@ -219,7 +220,7 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
             return parts.plus(total, size / n if share is None else share, lambda: loss(params, chunk)), None
 
         chunks = jax.tree.map(lambda x: x[:even].reshape(even // size, size, *x.shape[1:]), batch)
-        zero = jnp.zeros((), jax.eval_shape(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
+        zero = jnp.zeros((), check(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
         total, _ = jax.lax.scan(add, zero, (chunks, each))
         rest = jax.tree.map(lambda x: x[even:], batch)
         return parts.plus(total, last, lambda: loss(params, rest)) if even < n else total

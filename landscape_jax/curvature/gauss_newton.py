@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import losses, tree
-from landscape_jax.arguments import count, number, require
+from landscape_jax.arguments import count, number, pair, require
 from landscape_jax.curvature.domain import Part
 from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
@@ -223,7 +223,5 @@ def _no_part(*_):
 
 def _checked(params: Params, batch: Batch) -> tuple[Array, Array, int]:
     tree.check(params)
-    n = tree.num_examples(batch)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise TypeError(f"this curvature needs batch = (inputs, targets), not a {type(batch).__name__}")
-    return batch[0], batch[1], n
+    inputs, targets = pair("curvature", batch)
+    return inputs, targets, tree.num_examples(batch)

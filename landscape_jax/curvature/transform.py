@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from landscape_jax import devices, labels, parts, tree
-from landscape_jax.arguments import count, number, product_at, require
+from landscape_jax.arguments import count, number, pair, product_at, require
 from landscape_jax.curvature.domain import Part, domain
 from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
 
@@ -44,6 +44,7 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
     Coupled.refuse("chunked", curvature)
 
     def at(params: Params, batch: Batch) -> MatVec:
+        tree.check(params)
         n = tree.num_examples(batch)
         if num_chunks > n:
             raise ValueError(f"chunked: num_chunks={num_chunks} is more than the n={n} examples: use at most one each")
@@ -111,7 +112,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
     Coupled.refuse("per_class", curvature)
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
-        _, targets = batch
+        _, targets = pair("per_class", batch)
         right, count = labels.without_outputs("per_class", targets)
 
         def of(label: int) -> MatVec:
@@ -154,6 +155,7 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
     require("preconditioned", curvature=curvature)
 
     def at(params: Params, batch: Batch) -> MatVec:
+        tree.check(params)
         scales = tree.broadcast(scale, domain(curvature, params))
         root = jax.tree.map(lambda x: jax.lax.rsqrt(jnp.asarray(x)), scales)  # P^-½
         matvec = product_at("preconditioned", curvature, params, batch)
@@ -237,6 +239,7 @@ def dense(curvature: Curvature, like: Params | None = None) -> Callable[[Params,
     require("dense", curvature=curvature)
 
     def at(params: Params, batch: Batch) -> Array:
+        tree.check(params)
         flat, unravel = ravel_pytree(domain(curvature, params) if like is None else like)
         p = flat.size
         if p > 20_000:

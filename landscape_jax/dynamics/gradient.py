@@ -42,7 +42,7 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
 
     def init(batches: Batches, params: Params):
         check_repeats(batches)
-        check_labels(loss, params, batches)
+        check_loss(loss, params, batches)
         check_descends(optimizer, params)
         return optimizer.init(params)
 
@@ -96,8 +96,13 @@ def _arguments(update: Callable) -> set[str]:
     return set(inspect.signature(update).parameters).union(*map(_arguments, inner))
 
 
-def check_labels(loss: Loss, params: Params, batches: Batches) -> None:
-    """Raise for a label that is no class, wherever it is in the data, if these are concrete. Costs a trace of the loss."""
+def check_loss(loss: Loss, params: Params, batches: Batches) -> None:
+    """Raise unless the loss of a batch is one real number and, where the data are concrete, for a label that is no class.
+
+    Costs a trace of the loss on a batch, which a step's own then finds, and one on the whole data.
+    """
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    losses.check(loss, params, jax.eval_shape(batches, key, step))
     data = source(batches)
     if data is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(data)):
         return
@@ -105,7 +110,7 @@ def check_labels(loss: Loss, params: Params, batches: Batches) -> None:
         jax.eval_shape(lambda theta: loss(theta, data), params)  # the data stay concrete, so that criteria see the labels
     except labels.NoClass:
         raise
-    except Exception:  # noqa: BLE001  the loss may take batches of one size only: at a step it says itself what is wrong
+    except Exception:  # noqa: BLE001  the loss may take batches of one size only
         return
 
 

@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 from landscape_jax import losses, tree
 from landscape_jax.arguments import count, described, require
 from landscape_jax.data.batches import check_repeats
-from landscape_jax.dynamics.gradient import check_descends, check_labels, updated
+from landscape_jax.dynamics.gradient import check_descends, check_loss, updated
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -154,7 +154,7 @@ def subspace(
         shape = jax.eval_shape(basis.embed, basis.zero)
         if list(map(jnp.shape, jax.tree.leaves(shape))) != list(map(jnp.shape, jax.tree.leaves(params))):
             raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")
-        check_labels(loss, params, batches)
+        check_loss(loss, params, batches)
         check_descends(optimizer, basis.zero)
         return Subspace(params, basis, basis.zero, optimizer.init(basis.zero))
 

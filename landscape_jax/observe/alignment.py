@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import tree
+from landscape_jax import losses, tree
 from landscape_jax.arguments import count, require
 from landscape_jax.data.batches import check_repeats
 from landscape_jax.observe.sharpness import Measure, eigenpairs
@@ -48,6 +48,7 @@ def redrawn(loss: Loss, batches: Batches, num: int = 10, rate: float | Callable 
 
         def one(j: Array) -> Params:
             batch = batches(jax.random.fold_in(key, j), moment.step)
+            losses.check(loss, moment.params, batch)
             return tree.scale(-eta, jax.grad(loss)(moment.params, batch))
 
         return jax.lax.map(one, jnp.arange(num))

@@ -9,7 +9,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from landscape_jax import tree
-from landscape_jax.arguments import require
+from landscape_jax.arguments import pair, require
 from landscape_jax.labels import Kind, check_range, kind, one_hot, or_nan
 from landscape_jax.labels import classes as right_classes
 from landscape_jax.observe.scalars import on_data
@@ -88,7 +88,7 @@ def clustering(apply: Callable[[Params, Array], Array], batch: Batch) -> Observa
     require("clustering", apply=apply)
 
     def right(batch: Batch, params: Params) -> Array:
-        inputs, targets = batch
+        inputs, targets = pair("clustering", batch)
         logits = jax.eval_shape(apply, params, inputs)
         if kind("clustering", logits, targets) is Kind.SIGNS or logits.ndim != 2:
             raise ValueError(
@@ -118,7 +118,7 @@ def confidence(apply: Callable[[Params, Array], Array], batch: Batch) -> Observa
     require("confidence", apply=apply)
 
     def right(batch: Batch, params: Params) -> Array:
-        inputs, targets = batch
+        inputs, targets = pair("confidence", batch)
         tree.num_examples(batch)
         logits = jax.eval_shape(apply, params, inputs)
         if kind("confidence", logits, targets) is Kind.SIGNS:

@@ -8,7 +8,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import labels, tree
-from landscape_jax.arguments import require
+from landscape_jax.arguments import pair, require
 from landscape_jax.types import Batch, Moment, Observable, Params
 
 
@@ -66,11 +66,11 @@ def accuracy(apply: Callable[[Params, Array], Array], data: Batch | None = None)
     require("accuracy", apply=apply)
 
     def check(data: Batch, params: Params) -> None:
-        inputs, targets = data
+        inputs, targets = pair("accuracy", data)
         labels.classes("accuracy", jax.eval_shape(apply, params, inputs), targets)
 
     def fraction(data: Batch | None, moment: Moment) -> Array:
-        inputs, targets = moment.batch if data is None else data
+        inputs, targets = pair("accuracy", moment.batch if data is None else data)
         return jnp.mean(labels.correct(apply(moment.params, inputs), targets, "accuracy"))
 
     return stateless(Partial(fraction, None)) if data is None else on_data(check, fraction, data)

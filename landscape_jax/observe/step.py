@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import tree
+from landscape_jax import losses, tree
 from landscape_jax.arguments import require
 from landscape_jax.observe.alignment import Vectors, update_taken
 from landscape_jax.observe.sharpness import Measure, eigenpairs
@@ -39,6 +39,7 @@ def changes(
 
     def measure(batch: Batch, steps: Vectors, key: Key, eigs: Eigs, moment: Moment):
         theta, sample, k = moment.params, moment.batch if batch is None else batch, len(eigs.values)
+        losses.check(loss, theta, sample)
         own, other = jax.random.split(key)
         drawn = steps(own, moment)  # leaves [m, ...]
         here, slope = jax.value_and_grad(loss)(theta, sample)
@@ -125,6 +126,7 @@ def sections(
 
     def measure(batch: Batch, steps: Vectors, key: Key, eigs: Eigs, moment: Moment):
         theta, sample = moment.params, moment.batch if batch is None else batch
+        losses.check(loss, theta, sample)
         c = jax.vmap(lambda u: tree.dots(eigs.vectors, u))(steps(key, moment))  # [m, k]
         unit = jnp.mean(jnp.abs(c), axis=0)
         reach = jnp.where(jnp.mean(c, axis=0) < 0, -unit, unit)  # [k], signed

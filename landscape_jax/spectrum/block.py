@@ -51,7 +51,7 @@ def refine(
       at_least: a number of products to make whether or not they seem needed.
       max_rounds: how many rounds of `num_steps` products at most; a cold start may need several.
     Returns: `Eigs` of b pairs, all of them guesses for next time; `converged` says whether the k values asked for are, by
-      the estimate above, and the vectors orthonormal.
+      the estimate above, and the vectors orthonormal. A rival that none of the guesses sees is missed.
 
     Cost: b + 1 products at least; memory: num_steps + b vectors.
     Source: the estimates are B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.5 and §11.7.

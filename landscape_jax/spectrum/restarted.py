@@ -67,12 +67,18 @@ def eigsh(
         values next to those asked for may never settle, and no end is confirmed: two values at the edge of stability took 40
         products at a depth of 12 or 16, but of 8 most often all that `max_restarts` allowed.
       tol: relative to the largest |λ| seen, at least 10 ε √depth, which is what rounding may leave; default ε^(2/3), 2e-5 in
-        float32 and 4e-11 in float64, or twice that least where it is more.
+        float32 and 4e-11 in float64, or twice that least where it is more. Where θ has leaves of 16 bits these round each
+        product: 4 ε of theirs is added to that least, and the default is 6e-2 for bfloat16, 1e-2 for float16. Vectors are
+        kept in float32 meanwhile.
       confirm: how many more ends, each from a fresh direction, must agree with the first.
       max_restarts: an upper bound; on reaching it, the residuals say how far the run got.
     Returns: `Eigs(values [k + smallest] descending, vectors, residuals, converged, products)`. Some true eigenvalue lies
-      within each residual of its value, and the value's own error is about residual² / gap. NaN from the operator gives NaN
-      values and `converged` False.
+      within each residual of its value, and the value's own error is about residual² / gap. `converged` says that the
+      residuals are within the tolerance, whether A is symmetric or not, and that the vectors are orthonormal. Where ends are
+      confirmed, or the space is as large as p, the values are then the k largest, copies counted, unless a fresh direction
+      happens to be orthogonal to one that is missing. With `num_steps` < p or `confirm=0` each is an eigenvalue, but a
+      further copy of one, or one that the start vector does not see, may be missing. NaN from the operator gives NaN values
+      and `converged` False.
 
     Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2, and after
     each one when residuals are within 4 tol. Memory: m vectors; or about 3 · `depth`, for the compiler keeps the basis from
@@ -145,8 +151,8 @@ def block_eigsh(
     least = rounding(real, tree.eps(start), m)
     if m < p and isinstance(tol, float | int | np.number) and tol < least:
         raise ValueError(
-            f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products in {real}, "
-            f"10 ε √m = {least:.1g}: ask for no less, or compute in float64 (jax_enable_x64)"
+            f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products of vectors with "
+            f"ε = {tree.eps(start):.1g}, {least:.1g}: ask for no less, or cast θ to a wider dtype (float64: jax_enable_x64)"
         )
     eigs = _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
     return eigs._replace(vectors=eigs.vectors.plain())
@@ -334,7 +340,7 @@ def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, to
     av, aw = matvec(v), matvec(w)
     left, right = float(tree.vdot(w, av)), float(tree.vdot(v, aw))
     size = float(tree.norm(av) * tree.norm(w) + tree.norm(aw) * tree.norm(v)) / (2 * tree.size(like) ** 0.5)
-    tol = float(jnp.finfo(tree.dtype(like)).eps) ** 0.5 if tol is None else tol
+    tol = tree.eps(like) ** 0.5 if tol is None else tol
     if not abs(left - right) <= tol * size:
         raise ValueError(
             f"the operator is not symmetric: ⟨w, A v⟩ = {left:.6g} but ⟨v, A w⟩ = {right:.6g}, {abs(left - right) / size:.1g} "

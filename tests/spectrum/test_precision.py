@@ -78,8 +78,8 @@ def test_frobenius_norm_of_nan_has_the_error_nan():
 
 @pytest.mark.parametrize("c", [0.0, 3.0, -1e-20])
 def test_a_multiple_of_the_identity_is_smoothed_to_one_line(c):
-    of = jax.jit(lambda c: spectrum.density(lambda v: c * v, jax.random.key(0), LIKE, num_probes=3, num_steps=6))
-    density = of(jnp.float32(c))
+    options = dict(num_probes=3, num_steps=6)
+    density = jax.jit(lambda c: spectrum.density(lambda v: c * v, jax.random.key(0), LIKE, **options))(jnp.float32(c))
     grid = jnp.linspace(-5, 5, 1001)
     value, error = spectrum.smoothed(density, grid)
     assert np.isfinite(value).all()
@@ -101,6 +101,7 @@ STORED = {
     "float32 and bfloat16": ("float32", "bfloat16"),
     "float32 and float16": ("float32", "float16"),
 }
+ALL = [pytest.param(name, marks=[pytest.mark.slow] if name in ("float16", "float32 and bfloat16") else []) for name in STORED]
 
 
 def narrow(stored):
@@ -136,7 +137,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", ALL)
 def test_residuals_hold_for_leaves_of_16_bits(stored, name):
     matvec, like = narrow(STORED[stored])
     eigs = jax.jit(lambda: SOLVERS[name](matvec, like))()
@@ -154,7 +155,7 @@ def test_residuals_hold_for_leaves_of_16_bits(stored, name):
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(vectors)), rtol=0, atol=eps)
 
 
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", ALL)
 def test_moments_and_densities_of_leaves_of_16_bits(stored):
     matvec, like = narrow(STORED[stored])
     eps, size = tree.eps(like), 27
