@@ -356,6 +356,7 @@ ROLES: dict[str, Role] = {
         {"model": "write model.init(key, inputs)", "module": "write module.init(key, inputs)[\"params\"]"},
     ),
     "measure": _function("a function moment -> value", 1, observable="it is one already"),
+    "measures": _function("a function (key, eigs, moment) -> value, or a tree of such functions", 3, observable="it is one"),
     "vectors": _function("a function (key, moment) -> vectors", 2),
     "steps": _function("a function (key, moment) -> steps", 2),
     "select": _function(

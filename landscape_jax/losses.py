@@ -176,6 +176,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
     mean.defvjp(forward, backward, symbolic_zeros=True)
 
     def split(params: Params, batch: Batch) -> Array:
+        tree.num_examples(batch)
         check(loss, params, batch)
         if weight is None:
             parts.refuse_weighted("sharded", loss, params, batch)
@@ -210,6 +211,7 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
         n = tree.num_examples(batch)
         size = -(-n // num_chunks)
         even = n - n % size
+        zero = jnp.zeros((), check(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
         if weight is None and num_chunks > 1:
             parts.refuse_weighted("chunked", loss, params, batch)
         each, last = parts.shares(batch, size, weight)
@@ -220,7 +222,6 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
             return parts.plus(total, size / n if share is None else share, lambda: loss(params, chunk)), None
 
         chunks = jax.tree.map(lambda x: x[:even].reshape(even // size, size, *x.shape[1:]), batch)
-        zero = jnp.zeros((), check(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
         total, _ = jax.lax.scan(add, zero, (chunks, each))
         rest = jax.tree.map(lambda x: x[even:], batch)
         return parts.plus(total, last, lambda: loss(params, rest)) if even < n else total
@@ -231,6 +232,7 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
 def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
     """Raise unless `loss` gives one real number here; its shape and dtype. Costs a trace, no arithmetic."""
     require("check", loss=loss)
+    tree.check(params)
 
     def checked(params: Params, batch: Batch) -> Array:
         out = loss(params, batch)

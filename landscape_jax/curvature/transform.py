@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from landscape_jax import devices, labels, parts, tree
-from landscape_jax.arguments import count, number, pair, product_at, require
+from landscape_jax.arguments import count, described, kind, number, pair, product_at, require
 from landscape_jax.curvature.domain import Part, domain
 from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
 
@@ -113,6 +115,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
         _, targets = pair("per_class", batch)
+        tree.num_examples(batch)
         right, count = labels.without_outputs("per_class", targets)
 
         def of(label: int) -> MatVec:
@@ -153,6 +156,11 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
     """
 
     require("preconditioned", curvature=curvature)
+    for x in jax.tree.leaves(scale):
+        if kind(x) not in ("number", "array"):
+            raise TypeError(f"preconditioned: scale must hold positive numbers, but holds {described(x)}")
+        if not isinstance(x, Tracer) and not (np.asarray(x) > 0).all():
+            raise ValueError("preconditioned: scale must be positive, but holds a number that is not: P^-½ is not real there")
 
     def at(params: Params, batch: Batch) -> MatVec:
         tree.check(params)

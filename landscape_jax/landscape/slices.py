@@ -52,6 +52,7 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
 
 def line(loss: Loss, params: Params, direction: Params, xs, batch: Batch, **how) -> np.ndarray:
     """L(θ + x d) for each x: [n]. Options: as for `plane`."""
+    tree.check(direction, "direction")
     return _grid("line", loss, params, jax.tree.map(lambda x: jnp.asarray(x)[None], direction), (xs,), batch, **how)
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from landscape_jax import tree
-from landscape_jax.arguments import require
+from landscape_jax.arguments import described, require
 from landscape_jax.types import Key, Model, Params
 
 
@@ -37,6 +37,8 @@ def flat(network: Model, inputs: Array) -> Model:
       inputs: [n, ...], as for `init`.
     """
     require("flat", network=network)
+    if not hasattr(inputs, "shape"):
+        raise TypeError(f"flat: inputs must be an array [n, ...], as for init, but is {described(inputs)}")
     shapes = jax.eval_shape(network.init, jax.random.key(0), inputs)
     unravel = ravel_pytree(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))[1]
 

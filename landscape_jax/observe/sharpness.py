@@ -47,6 +47,9 @@ def eigenpairs(
     num_steps vectors.
     """
     require("eigenpairs", curvature=curvature)
+    measures = [measure] if isinstance(measure, Observable) else jax.tree.leaves(measure, is_leaf=callable)
+    for each in measures or [measure]:
+        require("eigenpairs", measures=each)
     track = spectrum.tracker(k, num_steps, tol=tol, guards=guards)
 
     def init(batch: Batch, measure, key: Key, params: Params):
