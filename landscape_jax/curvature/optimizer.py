@@ -50,6 +50,8 @@ def preconditioner(state: Any, params: Params | None = None, *, optimizer: Any =
       told from the state, and for a rule that is not of this form or not known (ADOPT, ACProp, LAMB, …), by name.
     Source: J. Cohen et al. 2022, arXiv 2207.14484, §2 and App. A; the rules are optax's.
     """
+    if params is not None:
+        tree.check(params)
     found = list(_states(state, {}))
     if optimizer is None:
         unknown = set(hyperparams) - {name for rule in _RULES.values() for name in rule.defaults}
