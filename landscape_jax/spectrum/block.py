@@ -98,7 +98,7 @@ def refine(
 
         fresh = begin(jax.tree.map(lambda x: x[::-1], eigs.vectors), depth)
         krylov, count, worst = jax.lax.while_loop(more, once, (fresh, jnp.array(0), unknown))
-        values, rotation, residuals, _ = projected(krylov, count)
+        values, rotation, residuals, *_ = projected(krylov, count)
         vectors, sound = rectified(rotated(krylov, rotation[:, :b]))
         products = eigs.products + count.astype(jnp.int32)
         return Eigs(values[:b], vectors, residuals[:b], (worst <= tol) & sound, products), rounds + 1, worst, count == p

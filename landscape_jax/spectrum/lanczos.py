@@ -281,7 +281,7 @@ def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
     m = krylov.gram.shape[1]
     if not 1 <= k + smallest <= m:
         raise ValueError(f"ritz: k={k} and smallest={smallest} must add up to between 1 and m={m}, the number of products")
-    values, rotation, residuals, _ = projected(krylov, m, slack)
+    values, rotation, residuals, *_ = projected(krylov, m, slack)
     ends = np.r_[0:k, m - smallest : m]
     vectors, are_orthonormal = rectified(rotated(krylov, rotation[:, ends]))
     allowed = tolerance(values.dtype, krylov.eps, m) * jnp.max(jnp.abs(values))
@@ -325,6 +325,7 @@ class Projected(NamedTuple):
     rotation: Array  # [m, m]: coefficients in the basis, in columns
     residuals: Array  # [m]
     floors: Array  # [m]: what of these no further product will lower
+    excess: Array  # [m]: and what of that is more than slack and rounding allow
 
 
 def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int | Array = 0) -> Projected:
@@ -355,8 +356,8 @@ def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int |
     below = row >= count
     coupling, uneven = (_full(jnp.where(part, beside, 0), rotation) for part in (below, ~below))
     allowed = (rounding(values.dtype, krylov.eps, m) + jnp.maximum(krylov.slack, slack)) * size
-    floors = jnp.maximum(1.1 * tree.norms(uneven), allowed)  # a tenth for the rounding of what is that uneven
-    return Projected(values, rotation, tree.norms(coupling) + floors, floors)
+    excess = jnp.maximum(1.1 * tree.norms(uneven) - allowed, 0)  # a tenth for the rounding of what is that uneven
+    return Projected(values, rotation, tree.norms(coupling) + (allowed + excess), allowed + excess, excess)
 
 
 @jax.custom_batching.custom_vmap

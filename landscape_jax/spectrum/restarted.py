@@ -177,6 +177,7 @@ class _Solved(NamedTuple):
     margin: Array  # []: what these may be
     ended: Array  # [], bool: they all are
     stuck: Array  # [], bool: they would be, but for what no product more will lower
+    excess: Array  # []: how far A is from symmetric on those asked for, beyond rounding
 
 
 class _Ends(NamedTuple):
@@ -186,6 +187,7 @@ class _Ends(NamedTuple):
     products: Array
     settled: Array  # [wanted]: the values at the last end
     dropped: Array  # []: and the largest residual there, forgotten by a restart from a fresh direction
+    forgotten: Array  # []: what restarts forget of an operator that is not symmetric
     agreed: Array  # []: how many ends in a row agreed with the one before
     waited: Array  # []: restarts since all but the other Ritz values was settled
     converged: Array
@@ -211,8 +213,9 @@ def _restarted(
 
     none, no = jnp.array(0), jnp.array(False)
 
-    def solved(krylov: Krylov, count: Array, borrowed: Array) -> _Solved:
-        values, rotation, residuals, floors = projected(krylov, count, first.slack, borrowed)
+    def solved(krylov: Krylov, count: Array, borrowed: Array, forgotten: Array) -> _Solved:
+        values, rotation, residuals, floors, excess = projected(krylov, count, first.slack, borrowed)
+        residuals, floors = residuals + forgotten, floors + forgotten
         margin = tol * jnp.max(jnp.where(jnp.arange(m) < count, jnp.abs(values), 0))
         place = order - jnp.where(order >= m - smallest, m - count, 0)  # what is not reached stands below the smallest
         error = residuals[place[:wanted]]
@@ -223,23 +226,23 @@ def _restarted(
             above = (values + reach > values[max(k, 1) - 1] + margin) & (k > 0)
             below = (values - reach < values[count - max(smallest, 1)] - margin) & (smallest > 0)
             ended &= ~jnp.any(others & (above | below))
-        floor = floors[place[:wanted]]
+        floor, excess = floors[place[:wanted]], jnp.max(excess[place[:wanted]])
         stuck = jnp.all(error - floor <= margin) & jnp.any(floor > margin) & (count >= wanted)
-        return _Solved(count, values[place], rotation[:, place], error, margin, ended, stuck)
+        return _Solved(count, values[place], rotation[:, place], error, margin, ended, stuck, excess)
 
     def going_on(carry) -> Array:
         last = carry[1]
         return (last.count < m) & ~last.ended
 
     def multiplied(carry):
-        krylov, last, borrowed = carry
+        krylov, last, *beside = carry
         krylov, count = extend(matvec, krylov, last.count), last.count + 1
         due = count == m
         if not confirm:
             near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
             due |= (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0))
-        last = jax.lax.cond(due, lambda: solved(krylov, count, borrowed), lambda: last._replace(count=count))
-        return krylov, last, borrowed
+        last = jax.lax.cond(due, lambda: solved(krylov, count, *beside), lambda: last._replace(count=count))
+        return krylov, last, *beside
 
     def cycle(carry):
         krylov, last, ends = carry
@@ -255,7 +258,7 @@ def _restarted(
         krylov, last, _ = jax.lax.while_loop(lambda c: c[2], restarted, (krylov, last, ends.restarts > 0))
         begun = last.count
         borrowed = jnp.where(afresh, begun, 0)
-        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed))
+        krylov, last, *_ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed, ends.forgotten))
         near = jnp.all(jnp.abs(last.values[:wanted] - ends.settled) <= last.margin)
         agreed = jnp.where(last.ended, jnp.where(near, ends.agreed + 1, 0), ends.agreed)
         unsettled = jnp.all(last.error <= last.margin) & ~last.ended
@@ -269,6 +272,7 @@ def _restarted(
             ends.products + last.count - begun,
             jnp.where(last.ended, last.values[:wanted], ends.settled),
             jnp.where(last.ended, jnp.max(error), ends.dropped),
+            ends.forgotten + jnp.where(krylov.slack > 0, 0, last.excess),
             agreed,
             waited,
             last.ended & (whole | (agreed >= confirm)) & ~broken,
@@ -282,8 +286,9 @@ def _restarted(
         return ~ends.converged & ~ends.over & (ends.restarts <= max_restarts)
 
     unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.full(wanted, jnp.inf, real), jnp.zeros((), real)
-    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, none, no, no, no)
-    krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no), ends))
+    zero = jnp.zeros((), real)
+    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), zero, zero, none, none, no, no, no)
+    krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no, zero), ends))
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
     (vectors, sound), error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
     if m == p:  # all eigenvalues are there if the basis is whole
