@@ -120,7 +120,7 @@ def norm(x: Params) -> Array:
     return jnp.sqrt(vdot(shrunk, shrunk)) * unit
 
 
-def unit(x: Array, axis: int | None = None) -> Array:
+def unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """A power of two near max|x|, to divide by before squares are taken, along an axis (kept, of length 1) or of all of x.
 
     1 where max|x| is 0, infinite or NaN. A power of two, so that no digit changes.
@@ -130,8 +130,8 @@ def unit(x: Array, axis: int | None = None) -> Array:
     return jnp.where((power > 0) & (power < jnp.inf), power, 1)
 
 
-def norms(x: Array, axis: int = 0) -> Array:
-    """‖·‖₂ of an array along an axis, as safe as `norm`."""
+def norms(x: Array, axis: int | tuple[int, ...] = 0) -> Array:
+    """‖·‖₂ of an array along one axis or several, as safe as `norm`."""
     of_each = unit(x, axis)
     return jnp.sqrt(jnp.sum((x / of_each) ** 2, axis=axis)) * jnp.squeeze(of_each, axis)
 
