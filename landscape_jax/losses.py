@@ -234,13 +234,19 @@ def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
     require("check", loss=loss)
     tree.check(params)
 
-    def checked(params: Params, batch: Batch) -> Array:
-        out = loss(params, batch)
-        if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-            raise ValueError(f"the loss gives {described(out)}, not one real number: {_remedy(out)}")
-        return out
+    try:
+        out = jax.eval_shape(loss, params, batch)  # the loss itself, so that JAX finds this trace again
+    except TypeError:
+        jax.eval_shape(lambda *args: _real_number(loss(*args)), params, batch)  # where the output is what JAX can't take
+        raise
+    return _real_number(out)
 
-    return jax.eval_shape(checked, params, batch)
+
+def _real_number(out: Any) -> Any:
+    """What a loss gave, if it is one."""
+    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"the loss gives {described(out)}, not one real number: {_remedy(out)}") from None
+    return out
 
 
 def _remedy(out: Any) -> str:

@@ -73,8 +73,9 @@ def size(tree: Params) -> int:
 
 def dtype(tree: Params):
     """The dtype that holds a number computed from every leaf: the widest of theirs, and float32 at least."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]  # not the leaves: one of a weak type would not count
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(np.float32, *jax.tree.leaves(tree))
+        return jnp.result_type(np.float32, *dtypes)
 
 
 def eps(tree: Params) -> float:
