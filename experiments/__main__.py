@@ -191,9 +191,11 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
 
     import landscape_jax as lj
     from landscape_jax.driver import held_interrupts
+    from landscape_jax.record.disk import discard
+    from landscape_jax.record.folder import plain
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
-    told["config"] = lj.record.folder.plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
+    told["config"] = plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
     if lj.devices.first():
         _check_earlier(folder, told["config"], asked.overwrite)
     saved = folder / "checkpoint"
@@ -222,7 +224,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     for title, figure in (drawn if isinstance(drawn, dict) else {"figure": drawn}).items():
         figure.savefig(folder / f"{title}.png")
     if saved.exists():
-        lj.record.disk.discard(saved)
+        discard(saved)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
     return code

@@ -101,7 +101,7 @@ def one_hot(name: str, labels: Array, num_classes: int, dtype) -> Array:
     return or_nan(rows, jnp.broadcast_to(right[..., None], rows.shape))
 
 
-def check_range(name: str, labels: Array, num_classes: int) -> None:
+def check_range(name: str, labels: Array | np.ndarray, num_classes: int) -> None:
     """Raise `NoClass` for the first concrete label outside of 0 … num_classes − 1."""
     host = on_host(labels)
     if host is not None:
@@ -161,7 +161,7 @@ def misfit(name: str, outputs: Array, targets: Array) -> ValueError:
     )
 
 
-def on_host(x: Array) -> np.ndarray | None:
+def on_host(x: Array | np.ndarray) -> np.ndarray | None:
     """The values of a concrete array; None for a traced one, or one of which other processes hold a part."""
     if isinstance(x, Tracer) or isinstance(x, jax.Array) and not x.is_fully_addressable:
         return None
@@ -179,7 +179,7 @@ def _in_range(labels: Array, num_classes: int) -> Array:
     return jnp.where((labels >= 0) & (labels < num_classes), labels.astype(jnp.int32), -1)
 
 
-def _check_values(name: str, meaning: Kind, outputs: Array, targets: Array) -> None:
+def _check_values(name: str, meaning: Kind, outputs: Array | np.ndarray, targets: Array | np.ndarray) -> None:
     host = on_host(targets)
     if host is None:
         return

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 
 from landscape_jax import devices, labels, parts, tree
 from landscape_jax.arguments import count, described, kind, pair, require
@@ -166,14 +167,15 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
     def forward(params, batch):
         by_data = any(x.perturbed for x in jax.tree.leaves(batch))
         params, batch = jax.tree.map(lambda x: x.value, (params, batch))
-        return jax.vjp(value, params, batch) if by_data else value_and_grad(params, batch)
+        if by_data:
+            return jax.vjp(value, params, batch)
+        average, grads = value_and_grad(params, batch)
+        return average, Partial(pulled_back, grads)
 
-    def backward(kept, cotangent):
-        if callable(kept):
-            return kept(cotangent)
-        return tree.scale(cotangent, kept), None
+    def pulled_back(grads, cotangent):
+        return tree.scale(cotangent, grads), None
 
-    mean.defvjp(forward, backward, symbolic_zeros=True)
+    mean.defvjp(forward, lambda pullback, cotangent: pullback(cotangent), symbolic_zeros=True)
 
     def split(params: Params, batch: Batch) -> Array:
         tree.num_examples(batch)

@@ -173,7 +173,7 @@ def sub(x: Params, y: Params) -> Params:
     return jax.tree.map(operator.sub, x, y)
 
 
-def where(condition: Array, x, y):
+def where(condition: Array | bool, x, y):
     """x if `condition` ([], bool) holds, else y; leaves may be anything `jnp.where` takes, typed keys too."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
@@ -268,7 +268,8 @@ class Joined:
 
     row: Array  # [..., p]
     shapes: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
-    treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+    # a class, which jaxlib has no stub for
+    treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})  # pyright: ignore[reportInvalidTypeForm]
     dtypes: tuple = dataclasses.field(metadata={"static": True})
 
     def plain(self) -> Params:

@@ -26,7 +26,7 @@ def refine(
     start: Params,
     k: int = 1,
     *,
-    tol: float = 3e-3,
+    tol: float | Array = 3e-3,
     num_steps: int = 12,
     at_least: int | Array = 0,
     max_rounds: int = 10,

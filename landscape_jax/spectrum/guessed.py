@@ -55,7 +55,7 @@ def begun(
     return Problem(jnp.diag(values), unknown, trust, past, krylov, count, products, values, each, trust, trust > 0, trust > 0)
 
 
-def solved(problem: Problem, k: int, b: int, tol: float) -> Problem:
+def solved(problem: Problem, k: int, b: int, tol: float | Array) -> Problem:
     """Its Ritz pairs, by how much each may be wrong, and which need a product: of the b best, k are asked for."""
     gram, known, trust, _, krylov, count, *_ = problem
     rows = len(gram)
@@ -125,7 +125,7 @@ def shrunk(problem: Problem, b: int) -> tuple[Array, Problem]:
     return weights, new._replace(gram=new.gram + cross + cross.T, known=known, needy=problem.needy)
 
 
-def outcome(problem: Problem, k: int, b: int, tol: float, rounding: float) -> Found:
+def outcome(problem: Problem, k: int, b: int, tol: float | Array, rounding: float | Array) -> Found:
     """What a look that ends here has found; residuals are told with what products may round, relative to max|θ|."""
     rotation, values, size = problem.rotation[:b], problem.values[:b], _size(problem.values, problem.count)
     hidden = hidden_part(rotation, problem.known)

@@ -307,12 +307,12 @@ def rounding(dtype, eps: float | Array, m: int) -> float | Array:
     return 10 * own * m**0.5 + 4 * (eps - own)
 
 
-def larger(x, y):
+def larger(x: float | Array, y: float | Array) -> float | Array:
     """The larger of two numbers, as a Python number where both are."""
     return jnp.maximum(x, y) if isinstance(x, Array) or isinstance(y, Array) else max(x, y)
 
 
-def attainable(tol: float, like: Params, m: int) -> float:
+def attainable(tol: float | Array, like: Params, m: int) -> float | Array:
     """`tol`, or where a leaf is narrower than the widest twice the rounding of m products, if that is more."""
     real, eps = tree.dtype(like), tree.eps(like)
     return larger(tol, 2 * rounding(real, eps, m)) if eps > jnp.finfo(real).eps else tol

@@ -42,7 +42,7 @@ def eigsh(
     smallest: int = 0,
     num_steps: int | None = None,
     depth: int | None = None,
-    tol: float | None = None,
+    tol: float | Array | None = None,
     confirm: int = 1,
     max_restarts: int = 100,
 ) -> Eigs:
@@ -104,7 +104,7 @@ def block_eigsh(
     smallest: int = 0,
     num_steps: int | None = None,
     depth: int | None = None,
-    tol: float | None = None,
+    tol: float | Array | None = None,
     confirm: int = 1,
     max_restarts: int = 100,
 ) -> Eigs:
@@ -154,6 +154,7 @@ def block_eigsh(
             f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products of vectors with "
             f"ε = {tree.eps(start):.1g}, {least:.1g}: ask for no less, or cast θ to a wider dtype (float64: jax_enable_x64)"
         )
+    tol = tolerance(real, tree.eps(start), m) if tol is None else tol
     eigs = _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
     return eigs._replace(vectors=eigs.vectors.plain())
 
@@ -196,13 +197,12 @@ class _Ends(NamedTuple):
 
 
 def _restarted(
-    matvec: MatVec, start: Params, k: int, smallest: int, m: int, tol: float | None, confirm: int, max_restarts: int
+    matvec: MatVec, start: Params, k: int, smallest: int, m: int, tol: float | Array, confirm: int, max_restarts: int
 ) -> Eigs:
     p, wanted = tree.size(tree.row(start, 0)), k + smallest
     keep = min(wanted + (m - wanted) // 2, m - 1)
     order = _wanted_first(m, k, smallest)
     real, eps = tree.dtype(start), tree.eps(start)
-    tol = tolerance(real, eps, m) if tol is None else tol
     if m == p:
         tol = larger(tol, 2 * rounding(real, eps, m))  # all there is to find is found then, to rounding
 

@@ -208,7 +208,7 @@ def _refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
 
 
 def _followed(
-    matvec: MatVec, memory: Memory, step: Array, k: int, b: int, rows: int, tol: float, alive: Array | bool
+    matvec: MatVec, memory: Memory, step: Array, k: int, b: int, rows: int, tol: float | Array, alive: Array | bool
 ) -> tuple[Memory, Eigs]:
     made, real = memory.made, memory.values.dtype
     eps, tiny = jnp.finfo(real).eps, jnp.finfo(real).tiny
