@@ -108,6 +108,16 @@ def check_range(name: str, labels: Array | np.ndarray, num_classes: int) -> None
         _refuse(name, host, (host < 0) | (host >= num_classes), f"is not one of the classes 0 … {num_classes - 1}: {REMEDY}")
 
 
+def check_probabilities(name: str, rows: Array | np.ndarray) -> None:
+    """Raise `NoClass` for the first concrete row [..., c] that has a negative number, or does not sum to 1."""
+    host = on_host(rows)
+    if host is None:
+        return
+    sums = host.astype(np.float64).sum(axis=-1)
+    bad = (host < 0).any(axis=-1) | ~(np.abs(sums - 1) <= 1e-2)
+    _refuse(name, host, bad, "are no probabilities, at least 0 and of sum 1: pass one-hot rows, or use square")
+
+
 REMEDY = "count classes from 0, and leave examples without a label out of the batch"
 
 
@@ -119,6 +129,7 @@ def without_outputs(name: str, targets: Array) -> tuple[np.ndarray, int]:
     host = on_host(targets)
     if host is None:
         raise ValueError(f"{name}: the targets are traced, but the sizes of classes are shapes: call it outside of jit")
+    host = host.astype(np.int64) if host.dtype.kind == "u" else host
     alone, whole = host.ndim == 1 or host.shape[1:] == (1,), is_whole(host.dtype)
     if alone and (not whole or host.ndim == 2 or host.min(initial=0) < 0 and np.all(np.abs(host) == 1)):
         _check_values(name, Kind.SIGNS, host, host)

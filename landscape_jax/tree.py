@@ -52,11 +52,13 @@ def check(params: Params, name: str = "params") -> None:
                 "and let the loss hold the rest"
             )
     for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+        place = f"{name}{jax.tree_util.keystr(path)}"
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"{place} is a {type(leaf).__name__}, not an array: make one with jnp.asarray, or keep it out")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} has dtype {getattr(dtype, '__name__', dtype)}, not a real "
-                "floating-point one: cast it with jnp.asarray(leaf, float), or keep it out of the parameters"
+                f"{place} has dtype {getattr(leaf.dtype, '__name__', leaf.dtype)}, not a real floating-point one: cast it with "
+                "jnp.asarray(leaf, float), or keep it out of the parameters"
             )
 
 

@@ -46,7 +46,7 @@ def eigenpairs(
     Cost: k products a measurement at least, little more where the curvature changes slowly. Memory: 3k + 3 guards +
     num_steps vectors.
     """
-    require("eigenpairs", curvature=curvature)
+    require("eigenpairs", curvature=curvature, **({} if preconditioner is None else {"preconditioner": preconditioner}))
     measures = [measure] if isinstance(measure, Observable) else jax.tree.leaves(measure, is_leaf=callable)
     for each in measures or [measure]:
         require("eigenpairs", measures=each)

@@ -60,7 +60,7 @@ def _named(x: Any, name: str, again: Callable) -> Any:
         return str(np.dtype(x))
     if isinstance(getattr(x, "dtype", None), np.dtype):  # jnp.float32
         return str(x.dtype)
-    if callable(x) and hasattr(x, "__qualname__"):
+    if callable(x) and hasattr(x, "__qualname__") and "<" not in x.__qualname__:  # not one of many that a function makes
         return f"{x.__module__}.{x.__qualname__}"
     if isinstance(x, (datetime.date, datetime.time)):
         return x.isoformat()
