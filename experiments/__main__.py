@@ -259,7 +259,9 @@ def report(args: list[str]) -> int:
     if len(args) != 1:
         return wrong("report takes one folder", remedy="python -m experiments report DIR")
     top = Path(args[0])
-    folders = sorted(path.parent for path in top.glob("**/config.json"))
+    found = (path.parent for path in top.glob("**/config.json"))
+    unfinished = lambda folder: "checkpoint" in folder.relative_to(top).parts  # noqa: E731
+    folders = sorted(folder for folder in found if not unfinished(folder))
     if not folders:
         return wrong(f"{top} holds no results", remedy="give the folder that was --out of earlier runs")
     rows = ["| experiment | run | claim | criterion | measured | verdict |", "|---|---|---|---|---|---|"]

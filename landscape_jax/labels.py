@@ -166,9 +166,10 @@ def misfit(name: str, outputs: Array, targets: Array) -> ValueError:
     if is_whole(targets.dtype):
         told = f"{name}: integer targets {which} do not fit outputs {logits}: pass one class per example"
         return ValueError(f"{told} or position, shape {logits[:-1]}, or rows of floats, shape {logits} (these are {dtype})")
+    cast = "targets[..., 0].astype(int)" if which == (*logits[:-1], 1) else "targets.astype(int)"
     return ValueError(
         f"{name}: outputs {logits} and targets {which} differ in shape: {dtype} targets are rows of one number per class, "
-        f"shape {logits}; classes are integers, shape {logits[:-1]}: cast them with targets.astype(int)"
+        f"shape {logits}; classes are integers, shape {logits[:-1]}: write {cast}"
     )
 
 
