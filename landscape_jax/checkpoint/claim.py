@@ -89,8 +89,9 @@ def _changes(theirs: Mapping, ours: Mapping) -> list[str]:
 
 
 def _apart(name: str, there: Any, here: Any) -> str:
-    """Where a field differs; of long lists of equal length the first entry that does."""
-    while isinstance(there, list) and isinstance(here, list) and len(there) == len(here) and len(str(here)) > 80:
+    """Where a field differs; of long lists in a configuration the first entry that does."""
+    listed = name.startswith("config.")
+    while listed and isinstance(there, list) and isinstance(here, list) and len(there) == len(here) and len(str(here)) > 80:
         i = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
         name, there, here = f"{name}[{i}]", there[i], here[i]
     return f"{name}: {identity.short(there)[:200]} there, {identity.short(here)[:200]} here"
