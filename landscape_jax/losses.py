@@ -260,6 +260,9 @@ def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
     try:
         out = jax.eval_shape(loss, params, batch)  # the loss itself, so that JAX finds this trace again
     except TypeError:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int):
+                raise TypeError(f"batch{jax.tree_util.keystr(path)} is {described(leaf)}, not an array") from None
         jax.eval_shape(lambda *args: _real_number(loss(*args)), params, batch)  # where the output is what JAX can't take
         raise
     return _real_number(out)

@@ -150,7 +150,7 @@ def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Cl
         with io.BytesIO() as file:
             np.savez_compressed(file, **flat(record))  # pyright: ignore[reportArgumentType]  # its stub: one might be allow_pickle
             contents["record.npz"] = file.getvalue()
-    if config:
+    if config or not (folder / "config.json").is_file():
         contents["config.json"] = json.dumps(plain(config), indent=2).encode()
     if claims is not None:
         rows = [
@@ -185,9 +185,9 @@ def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
 def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
     """What a folder holds: (config, record, claims), the last two None where they are missing."""
     folder = disk.expand(folder)
-    if not any((folder / name).is_file() for name in ("config.json", "record.npz", "claims.json")):
-        raise FileNotFoundError(f"{folder} holds no config.json, record.npz or claims.json: it is not a result folder")
-    config = _loaded(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json: it is not a result folder")
+    config = _loaded(folder / "config.json")
     record, claims = None, None
     if (folder / "record.npz").is_file():
         with np.load(folder / "record.npz") as file:

@@ -345,7 +345,7 @@ def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, to
     av, aw = matvec(v), matvec(w)
     left, right = float(tree.vdot(w, av)), float(tree.vdot(v, aw))
     if not (np.isfinite(left) and np.isfinite(right)):
-        raise ValueError("assert_symmetric: A v is not finite for a random v: look at θ, the batch and the loss")
+        raise ValueError("the operator is not symmetric: A v is not finite for a random v; look at θ, the batch and the loss")
     size = float(tree.norm(av) * tree.norm(w) + tree.norm(aw) * tree.norm(v)) / (2 * tree.size(like) ** 0.5)
     tol = tree.eps(like) ** 0.5 if tol is None else tol
     if not abs(left - right) <= tol * size:
