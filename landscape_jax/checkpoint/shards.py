@@ -23,6 +23,7 @@ def bits(x: Any) -> Any:
 
 
 def kind(x: Any) -> str:
+    """The dtype and shape of an array, as text."""
     return f"{x.dtype}{list(x.shape)}"
 
 

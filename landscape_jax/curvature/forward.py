@@ -62,6 +62,7 @@ def allows_forward_mode(linear: Callable, v: Params) -> bool:
 
 
 def warn(name: str, how: str) -> None:
+    """Warn that `name` does without forward mode, and `how`."""
     warnings.warn(
         f"{name}: what is differentiated does not allow forward mode (it holds a jax.custom_vjp): products go {how}",
         stacklevel=4,

@@ -114,8 +114,8 @@ def block_eigsh(
     Args, returns, cost, source: as for `eigsh`; the b vectors need not be orthonormal, the depth must be more than b, and
       memory is b vectors more. The more exact the guesses, the fewer products beyond b + 1 it takes.
     """
-    for name, n, least in (("num_steps", num_steps, 1), ("depth", depth, 1), ("max_restarts", max_restarts, 0)):
-        count("eigsh", least, **({} if n is None else {name: n}))
+    count("eigsh", **{name: n for name, n in (("num_steps", num_steps), ("depth", depth)) if n is not None})
+    count("eigsh", 0, max_restarts=max_restarts)
     count("eigsh", None, k=k, smallest=smallest)  # their range is told below
     if tol is not None:
         number("eigsh", tol=tol, more_than=0)
