@@ -27,6 +27,7 @@ from landscape_jax.types import Eigs, MatVec, Params
 
 MOST_PASSES = 4  # of Gram–Schmidt
 LEAST_LEFT = 1e-2  # of a direction, outside of the basis: less is not taken for a new one
+ROOM = 8  # dimensions beside the basis: with more of them no scattered direction lies in it by chance
 OTHERS = 2**20  # between the numbers of directions tried for one row
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -215,15 +216,16 @@ def settled(
     basis: Params, i, rest: Params, column: Array, length: Array, vanished: Array, direction
 ) -> tuple[Params, Array]:
     """What `appended` gives, from what is left of w, its coefficients, and whether that is nothing but rounding."""
-
-    full = jnp.asarray(i >= tree.size(rest))
+    p = tree.size(rest)
+    crowded = tree.num_examples(basis) > p - ROOM
+    full = jnp.asarray(i >= p) & crowded
 
     def replaced(carry):
         like, _, tries, _ = carry
         fresh = tree.scattered_like(direction + tries * OTHERS, like)
         rest, _, length = removed(basis, fresh)
-        inside = length <= LEAST_LEFT * tree.norm(fresh)  # but for this it lies in the basis: by chance, where p is small
-        return rest, length, tries + 1, inside & (tries < 3)
+        inside = length <= LEAST_LEFT * tree.norm(fresh)  # but for this it lies in the basis
+        return rest, length, tries + 1, inside & (tries < 3) & crowded
 
     # an if in the form of a loop: vmapped, it is entered only where some lane needs it, where a cond would run for all
     rest, length, *_ = jax.lax.while_loop(lambda carry: carry[3], replaced, (rest, length, 0, vanished & ~full))
