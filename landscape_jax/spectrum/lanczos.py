@@ -146,7 +146,7 @@ def extend(matvec: MatVec, krylov: Krylov, j) -> Krylov:
     """One product: A q_j is resolved in the basis, and what is left of it becomes q_{j+b}. `j` may be traced."""
     basis, gram, *_ = krylov
     b = gram.shape[0] - gram.shape[1]
-    q = jax.lax.optimization_barrier(tree.row(basis, j))  # one copy of it, where a reader of another shape would make its own
+    q = tree.row(basis, j)
     w = matvec(q)
     if b > 1:
         basis, column = appended(basis, j + b, w, j + b, jnp.max(jnp.abs(gram)))
