@@ -189,7 +189,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [n if n in ("vit", "nnx") else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_a_filter_is_what_one_neuron_reads_in_attention_too(network):
     params = NETWORKS[network]()
     params = jax.tree.map(jnp.add, params, tree.normal_like(jax.random.key(3), params))  # biases that are not zero

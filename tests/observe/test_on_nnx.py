@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 import landscape_jax as lj
@@ -18,6 +19,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 def test_every_observable_on_nnx_through_vmap_over_seeds_leaves_its_nudged_steps_alone():
     train, _ = lj.data.digits(40)
     graph, theta = nnx.split(nnx.Linear(64, 10, rngs=nnx.Rngs(0)))

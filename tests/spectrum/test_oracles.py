@@ -72,6 +72,7 @@ def test_lanczos_and_quadrature_equal_matfree(problem):
     np.testing.assert_allclose(vector @ vector * (rotation[0] ** 2 @ jnp.exp(values)), quadratic, rtol=10 * tol)
 
 
+@pytest.mark.slow
 def test_vectors_that_are_kept_as_one_array_have_the_same_spectrum(monkeypatch):
     """As on a GPU: a Krylov space, a tracker's memory through five looks and a quadrature, against leaves of their own."""
     hvp, _, params = hessian_of_a_network(0, "float32")
