@@ -227,6 +227,16 @@ def _is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
+def _is_callable_tree(x: Any) -> bool:
+    """A pytree of arrays that can be called too, such as what `equinox.partition` gives of a network."""
+    leaves = jax.tree.leaves(x)
+    return kind(x) not in ("model", "module") and bool(leaves) and x is not leaves[0] and all(map(_is_array, leaves))
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "dtype") and hasattr(x, "shape")
+
+
 def _is_precision(x: Any) -> bool:
     try:
         with jax.default_matmul_precision(x):
@@ -352,7 +362,8 @@ ROLES: dict[str, Role] = {
     "observe": _OBSERVE,
     "key": _KEY,
     "params": Role(
-        "a pytree of float arrays", lambda x: kind(x) in ("array", "mapping", "sequence", "object", "function of 0"),
+        "a pytree of float arrays",
+        lambda x: kind(x) in ("array", "mapping", "sequence", "object", "function of 0") or _is_callable_tree(x),
         {"model": "write model.init(key, inputs)", "module": "write module.init(key, inputs)[\"params\"]"},
     ),
     "measure": _function("a function moment -> value", 1, observable="it is one already"),

@@ -10,7 +10,7 @@ import optax
 
 import landscape_jax as lj
 
-STEPS, CHUNK, EVERY = 2400, 40, 4
+STEPS, CHUNK, EVERY = 9600, 40, 4
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import clean_environment
+from lasting_run import EVERY, STEPS
 
 SCRIPT = Path(__file__).with_name("lasting_run.py")
 
@@ -64,7 +65,7 @@ def same_as_undisturbed(tmp_path, kills, *rest):
 @pytest.mark.slow
 def test_killed_twice(tmp_path):
     end = same_as_undisturbed(tmp_path, 2)
-    assert end["[1]['sharpness']"].shape == (600,)
+    assert end["[1]['sharpness']"].shape == (STEPS // EVERY,)
     assert len(np.unique(end["[1]['sharpness']"])) > 500
 
 
@@ -72,4 +73,4 @@ def test_killed_twice(tmp_path):
 @pytest.mark.parametrize("rest", [(), ("batch",)], ids=["one run", "a sweep, a third of it diverged"])
 def test_killed_twenty_times(tmp_path, rest):
     end = same_as_undisturbed(tmp_path, 20, *rest)
-    assert end["[1]['loss']"].shape == ((2, 3, 600) if rest else (600,))
+    assert end["[1]['loss']"].shape == ((2, 3, STEPS // EVERY) if rest else (STEPS // EVERY,))

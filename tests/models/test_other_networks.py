@@ -107,3 +107,13 @@ def test_does_what_ours_does(make, reference):
     assert reference["loss"][-1] < 0.8 * reference["loss"][0]
     for name in ("loss", "sharpness", "norm"):
         np.testing.assert_allclose(record[name], reference[name], rtol=3e-3 if name == "sharpness" else 1e-4)
+
+
+def test_a_network_that_can_be_called_may_be_the_parameters_of_a_run():
+    """What `equinox.partition` gives has a `__call__` of its own: for a while it was taken for a function."""
+    params, static = eqx.partition(eqx.nn.MLP(64, 10, 8, 1, key=jax.random.key(0)), eqx.is_inexact_array)
+    train, _ = lj.data.digits(20)
+    loss = lj.losses.mean(lambda params, x: jax.vmap(eqx.combine(params, static))(x), lj.losses.square)
+    descent = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(train))
+    run, record = lj.run(jax.random.key(1), params, descent, {"loss": lj.observe.loss}, num_steps=3)
+    assert record["loss"][-1] < record["loss"][0]
