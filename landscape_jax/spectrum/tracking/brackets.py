@@ -1,0 +1,118 @@
+"""A small symmetric matrix that is known in part, and brackets of its eigenvalues."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax.spectrum.lanczos import eigh
+
+_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Outside(NamedTuple):
+    """What ⟨x, A x⟩ may be for unit vectors x off the remembered ones."""
+
+    low: Array  # []
+    mid: Array  # [] what is reckoned with
+    high: Array  # []
+
+
+class Small(NamedTuple):
+    """What is known of G = Q A Qᵀ, the rows of Q orthonormal: the b remembered vectors, then remainders of products.
+
+        mid − below + low · open  ⪯  G  ⪯  mid + above + high · open
+
+    with `Outside(low, mid, high)`. Rows from `count` on are not reached yet.
+    """
+
+    mid: Array  # [r, r]
+    below: Array  # [r, r] ⪰ 0
+    above: Array  # [r, r] ⪰ 0
+    open: Array  # [r, r] ⪰ 0: the remainders, less what was multiplied of them
+    known: Array  # [r, r]: P, the projection on all that was multiplied
+    count: Array  # [] int32
+
+
+class Brackets(NamedTuple):
+    """The eigenpairs of `mid`, and between which bounds those of G lie."""
+
+    values: Array  # [r], descending
+    rotation: Array  # [r, r]: rows y, in the order of the values
+    low: Array  # [k]
+    high: Array  # [k]
+    rising: Array  # [r]: the eigenvector of the upper bound whose bracket is the widest
+
+
+def agreeing(matrix: Array, a: Array, column: Array) -> Array:
+    """The symmetric X nearest to a symmetric M with X a = c, |a| = 1 (M. Powell 1970):
+
+        X = M + r aᵀ + a rᵀ − ⟨a, r⟩ a aᵀ ,   r = c − M a .
+
+    On what is orthogonal to a it is M. With c = 0 it is (1 − a aᵀ) M (1 − a aᵀ).
+    """
+    missed = column - _full(matrix, a)  # [r]
+    cross = jnp.outer(missed, a)
+    return matrix + cross + cross.T - _full(a, missed) * jnp.outer(a, a)
+
+
+def learned(small: Small, a: Array, column: Array) -> Small:
+    """After the product G a = c, |a| = 1: all bounds agree with it, and stay as they were on what is orthogonal to a."""
+    nothing = jnp.zeros_like(column)
+    mid, below, above, open_ = jax.vmap(agreeing, in_axes=(0, None, 0))(
+        jnp.stack(small[:4]), a, jnp.stack([column, nothing, nothing, nothing])
+    )
+    return small._replace(mid=mid, below=below, above=above, open=open_, known=small.known + jnp.outer(a, a))
+
+
+def hidden(small: Small, y: Array) -> Array:
+    """(1 − P) y, what of y was not multiplied; twice, for what is left may be little."""
+    y = y - _full(small.known, y)
+    return y - _full(small.known, y)
+
+
+def bounds(small: Small, outside: Outside) -> tuple[Array, Array, Array]:
+    """The lower bound of G, what is reckoned with, and the upper bound, each [r, r]."""
+    low = small.mid - small.below + outside.low * small.open
+    high = small.mid + small.above + outside.high * small.open
+    return low, small.mid + outside.mid * small.open, high
+
+
+def ends(small: Small, outside: Outside, count: Array, k: int) -> Brackets:
+    """Brackets of the k largest eigenvalues of G's first `count` rows: L ⪯ G ⪯ H gives λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) (Weyl)."""
+    rows = len(small.mid)
+    reached = jnp.arange(rows) < count
+    matrices = jnp.where(reached[:, None] & reached[None], jnp.stack(bounds(small, outside)), 0)
+    far = -2 * rows * jnp.max(jnp.abs(matrices)) - 1  # what is not reached sorts last
+    matrices = matrices + jnp.diag(jnp.where(reached, 0, far))
+    values, vectors = jax.vmap(eigh)(matrices)
+    values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [3, r], [3, r, r] in rows
+    low, high = values[0, :k], values[2, :k]
+    # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
+    rotation = 1.5 * vectors[1] - 0.5 * _full(_full(vectors[1], vectors[1].T), vectors[1])
+    return Brackets(values[1], rotation, low, high, vectors[2, jnp.argmax(high - low)])
+
+
+def compressed(small: Small, outside: Outside, weights: Array) -> Small:
+    """The same knowledge in a smaller space, whose vectors are rows of `weights` S [r, r] in Q; rows of 0 are not reached.
+    What was multiplied has no doubt left, and counts as not multiplied.
+
+    With C the part of the upper bound between S and the space that is dropped, on which it is at most `outside.high`,
+
+        [S H Sᵀ, C; Cᵀ, high]  ⪯  [S H Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 ,
+
+    here with τ the distance from there to the largest value, at which this is exact.
+    """
+    low, mid, high = bounds(small, outside)
+    over = _full(weights, high)  # [r, r]
+    upper = _full(over, weights.T)
+    dropped = over - _full(upper, weights)  # C
+    square = _full(dropped, dropped.T)
+    tiny = jnp.finfo(mid.dtype).tiny
+    apart = jnp.maximum(jnp.maximum(upper[0, 0] - outside.high, jnp.sqrt(jnp.trace(square))), tiny)
+    upper = upper + square / apart
+    low, mid = (_full(_full(weights, x), weights.T) for x in (low, mid))
+    nothing = jnp.zeros_like(mid)
+    return Small(mid, mid - low, upper - mid, nothing, nothing, small.count)
