@@ -30,6 +30,7 @@ class Memory(NamedTuple):
     above: Array  # [2, b, b] ⪰ 0
     rises: Array  # [2, b]: by how much each value rises from look to look
     ages: Array  # [2, b]: how many looks ago each vector was multiplied
+    ceiling: Array  # [2]: what no eigenvalue off V is above
     drift: Array  # []: how far A may move from look to look
     reach: Array  # []: the largest |eigenvalue| seen, slowly forgotten
     mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p
@@ -50,7 +51,7 @@ def empty(params: Params, b: int, policy: Policy) -> Memory:
     nothing, zero, never = jnp.zeros((2, b, b), real), jnp.zeros((), real), jnp.full(2, -policy.recent - 1, jnp.int32)
     values = jnp.zeros((2, b), real)
     return Memory(
-        vectors, jnp.stack([frame, frame]), values, nothing, nothing, values, values, zero, zero, zero, jnp.int32(0), never, jnp.int32(0)
+        vectors, jnp.stack([frame, frame]), values, nothing, nothing, values, values, values[:, 0], zero, zero, zero, jnp.int32(0), never, jnp.int32(0)
     )
 
 

@@ -9,7 +9,8 @@ class Policy(NamedTuple):
     gain: float = 2.2  # drift is so many times the change that was measured: one vector's change stands for all
     decay: float = 0.93  # of the drift, a step: changes at the edge of stability come in bursts of about ten steps
     least_decay: float = 0.5  # of the drift, a look: one small change says little, however many steps lie between
-    outer: float = -10.0
+    whole: float = 1.0
+    outer: float = 1.0
     most_rise: float = 0.1
     trending: float = 1.0
     jump: float = 0.5

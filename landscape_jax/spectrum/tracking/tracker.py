@@ -11,7 +11,7 @@ from jax import Array
 from landscape_jax import tree
 from landscape_jax.spectrum.lanczos import rounding, settled, widthwise
 from landscape_jax.spectrum.restarted import eigsh
-from landscape_jax.spectrum.tracking.brackets import Brackets, Outside, Small, compressed, ends, hidden, learned
+from landscape_jax.spectrum.tracking.brackets import Brackets, Outside, Small, bounds, compressed, ends, hidden, learned
 from landscape_jax.spectrum.tracking.drift import drifted, trend
 from landscape_jax.spectrum.tracking.memory import Memory, chosen, empty, refolded, unfolded
 from landscape_jax.spectrum.tracking.policy import Policy
@@ -178,7 +178,7 @@ def _wide(look: Look, plan: Plan) -> Array:
 
 def _unfinished(look: Look, plan: Plan) -> Array:
     residuals = jnp.abs(_coupling(look.small, look.found))[: plan.b]
-    unsettled = jnp.any(residuals > jnp.minimum(plan.tol, plan.policy.first_tol) * look.size) | (look.small.count <= plan.b)
+    unsettled = jnp.any(residuals > jnp.where(jnp.arange(plan.b) < plan.k, jnp.minimum(plan.tol, plan.policy.first_tol), plan.policy.first_tol) * look.size) | (look.small.count <= plan.b)
     return jnp.where(look.first, unsettled, _wide(look, plan) | look.scouting | look.guarding)
 
 
@@ -187,7 +187,13 @@ def _direction(look: Look, plan: Plan) -> Array:
     doubt, or else of the eigenvector of the upper bound whose bracket is the widest."""
     each = jnp.eye(plan.rows, dtype=look.small.mid.dtype)
     guard = 1 + jnp.argmax(jnp.diagonal(look.small.above)[1 : plan.b])
-    a = hidden(look.small, jnp.where(look.guarding, each[guard], look.found.rising))
+    low, _, high = bounds(look.small, look.outside)
+    y = look.found.rotation[: plan.b]
+    doubt = jnp.sum(_full(y, high - low) * y, axis=1)
+    which = jnp.argmax(_full(y, look.found.rising) ** 2 * doubt)
+    best = jnp.where(plan.policy.whole > 0, y[which], look.found.rising)
+    a = hidden(look.small, jnp.where(look.guarding, each[guard], best))
+    a = jnp.where(jnp.linalg.norm(a) > 1e-3, a, hidden(look.small, look.found.rising))
     a = a / jnp.linalg.norm(a)
     new = plan.b + 1
     last = jnp.where(look.first | (look.small.known[new, new] > 0.5), look.small.count - 1, new)
@@ -271,6 +277,7 @@ class Prior(NamedTuple):
     above: Array
     rises: Array
     ages: Array
+    ceiling: Array
 
 
 class Told(NamedTuple):
@@ -301,7 +308,7 @@ def _outcome(look: Look, before: Prior, plan: Plan) -> tuple[Prior, Told]:
     ages = _full(squares, before.ages)
     change = look.found.values[:b] - _full(squares, before.values)
     rises = jnp.where(look.first, 0, trend(1 - left, change, ages, _full(squares, before.rises), look.size, plan.policy))
-    return Prior(look.found.values[:b], below, above, rises, jnp.where(look.first, 0, left * ages)), told
+    return Prior(look.found.values[:b], below, above, rises, jnp.where(look.first, 0, left * ages), jnp.where(look.first, look.found.values[b - 1], look.outside.high)), told
 
 
 def _followed(matvec: MatVec, memory: Memory, step: Array, alive: Array, plan: Plan) -> tuple[Memory, Tracked]:
@@ -311,7 +318,7 @@ def _followed(matvec: MatVec, memory: Memory, step: Array, alive: Array, plan: P
     is_first = made == 0
     guess = chosen(memory, side, policy)
     stored = memory.vectors
-    frame, values, below, above, rises, ages = tree.row(memory[1:7], guess)
+    frame, values, below, above, rises, ages, ceiling = tree.row(memory[1:8], guess)
     unfold = unfolded(frame)
     first = _first_product(matvec, stored, unfold, guess)
 
@@ -321,14 +328,14 @@ def _followed(matvec: MatVec, memory: Memory, step: Array, alive: Array, plan: P
     )
     moved = drift * jnp.eye(b, dtype=real)
     rising = policy.trending * jnp.diag(rises)
-    before = Prior(values, below + moved + jnp.maximum(-rising, 0), above + moved + jnp.maximum(rising, 0), rises, ages + 1)
+    before = Prior(values, below + moved + jnp.maximum(-rising, 0), above + moved + jnp.maximum(rising, 0), rises, ages + 1, ceiling - policy.outer * drift)
     small = _started(*before[:3], first)
     reach = policy.forget * memory.reach
     no, one = jnp.array(False), jnp.int32(1)
     none = Brackets(jnp.zeros(b + 1, real), jnp.eye(b + 1, dtype=real), *jnp.zeros((2, k), real), jnp.zeros(b + 1, real))
     zero = jnp.zeros((), real)
     look = Look(
-        (), small, none, Outside(zero, zero, zero), first.size, values[b - 1] + policy.outer * drift, memory.mean, one, jnp.int32(0), no, no, no
+        (), small, none, Outside(zero, zero, zero), first.size, before.ceiling, memory.mean, one, jnp.int32(0), no, no, no
     )
     look = _solved(look, plan, reach)
     frame, lost = refolded(frame, look.found.rotation[:b])
@@ -368,7 +375,7 @@ def _followed(matvec: MatVec, memory: Memory, step: Array, alive: Array, plan: P
     vectors = jax.tree.map(lambda x: x[None], y1)
     if k > 1:
         vectors = tree.combine(unfolded(frame)[:k], of(side, stored))
-    new = tree.with_row(memory[1:7], side, (frame, *prior))
+    new = tree.with_row(memory[1:8], side, (frame, *prior))
     remembered = *new, jnp.minimum(drift, told.size), jnp.maximum(reach, told.size), mean, made + 1, memory.last.at[side].set(made), step
     memory = Memory(stored, *tree.where(fine, remembered, memory[1:]))
     slack = rounding(real, plan.rows) * told.size
