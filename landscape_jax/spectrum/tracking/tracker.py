@@ -128,14 +128,16 @@ def _first_product(matvec: MatVec, stored: Params, unfolded: Array, guess: Array
     b = len(unfolded)
     vector = tree.row(stored, guess * b)
     image = matvec(vector)
-    column = _full(unfolded, tree.row(tree.dots(stored, image).reshape(2, b), guess))
-    eps, tiny = jnp.finfo(column.dtype).eps, jnp.finfo(column.dtype).tiny
-    size = jnp.maximum(jnp.max(jnp.abs(column)), tiny)
-    off = tree.axpy(-column[0] / size, vector, tree.scale(1 / size, image))
-    length = size * jnp.sqrt(jnp.maximum(tree.vdot(off, off) - jnp.sum((column[1:] / size) ** 2), 0))
-    is_new = ~(length <= 10 * eps * jnp.linalg.norm(column))
-    length = jnp.where(is_new, length, 0)
-    return First(vector, image, column, length, jnp.maximum(jnp.max(jnp.abs(column)), length))
+    rayleigh = tree.vdot(vector, image)
+    off = tree.axpy(-rayleigh, vector, image)
+    column = _full(unfolded, tree.row(tree.dots(stored, off).reshape(2, b), guess))
+    length = tree.norm(off)
+    unit = jnp.where(length > 0, length, 1)
+    rest = length * jnp.sqrt(jnp.maximum(1 - jnp.sum((column / unit) ** 2), 0))
+    column = column.at[0].add(rayleigh)
+    is_new = ~(rest <= 10 * jnp.finfo(column.dtype).eps * jnp.linalg.norm(column))
+    rest = jnp.where(is_new, rest, 0)
+    return First(vector, image, column, rest, jnp.maximum(jnp.max(jnp.abs(column)), rest))
 
 
 def _started(values: Array, below: Array, above: Array, first: First) -> Small:
