@@ -1,8 +1,14 @@
 """The command line: list the experiments, run one, report on many.
 
     python -m experiments
-    python -m experiments NAME [--preset small|paper] [--seed N] [--out DIR] [--strict] [--any-config-field VALUE]
+    python -m experiments NAME [--preset small|paper] [--seed N] [--out DIR] [--overwrite] [--strict] [--any-config-field VALUE]
     python -m experiments report DIR
+
+Ctrl-C keeps what is finished, and the same command goes on from there, as it does after a crash. cohen2021 keeps a
+checkpoint of its training every second and stops at the end of a chunk of steps; the others keep each part that is
+finished and stop at once. Several processes together stop between two parts, keep none of them, and begin anew.
+
+Exit status: 0; 1 with --strict where a claim is not reproduced; 2 for what can't be run as asked; 130 after Ctrl-C.
 
 Compiled programs are kept in the user's cache, so that a second run starts sooner ($JAX_COMPILATION_CACHE_DIR says where,
 JAX_ENABLE_COMPILATION_CACHE=false switches it off). A CPU counts as one device a core, so that runs split over cores.
@@ -18,9 +24,9 @@ import gc
 import importlib
 import inspect
 import os
-import shutil
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -32,11 +38,24 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 FAILED, WRONG, STOPPED = 1, 2, 130  # exit statuses
+CTRL_C = "Ctrl-C keeps what is finished; the same command goes on from there."
+SEEDS = 2**32  # jax.random.key takes 32 bits
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 def main(args: list[str]) -> int:
     """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have must not cost a result
+        with contextlib.suppress(AttributeError):  # somebody's own stream
+            stream.reconfigure(errors="replace")  # pyright: ignore
+    try:
+        return _answered(args)
+    except KeyboardInterrupt:
+        err.print("stopped by Ctrl-C: what was finished before is kept, and the same command goes on from there")
+        return STOPPED
+
+
+def _answered(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         return listing()
     if args[0] == "report":
@@ -54,9 +73,10 @@ def names() -> list[str]:
 
 def listing() -> int:
     out.print("usage: python -m experiments NAME [--help] [--preset small] [--seed 0] [--out results] [--strict] ...")
-    out.print("       python -m experiments report DIR\n")
+    out.print("       python -m experiments report DIR")
+    out.print(f"{CTRL_C}\n")
     for name in names():
-        summary = str(ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text()))).splitlines()[0]
+        summary = str(ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text("utf-8")))).splitlines()[0]
         out.print(f"  [bold]{name}[/]\n      {escape(summary)}")
     return 0
 
@@ -73,15 +93,19 @@ def experiment(name: str, args: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else WRONG
     except ValueError as error:  # a Config's own checks
         return wrong(str(error))
+    if not 0 <= asked.seed < SEEDS:
+        return wrong(f"--seed {asked.seed} must lie between 0 and {SEEDS - 1}: others draw the numbers of one of these")
     from landscape_jax import devices, record
 
-    folder = asked.out / name / f"{preset}-seed{asked.seed}"
+    folder = asked.out.expanduser() / name / f"{preset}-seed{asked.seed}"
     try:
         _machine()
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
+        _some_device()
         with record.held(folder) if devices.first() else contextlib.nullcontext():
             return _carried_out(module, asked, preset, name, folder)
-    except (ValueError, ConnectionError, FileNotFoundError, record.Unwritable) as error:  # what is asked for can't be had
+    # what is asked for can't be had
+    except (ValueError, ConnectionError, FileNotFoundError, record.Unreadable, record.Unwritable) as error:
         return wrong(str(error))
 
 
@@ -100,6 +124,20 @@ def _machine() -> None:
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
+def _some_device() -> None:
+    """Raise `ValueError` where JAX has none."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter is JAX's own, for a known platform of which there is none
+        asked = os.environ.get("JAX_PLATFORMS")
+        remedy = (
+            f"JAX_PLATFORMS={asked} asks for it: unset it, or set it to cpu" if asked else "set JAX_PLATFORMS=cpu to use none"
+        )
+        raise ValueError(f"JAX can't use its devices: {(str(error) or 'there are none').splitlines()[0]} ({remedy})") from error
+
+
 def _parse(name: str, module: ModuleType, presets: dict[str, Any], preset: str, args: list[str]):
     """The options every experiment has, and the fields of its Config, in one typed command line."""
     options = dataclasses.make_dataclass(
@@ -108,6 +146,7 @@ def _parse(name: str, module: ModuleType, presets: dict[str, Any], preset: str, 
             ("preset", Annotated[Literal[tuple(sorted(presets))], tyro.conf.arg(help="which Config to start from")], preset),
             ("seed", Annotated[int, tyro.conf.arg(help="the run's key is jax.random.key(seed)")], 0),
             ("out", Annotated[Path, tyro.conf.arg(help="where the result folder goes")], Path("results")),
+            ("overwrite", Annotated[bool, tyro.conf.arg(help="replace a finished result of another configuration")], False),
             ("strict", Annotated[bool, tyro.conf.arg(help="exit with 1 when a claim is not reproduced")], False),
             ("coordinator", Annotated[str | None, tyro.conf.arg(help="address:port of process 0 of several")], None),
             ("num_processes", Annotated[int | None, tyro.conf.arg(help="how many processes there are")], None),
@@ -116,7 +155,8 @@ def _parse(name: str, module: ModuleType, presets: dict[str, Any], preset: str, 
         ],
         frozen=True,
     )
-    return tyro.cli(options, prog=f"python -m experiments {name}", description=module.__doc__, args=args)
+    description = f"{module.__doc__}\n{CTRL_C}"
+    return tyro.cli(options, prog=f"python -m experiments {name}", description=description, args=args)
 
 
 def _value(args: list[str], option: str, default: str) -> str:
@@ -129,6 +169,23 @@ def _value(args: list[str], option: str, default: str) -> str:
     return default
 
 
+def _check_earlier(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
+    """Raise `ValueError` where the folder holds what can't be read, or a finished result of another configuration."""
+    from experiments._parts import differences, read_json
+    from landscape_jax.record.folder import plain
+
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    known = read_json(path)
+    differing = differences(known.get("config"), plain(config)) if (folder / "claims.json").is_file() else []
+    if differing and not overwrite:
+        raise ValueError(
+            f"{folder} holds the finished result of another configuration ({'; '.join(differing[:6])}): choose another --out, "
+            "or replace it with --overwrite"
+        )
+
+
 def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path) -> int:
     import jax
 
@@ -136,7 +193,9 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     from landscape_jax.driver import held_interrupts
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
-    told["config"] = dataclasses.asdict(getattr(asked.config, "filled", asked.config))
+    told["config"] = lj.record.folder.plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
+    if lj.devices.first():
+        _check_earlier(folder, told["config"], asked.overwrite)
     saved = folder / "checkpoint"
     resumable = {"checkpoint": saved} if "checkpoint" in inspect.signature(module.run).parameters else {}
     try:
@@ -158,11 +217,12 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     code = FAILED if asked.strict and any(c.passed is False for c in claims) else 0
     if not lj.devices.first():
         return code
-    lj.record.write(folder, record, claims, **told, seconds=round(seconds, 1))
+    lj.record.write(folder, record, claims, **told, seconds=round(seconds, 1), stopped=None)
     drawn = module.plot(record, asked.config)
     for title, figure in (drawn if isinstance(drawn, dict) else {"figure": drawn}).items():
         figure.savefig(folder / f"{title}.png")
-    shutil.rmtree(saved, ignore_errors=True)
+    if saved.exists():
+        lj.record.disk.discard(saved)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
     return code
@@ -203,10 +263,13 @@ def report(args: list[str]) -> int:
     rows = ["| experiment | run | claim | criterion | measured | verdict |", "|---|---|---|---|---|---|"]
     gallery = []
     for folder in folders:
-        config, _, claims = results.read(folder)
+        try:
+            config, _, claims = results.read(folder)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            return wrong(f"the result in {folder} can't be read: {error}", remedy="run it again, or delete the folder")
         name, run = config.get("experiment", folder.parent.name), folder.name
         if claims is None:
-            rows.append(f"| {name} | {run} | | | {config.get('stopped', 'unfinished')} | not tested |")
+            rows.append(f"| {name} | {run} | | | {config.get('stopped') or 'unfinished'} | not tested |")
         for c in claims or []:
             cells = (name, run, c["statement"], c["criterion"], _short(c["measured"], "; "), c["verdict"])
             rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
@@ -214,7 +277,7 @@ def report(args: list[str]) -> int:
             gallery.append(f"**{name}**, {run}\n\n![{name}, {run}]({figure.relative_to(top).as_posix()})")
     text = "\n".join(["# Claims", "", *rows, "", "# Figures", "", "\n\n".join(gallery), ""])
     try:
-        (top / "report.md").write_text(text)
+        (top / "report.md").write_text(text, "utf-8")
     except OSError as error:
         return wrong(f"can't write {top / 'report.md'}: {error.strerror}")
     print(text)
@@ -229,10 +292,19 @@ def wrong(fact: str, name: str = "", known=(), remedy: str = "") -> int:
     return WRONG
 
 
+def _abandoned() -> bool:
+    parts = sys.modules.get("experiments._parts")
+    return parts is not None and parts.abandoned()
+
+
 if __name__ == "__main__":
     # Python looks for garbage after some hundreds of new objects, and through all there are when it ends; imports and traced
     # programs make very many that stay: half a second of a start, and half a second of an end
     gc.set_threshold(200_000, 20, 100)
     code = main(sys.argv[1:])
+    if code == STOPPED and _abandoned():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # sys.exit would wait for the end of the part that was given up
     gc.freeze()
     sys.exit(code)

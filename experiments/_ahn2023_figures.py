@@ -6,13 +6,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import ticker
-from matplotlib.figure import Figure
 
 from experiments import _ahn2023_mean as mean
 from experiments import _ahn2023_neuron as neurons
 from experiments import _ahn2023_verdicts as verdicts
 from experiments._float64 import float64
-from landscape_jax.plots import DASHES, STYLE, colours
+from landscape_jax.plots import DASHES, STYLE, Figure, colours
 from landscape_jax.theory import neuron, sparse_coding
 
 CRITICAL: dict[str, Any] = dict(color="0.25", lw=0.9, ls=(0, (4, 3)), zorder=1)

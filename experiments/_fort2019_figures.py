@@ -7,12 +7,12 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments import _fort2019_claims_trained as trained
 from experiments import _fort2019_model as model
 from experiments._fort2019_goldilocks import needed
 from landscape_jax import Record, plots
+from landscape_jax.plots import Figure
 from landscape_jax.theory import logits
 
 STYLE: dict[Any, Any] = plots.STYLE | {"font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "axes.titlesize": 8}

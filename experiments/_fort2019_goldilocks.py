@@ -132,9 +132,8 @@ def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.
         rule = lj.dynamics.subspace(loss, optax.adam(rate), lj.data.full_batch(train), basis, surface)
         run = lj.start(jax.random.clone(init_key), params, rule, {})
         run, _ = lj.advance(run, rule, {}, num_steps=config.map_steps, every=config.map_steps)
-        outputs = model.apply(run.params, test[0])
-        hits = jnp.mean((jnp.argmax(outputs, axis=1) == jnp.argmax(test[1], axis=1)).astype(outputs.dtype))
-        return {"accuracy": hits, "loss": loss(run.params, train)}
+        hits = lj.labels.correct(model.apply(run.params, test[0]), test[1])
+        return {"accuracy": jnp.mean(hits), "loss": loss(run.params, train)}
 
     result = jax.device_get(jax.jit(lj.sweep.over_runs(one, mesh))(jax.tree.map(jnp.asarray, cells), (key, train, test)))
     found = jax.tree.map(lambda x: np.asarray(x).reshape(shape).swapaxes(2, 4), result)

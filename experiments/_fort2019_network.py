@@ -64,8 +64,7 @@ def geometry(task: Task, k: int) -> dict[str, lj.types.Observable]:
 
     def on(data, moment):
         outputs, y = task.model.apply(moment.params, data[0]), data[1]
-        hit = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
-        return {"loss": jnp.mean(task.criterion(outputs, y)), "accuracy": jnp.mean(hit.astype(outputs.dtype))}
+        return {"loss": jnp.mean(task.criterion(outputs, y)), "accuracy": jnp.mean(lj.labels.correct(outputs, y))}
 
     hessian, taken = lj.curvature.hessian(task.loss), Partial(whole_gradient, task.train)
     return {

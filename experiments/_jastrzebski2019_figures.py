@@ -7,11 +7,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments._jastrzebski2019_claims import LATE, TRACKED, best, cell, sweeps, variants
 from landscape_jax import Record, observe, plots
 from landscape_jax.observe.step import PLACES
+from landscape_jax.plots import Figure, finite_range
 from landscape_jax.record import clock
 
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -200,10 +200,8 @@ def _merits(row, record: Record, config) -> None:
     part = record["nudged"][f"k{config.k}"]
     epoch = clock(part) / config.epoch
     _lines(row[0], epoch, list(np.asarray(part["test"])), [f"γ = {gamma:g}" for gamma in config.gammas])
-    chance = np.asarray(part["test"])[..., max(1, len(epoch) // 16) :]
-    row[0].set(
-        xlabel="epoch", ylabel="test accuracy", xlim=(0, None), ylim=(np.nanmin(chance) - 0.02, np.nanmax(chance) + 0.01)
-    )
+    low, high = finite_range(np.asarray(part["test"])[..., max(1, len(epoch) // 16) :])
+    row[0].set(xlabel="epoch", ylabel="test accuracy", xlim=(0, None), ylim=(low - 0.02, high + 0.01))
     row[0].legend(loc="lower left")
 
     plain, accuracy = config.gammas.index(1.0), best(part)

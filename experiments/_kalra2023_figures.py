@@ -6,11 +6,10 @@ import matplotlib
 import numpy as np
 from matplotlib import patches, ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments import _kalra2023_first_steps as early
 from experiments import _kalra2023_uv as orbits
-from landscape_jax.plots import DASHES, STYLE, colours
+from landscape_jax.plots import DASHES, STYLE, Figure, colours, finite_range
 from landscape_jax.theory import uv
 
 # the four phases and what is left of c ≤ 2, of monotone lightness
@@ -94,6 +93,7 @@ def regimes(record, network, cs, every: int, time: float) -> Figure:
     """Loss and sharpness over a long run against c times the steps, with the edge of stability of each c dotted."""
     long = record["regimes"]
     sharp, loss = np.asarray(long["sharpness"]), np.asarray(long["loss"])
+    low, high = finite_range(sharp[sharp > 0], otherwise=(0.1, 1.0))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.3, 5.0), dpi=200)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
@@ -102,7 +102,7 @@ def regimes(record, network, cs, every: int, time: float) -> Figure:
             above.plot(c * step, losses, color=colour, ls=dash, label=f"c = {c:g}")
             below.plot(c * step, values, color=colour, ls=dash)
             below.axhline(2 / c, color=colour, ls=(0, (1, 2)), lw=0.9)
-            if 2 / c < 1.15 * np.nanmax(sharp):
+            if 2 / c < 1.15 * high:
                 below.annotate(f"2/η, c = {c:g}", (1.0, 2 / c), xycoords=("axes fraction", "data"), fontsize=7, color=colour,
                                ha="left", va="center", xytext=(3, 0), textcoords="offset points")
         for axes in (above, below):
@@ -113,7 +113,6 @@ def regimes(record, network, cs, every: int, time: float) -> Figure:
         above.set_title(f"depth {network[0]}, width {network[1]}; line: c · step = {time:g}", fontsize=9)
         above.set(xscale="log", yscale="log", ylabel="training loss")
         below.set(xlabel="c · (step + 1)", ylabel="sharpness  λ/λ₀", yscale="log")
-        low, high = np.nanmin(sharp), np.nanmax(sharp)
         below.set_ylim(0.8 * low, 1.25 * high)
         above.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return figure

@@ -7,11 +7,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments import _ma2022_toys as toys
 from experiments._ma2022_networks import CHECKS, RADII, TEACHER_RADII
 from landscape_jax import Record, plots
+from landscape_jax.plots import Figure, finite_range
 
 
 def whole(record: Record, config: Any) -> Figure:
@@ -107,7 +107,7 @@ def _origin(row, record: Record, config: Any) -> None:
     shown = (("tanh", "top", "tanh, sharpest direction"), ("tanh", "random", "tanh, random directions"))
     for axes, (name, direction, title) in zip(row, shown, strict=False):
         _lines(axes, TEACHER_RADII, np.asarray(found[name][direction]), labels)
-        _exponents(axes, TEACHER_RADII, title, highest=max(2.4, 1.05 * np.nanmax(found[name][direction])))
+        _exponents(axes, TEACHER_RADII, title, highest=max(2.4, 1.05 * finite_range(found[name][direction])[1]))
     groups = [found["relu"]["top"][-1], found["linear"]["top"][-1], found["tanh"]["top"][0]]
     _lines(row[2], TEACHER_RADII, groups, ["ReLU, spread data", "linear, spread data", "tanh, uniform data"])
     _exponents(row[2], TEACHER_RADII, "one cause alone: sharpest direction")
@@ -149,10 +149,10 @@ def _limits(row, record: Record, config: Any) -> None:
     tanh = {name: np.asarray(x)[1:] for name, x in found["tanh"].items()}
     groups = [tanh[name].reshape(-1, len(RADII)) for name in ("random", "gradient", "gradient_after")]
     _lines(row[0], RADII, groups, ["random", "gradient", "gradient after the drop"])
-    _exponents(row[0], RADII, "square loss, tanh: other directions", highest=max(4, 1.05 * np.nanmax(groups)))
+    _exponents(row[0], RADII, "square loss, tanh: other directions", highest=max(4, 1.05 * finite_range(groups)[1]))
     others = [np.asarray(found[name]["top"])[0] for name in ("relu", "cross_entropy")]
     _lines(row[1], RADII, others, ["ReLU, square loss", "tanh, cross-entropy"])
-    _exponents(row[1], RADII, "other networks: sharpest direction", highest=max(4, 1.05 * np.nanmax(others)))
+    _exponents(row[1], RADII, "other networks: sharpest direction", highest=max(4, 1.05 * finite_range(others)[1]))
     axes = row[2]
     for i, (rate, colour) in enumerate(zip(config.rates[1:], plots.colours(2), strict=True)):
         ratio, secant = tanh["curvature"][i] * rate / 2, tanh["secant"][i] * rate / 2

@@ -7,10 +7,10 @@ import jax
 import matplotlib
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from landscape_jax import landscape, plots, tree
+from landscape_jax.plots import Figure
 from landscape_jax.types import Key, Params
 
 POINTS = 51  # along each side of a plane

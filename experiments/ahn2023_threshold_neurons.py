@@ -15,11 +15,12 @@ are one compiled program; everything together takes about a minute of core time,
 """
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _ahn2023_figures as figures
@@ -27,7 +28,10 @@ from experiments import _ahn2023_mean as mean
 from experiments import _ahn2023_network as networks
 from experiments import _ahn2023_neuron as neurons
 from experiments import _ahn2023_verdicts as verdicts
+from experiments._config import check_numbers
+from experiments._parts import in_parts
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 from landscape_jax.theory import hinges, sparse_coding
 
@@ -70,6 +74,7 @@ class Config:
     """Its initialisations and data."""
 
     def __post_init__(self):
+        check_numbers(self)
         for name in ("dim", "n_train", "num_seeds", "n_test", "records", "scaling_seeds", "whole_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -103,17 +108,21 @@ PAPER = Config(
 )  # fmt: skip
 
 
-def run(config: Config, key: lj.types.Key) -> Record:
+def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Record:
     """Parts "neuron", "mean", "network" ([seed, ratio, ...]), "scaling" ([cell, seed, ratio]), "whole" ([seed, rate])."""
     of_theory, of_networks, of_whole = jax.random.split(key, 3)
-    record = Record()
+    work: dict[str, Callable] = {}
     if config.theory:
-        record["neuron"] = neurons.simulate(of_theory)
-        record["mean"] = mean.simulate(config.dim)
-    record |= three_parameters(config, of_networks)
+        work["neuron"] = lambda: neurons.simulate(of_theory)
+        work["mean"] = lambda: mean.simulate(config.dim)
+    work["three_parameters"] = lambda: three_parameters(config, of_networks)
     if config.whole_rates:
-        record["whole"] = all_weights(config, of_whole)
-    return record
+        work["whole"] = lambda: all_weights(config, of_whole)
+
+    def assemble(found: dict) -> Record:
+        return Record(found.pop("three_parameters", {})) | found
+
+    return in_parts(work, config, key, checkpoint, assemble=assemble)
 
 
 def drawn(config: Config, of_data, of_init, of_scaling) -> tuple[list[lj.types.Batch], networks.Runs]:

@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
+from experiments._config import check_numbers
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 SOURCE = "Cohen et al. 2021, arXiv 2103.00065"
@@ -62,6 +63,7 @@ class Config:
     """Cadence of the measurements, in steps."""
 
     def __post_init__(self):
+        check_numbers(self)
         c = self._values()
         if not c["learning_rates"] or any(rate <= 0 for rate in (*c["learning_rates"], c["control_rate"])):
             raise ValueError(f"learning_rates={c['learning_rates']} and control_rate={c['control_rate']} must be positive")
@@ -180,4 +182,4 @@ def plot(record: Record, config: Config) -> Figure:
     """Loss and sharpness, one colour per learning rate, 2/η dashed."""
     filled = config.filled
     labels = [f"η = {rate:g}" + (" (control)" if i == 0 else "") for i, rate in enumerate(filled.rates)]
-    return lj.plots.sharpness(record, threshold=[2 / rate for rate in filled.rates], labels=labels)
+    return lj.plots.sharpness(record, threshold=[2 / rate for rate in filled.rates], labels=labels, threshold_label="2/η")

@@ -20,12 +20,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _fort2019_claims as judged
@@ -34,8 +33,10 @@ from experiments import _fort2019_figures as figures
 from experiments import _fort2019_goldilocks as goldilocks
 from experiments import _fort2019_model as random_model
 from experiments import _fort2019_network as network
+from experiments._config import check_numbers
+from experiments._parts import in_parts
 from landscape_jax import Record
-from landscape_jax.driver import held_interrupts
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 PARTS = ("model", "network", "conditions", "goldilocks")
@@ -127,6 +128,7 @@ class Config:
     """Adam's rate, in units of Xavier's radius in planes and of the radius itself on spheres."""
 
     def __post_init__(self):
+        check_numbers(self)
         if not self.parts:
             raise ValueError(f"parts must name one of {', '.join(PARTS)} at least")
         if not 1 <= self.n_train + self.n_test <= SETS[self.data]:
@@ -189,7 +191,7 @@ def load(config: Config) -> tuple[lj.types.Batch, lj.types.Batch]:
     return train, test
 
 
-def run(config: Config, key: lj.types.Key) -> Record:
+def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Record:
     """Parts "model"; "network"; "conditions" and "wide" {loss: [noise, η, look, ...]}; "zone" and "maps" {activation: ...}."""
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate((*PARTS, "wide"))}
     train, test = load(config)
@@ -237,13 +239,8 @@ def run(config: Config, key: lj.types.Key) -> Record:
         "goldilocks": {"zone": zones, "maps": maps},
     }
     asked = {name: program for part, several in programs.items() if part in config.parts for name, program in several.items()}
-    record = Record({})
-    with held_interrupts() as interrupted, ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as pool:
-        done = pool.map(lambda program: None if interrupted() else program(), asked.values())  # one compiles, another runs
-        record |= {name: found for name, found in zip(asked, done, strict=True) if found is not None}
-        if interrupted():
-            raise lj.Interrupted(f"stopped by Ctrl-C; done: {', '.join(record) or 'nothing'}", cast(Any, None), record)
-    return record
+    at_once = 2 if jax.default_backend() == "cpu" else 1  # one compiles, another runs
+    return in_parts(asked, config, key, checkpoint, threads=at_once)
 
 
 def claims(record: Record, config: Config) -> list[Claim]:

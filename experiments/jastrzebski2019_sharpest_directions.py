@@ -16,21 +16,22 @@ accelerator.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _jastrzebski2019_claims as judged
 from experiments import _jastrzebski2019_figures as figures
+from experiments._config import check_numbers
+from experiments._parts import in_parts
 from landscape_jax import Record
-from landscape_jax.driver import held_interrupts
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 
@@ -104,6 +105,7 @@ class Config:
     by side, each run with its own filters, are slower there than one after the other."""
 
     def __post_init__(self):
+        check_numbers(self)
         counts = ("n_train", "n_test", "n_curvature", "num_seeds", "k", "step_batch", "num_draws", "nudged_batch", "num_pairs")
         for name in counts:
             if getattr(self, name) < 1:
@@ -221,27 +223,29 @@ def network(config: Config) -> lj.types.Model:
     return lj.models.mlp(config.widths, 10, activation=jax.nn.relu, init_scale=glorot, draw=lj.models.uniform)
 
 
-def run(config: Config, key: lj.types.Key) -> Record:
+def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Record:
     """{"p", "grid": {cell: leaves [seed, check, ...]}, "step": {rate: alike}, "nudged": {K: leaves [γ, pair, check, ...]}}."""
     data_key, *keys = jax.random.split(key, 4)
     given = problem(config, data_key)
     part = {"nudged": _nudged, "step": _step, "grid": _grid}
     shapes = jax.eval_shape(given.model.init, key, given.train[0][:1])
-    record = Record({"p": np.asarray(lj.tree.size(shapes))})
-    programs = [(name, cells, program) for name, own in zip(part, reversed(keys), strict=True) if name in config.parts
-                for cells, program in part[name](config, given, own).items()]  # fmt: skip
-    with held_interrupts() as interrupted, ThreadPoolExecutor(2) as pool:  # while one runs, the next are compiled
-        ready = pool.map(lambda program: None if interrupted() else program[-1](), programs)
-        for done, ((name, cells, _), compiled) in enumerate(zip(programs, ready, strict=True)):
-            if interrupted() or compiled is None:
-                told = f"stopped by Ctrl-C with {done} of {len(programs)} programs done"
-                raise lj.Interrupted(told, cast(Any, None), record)
-            found = compiled()
-            rows = {cells: found} if isinstance(cells, str) else {
-                cell: jax.tree.map(lambda x, i=i: x[i], found) for i, cell in enumerate(cells)
+    programs = {(name, cells): program for name, own in zip(part, reversed(keys), strict=True) if name in config.parts
+                for cells, program in part[name](config, given, own).items()}  # fmt: skip
+    names = {f"{name}-{cells if isinstance(cells, str) else cells[0]}": (name, cells) for name, cells in programs}
+
+    def assemble(found: dict) -> Record:
+        record = Record({"p": np.asarray(lj.tree.size(shapes))})
+        for which, result in found.items():
+            name, cells = names[which]
+            rows = {cells: result} if isinstance(cells, str) else {
+                cell: jax.tree.map(lambda x, i=i: x[i], result) for i, cell in enumerate(cells)
             }  # fmt: skip
             record.setdefault(name, {}).update(rows)
-    return record
+        return record
+
+    compiles = {which: programs[at] for which, at in names.items()}  # two at a time, while one runs
+    runs = dict.fromkeys(names, lambda compiled: compiled())
+    return in_parts(runs, config, key, checkpoint, ahead=compiles, helpers=2, assemble=assemble)
 
 
 def _program(

@@ -16,23 +16,26 @@ on real images, `--criterion cross_entropy` with the other loss.
 
 import dataclasses
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from matplotlib.figure import Figure
 
 import landscape_jax as lj
 from experiments import _kalra2023_figures as figures
 from experiments import _kalra2023_first_steps as early
 from experiments import _kalra2023_uv as orbits
 from experiments import _kalra2023_verdicts as verdicts
+from experiments._config import check_numbers
 from experiments._kalra2023_first_steps import BOUNDARIES, Task
 from experiments._kalra2023_verdicts import EVERY, SATURATION_CS
+from experiments._parts import in_parts
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 
 SETS = {"digits": 1797, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -115,6 +118,7 @@ class Config:
     """Widths of the uv models with random initialisations."""
 
     def __post_init__(self):
+        check_numbers(self)
         known = SETS[self.data]
         for name in ("n_train", "long_examples", "regimes_examples"):
             if not 1 <= getattr(self, name) <= known:
@@ -251,22 +255,30 @@ def prepared(config: Config, depth: int, width: int, train, keys, factors):
     return starts, trained
 
 
-def run(config: Config, key: lj.types.Key) -> Record:
+def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Record:
     """Parts "phases" and "zero" (leaves [depth, width, init, c, ...]), "saturation", "regimes", "uv" and "uv_target"."""
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("phases", "saturation", "regimes", "uv"))}
-    record = Record(diagram(config, keys["phases"]))
+    work, ahead, gathered = diagram(config, keys["phases"])
+    networks = list(work)
     if config.saturation_at:
-        record["saturation"] = {"ratio": saturation(config, keys["saturation"])}
+        work["saturation"] = lambda: {"ratio": saturation(config, keys["saturation"])}
     if config.regimes_c:
-        record["regimes"] = regimes(config, keys["regimes"])
+        work["regimes"] = lambda: regimes(config, keys["regimes"])
     if config.uv_widths:
-        record["uv"] = orbits.thresholds(config.uv_widths, keys["uv"])
-        record["uv_target"] = orbits.bifurcation()
-    return record
+        work["uv"] = lambda: orbits.thresholds(config.uv_widths, keys["uv"])
+        work["uv_target"] = orbits.bifurcation
+
+    def assemble(found: dict[str, Any]) -> Record:
+        cells = {name: found[name] for name in networks if name in found}
+        others = {name: part for name, part in found.items() if name not in cells}
+        return Record(gathered(list(cells.values())) if len(cells) == len(networks) else cells) | others
+
+    return in_parts(work, config, key, checkpoint, ahead=ahead, assemble=assemble)
 
 
-def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
-    """The phases of every network, and those of zero last layers. While one network runs, the next is compiled."""
+def diagram(config: Config, key: lj.types.Key) -> tuple[dict[str, Callable], dict[str, Callable], Callable]:
+    """A part for each network, ordinary and from zero last layers together; what may be done ahead of it, its compilation among
+    that; and a function that makes "phases" and "zero" of all parts."""
     train = training_set(config, config.n_train)
     networks = [(depth, width) for depth in config.depths for width in config.widths]
 
@@ -280,27 +292,31 @@ def diagram(config: Config, key: lj.types.Key) -> dict[str, Any]:
         keys = jax.random.split(jax.random.fold_in(key, i), len(numbers))
         return prepared(config, *networks[i], train, keys, jnp.where(numbers < 0, 0.0, 1.0))
 
-    found: dict[str, list] = {"phases": [], "zero": []}
-    with ThreadPoolExecutor(1) as pool:
-        for (depth, _), (starts, trained) in zip(networks, pool.map(begun, range(len(networks))), strict=True):
+    def measured(depth: int, begun) -> dict[str, dict]:
+        starts, trained = begun
 
-            def at(cs: np.ndarray, *wanted: np.ndarray, trained=trained, starts=starts):
-                return trained(train, starts, jnp.asarray(cs, jnp.float32), *map(jnp.asarray, wanted))
+        def at(cs: np.ndarray, *wanted: np.ndarray):
+            return trained(train, starts, jnp.asarray(cs, jnp.float32), *map(jnp.asarray, wanted))
 
-            numbers = mixed(depth)
-            both = early.phases(
-                at, config.cs, (numbers >= 0) & (numbers < config.num_sharp), numbers >= 0, halvings=config.halvings,
-                together=config.together, sharp_every=config.sharp_every, sharp_beyond=config.sharp_beyond,
-            )  # fmt: skip
-            found["phases"].append(jax.tree.map(lambda x, mine=numbers >= 0: x[mine], both))
-            if depth in config.zero_depths:
-                found["zero"].append(jax.tree.map(lambda x, mine=numbers < 0: x[mine], both))
+        numbers = mixed(depth)
+        both = early.phases(
+            at, config.cs, (numbers >= 0) & (numbers < config.num_sharp), numbers >= 0, halvings=config.halvings,
+            together=config.together, sharp_every=config.sharp_every, sharp_beyond=config.sharp_beyond,
+        )  # fmt: skip
+        found = {"phases": jax.tree.map(lambda x: x[numbers >= 0], both)}
+        return found | ({"zero": jax.tree.map(lambda x: x[numbers < 0], both)} if depth in config.zero_depths else {})
 
-    def gathered(cells: list[dict]) -> dict[str, np.ndarray]:
-        stacked = jax.tree.map(lambda *cell: np.stack(cell), *cells)
-        return jax.tree.map(lambda x: x.reshape(-1, len(config.widths), *x.shape[1:]), stacked)
+    def gathered(cells: list[dict]) -> dict[str, dict]:
+        def grid(part: str) -> dict[str, np.ndarray]:
+            stacked = jax.tree.map(lambda *cell: np.stack(cell), *(cell[part] for cell in cells if part in cell))
+            return jax.tree.map(lambda x: x.reshape(-1, len(config.widths), *x.shape[1:]), stacked)
 
-    return {name: gathered(cells) for name, cells in found.items() if cells}
+        return {part: grid(part) for part in ("phases", "zero") if any(part in cell for cell in cells)}
+
+    names = [f"depth{depth}-width{width}" for depth, width in networks]
+    work = {name: functools.partial(measured, depth) for name, (depth, _) in zip(names, networks, strict=True)}
+    ahead = {name: functools.partial(begun, i) for i, name in enumerate(names)}
+    return work, ahead, gathered
 
 
 def saturation(config: Config, key: lj.types.Key) -> np.ndarray:

@@ -14,18 +14,22 @@ the end of one of them, to look at. All in float64. Under two minutes on two CPU
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
-from matplotlib.figure import Figure
 
 from experiments import _ma2022_claims as judged
 from experiments import _ma2022_figures as figures
 from experiments import _ma2022_landscape as landscape
 from experiments import _ma2022_networks as networks
 from experiments import _ma2022_toys as toys
+from experiments._config import check_numbers
 from experiments._float64 import float64
+from experiments._parts import in_parts
 from landscape_jax import Record
+from landscape_jax.plots import Figure
 from landscape_jax.record import Claim
 from landscape_jax.types import Key
 
@@ -54,6 +58,7 @@ class Config:
     """Full-batch gradient descent steps, a multiple of 15."""
 
     def __post_init__(self):
+        check_numbers(self)
         if not self.parts:
             raise ValueError("parts is empty: name at least one of toys, origin, networks, landscape")
         if self.num_seeds < 1:
@@ -70,26 +75,30 @@ SMALL = Config()
 PAPER = Config(widths=(200, 200), n_train=1000, num_steps=6000, num_seeds=10)  # the paper's own scale is not known to us
 
 
-def run(config: Config, key: Key) -> Record:
+def run(config: Config, key: Key, checkpoint: Path | None = None) -> Record:
     """By part: "toys"; "origin", leaves [scales, seed, ...] by activation; "networks", leaves [rate, seed, ...] by task;
     "landscape"."""
     of_origin, of_networks, of_landscape = jax.random.split(key, 3)
-    found = {}
-    if "toys" in config.parts:
-        found["toys"] = toys.measured()
-    with float64():
-        if "origin" in config.parts:
-            found["origin"] = networks.teachers(config.scales, of_origin, config.num_seeds)
-        if "networks" in config.parts:
-            tasks = {
-                "tanh": networks.Task("tanh", "square", 1.0, config.rates),
-                "relu": networks.Task("relu", "square", 2.0, (config.relu_rate,)),
-                "cross_entropy": networks.Task("tanh", "cross_entropy", 1.0, (config.cross_entropy_rate,)),
-            }
-            found["networks"] = networks.trained(tasks, config, of_networks)
-        if "landscape" in config.parts:
-            found["landscape"] = landscape.pictured(config, of_landscape)
-    return Record(found)
+    tasks = {
+        "tanh": networks.Task("tanh", "square", 1.0, config.rates),
+        "relu": networks.Task("relu", "square", 2.0, (config.relu_rate,)),
+        "cross_entropy": networks.Task("tanh", "cross_entropy", 1.0, (config.cross_entropy_rate,)),
+    }
+
+    def in_float64(fn: Callable, *args) -> Callable[[], Any]:
+        def part():
+            with float64():
+                return fn(*args)
+
+        return part
+
+    work = {
+        "toys": toys.measured,
+        "origin": in_float64(networks.teachers, config.scales, of_origin, config.num_seeds),
+        "networks": in_float64(networks.trained, tasks, config, of_networks),
+        "landscape": in_float64(landscape.pictured, config, of_landscape),
+    }
+    return in_parts({name: part for name, part in work.items() if name in config.parts}, config, key, checkpoint)
 
 
 def claims(record: Record, config: Config) -> list[Claim]:

@@ -19,8 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from landscape_jax import tree
-from landscape_jax.types import Batch, Params
+from landscape_jax import parts, tree
+from landscape_jax.types import Batch, Params, Weight
 
 
 def mesh(axis: str = "devices") -> Mesh:
@@ -56,13 +56,14 @@ def split(params: Params, mesh: Mesh, axis: str | None = None) -> Params:
     return jax.tree.map(leaf, params)
 
 
-def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None) -> Callable:
-    """Σ_d (n_d / n) f(θ, batch_d, …) over the devices of a mesh, each with its own examples: one all-reduce a call.
+def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None, weight: Weight | None = None) -> Callable:
+    """Σ_d (w_d / Σ w) f(θ, batch_d, …) over the devices of a mesh, each with its own examples: one all-reduce a call.
 
     Args:
       fn: (θ, batch, …) ↦ a pytree of arrays, a mean over the batch's examples.
       axis: the mesh axis that examples are split over; default: its first. Examples beyond the largest multiple of its
         length are done by all.
+      weight: batch ↦ w, shape []; default: the number of its examples. What has weight 0 is left out.
     Returns: a function with the arguments of `fn`, of which all but the batch are replicated.
     """
     axis = _axis("sharded", mesh, axis)
@@ -72,9 +73,14 @@ def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None) -> Callable:
         n = tree.num_examples(batch)
         even = n - n % count
         main, rest = (jax.tree.map(lambda x, part=part: x[part], batch) for part in (slice(even), slice(even, None)))
-        left = fn(params, rest, *others) if even < n else None
         if even == 0:
-            return left
+            return fn(params, batch, *others)
+
+        def term(params: Params, batch: Batch, others) -> tuple:
+            """(w f, w); f is left out where w is 0, as it may be 0/0 there."""
+            w = parts.weigh(weight, batch)
+            zeros = tree.zeros_like(jax.eval_shape(fn, params, batch, *others))
+            return tree.scale(w, jax.lax.cond(w != 0, lambda: fn(params, batch, *others), lambda: zeros)), w
 
         @functools.partial(
             jax.shard_map,
@@ -84,10 +90,16 @@ def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None) -> Callable:
             check_vma=False,  # with it, gradients of replicated parameters would be summed over devices on their own
         )
         def of_all(params, batch, others):
-            return jax.lax.pmean(fn(params, batch, *others), axis)
+            if weight is None:
+                return jax.lax.pmean(fn(params, batch, *others), axis)
+            return jax.lax.psum(term(params, batch, others), axis)
 
-        total = tree.scale(even / n, jax.jit(of_all)(params, main, others))
-        return total if left is None else tree.axpy(1 - even / n, left, total)
+        total = jax.jit(of_all)(params, main, others)
+        if weight is None:
+            total = tree.scale(even / n, total)
+            return tree.axpy(1 - even / n, fn(params, rest, *others), total) if even < n else total
+        total, w = tree.add(total, term(params, rest, others)) if even < n else total
+        return tree.scale(1 / w, total)
 
     return mean
 

@@ -3,27 +3,32 @@
 import contextlib
 import functools
 import math
+import re
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding
 
-from landscape_jax import checkpoint as checkpoints
-from landscape_jax import devices, sweep, tree
+from landscape_jax import devices, programs, sweep, tree
+from landscape_jax.arguments import count, described, number, require
+from landscape_jax.checkpoint import identity
+from landscape_jax.checkpoint.saving import opened
 from landscape_jax.engine import Observe, Run, Status, hoisted, scanned, to_next_record
 from landscape_jax.record import Gathered, Record
-from landscape_jax.record import folder as results
+from landscape_jax.record.values import plain
 from landscape_jax.types import Dynamics
 
 MOST_HELD = 2**23  # bytes of record that wait in memory for a checkpoint
+BETWEEN_LINES = 10.0  # seconds, where progress is told line by line
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,6 +50,7 @@ def drive(
     ceiling: float = math.inf,
     checkpoint: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
+    accept: Sequence[str] = (),
     keep: int = 3,
     pause: float = 1.0,
     axes: Mapping[str, Any] | None = None,
@@ -59,6 +65,9 @@ def drive(
     checkpoint that is whole and ends with the same bits. Made again with a larger `num_steps`, it goes on further. A folder
     with the checkpoints of another run is refused, by what differs: start, data, program, cadence, or `config`.
 
+    Once every run has diverged nothing changes any more: the steps left are not computed, a warning says so, and the record
+    is filled up with the rows that they would have given.
+
     Args:
       run: one run or a batch of them (from a vmapped `start`; leaves with leading axes): all advance together, sharing
         `dynamics`. What differs between them, such as learning rates, belongs in their state (`optax.inject_hyperparams`).
@@ -67,18 +76,27 @@ def drive(
         some hundreds of observed steps.
       checkpoint: a folder, new or of the same run. Each takes some 50 ms, in the background.
       config: whatever else tells this run from others, e.g. `dataclasses.asdict(config)`.
+      accept: names of differences, as the error that refuses another run tells them, or how they begin: the run goes on all
+        the same. ("program",) after an update of jax, which may write the same functions as another program.
       keep: how many checkpoints stay on disk.
       pause: seconds from one checkpoint to the next, at least, so that a crash costs little more; 0 makes one at each chunk's
         end. None is waited for after the last chunk, at a Ctrl-C, and where 8 MiB of record have come together.
       axes: names of a batch's axes of runs with their coordinates (None: 0, 1, …), for the record.
       mesh: split the runs of a batch over these devices; they must divide their number. Default: as `run` is split.
       size: how many runs of a batch side by side under vmap; default: all on accelerators, one after the other on a CPU.
-      progress: show step, loss, sharpness and steps per second on the terminal.
+      progress: show step, loss, sharpness and steps per second: as a bar on a terminal, elsewhere (a log file, a notebook) as
+        a line on standard error every ten seconds and at the end.
     Returns: the run, and its record as NumPy arrays, leaves [..., num_steps // every, ...]; with `checkpoint`, memory maps.
     Raises: `Interrupted`, with the run and the record up to there, at the end of the chunk in which Ctrl-C came; a second
       Ctrl-C is Python's own. `ValueError` for another run's checkpoints; `record.Unwritable` where they can't be written.
     """
-    if every < 1 or num_steps < 1 or num_steps % every:
+    if not isinstance(run, Run):
+        raise TypeError(f"drive: run must be a Run, but is {described(run)}: write lj.start(key, params, dynamics, observe)")
+    require("drive", dynamics=dynamics, observe=observe)
+    count("drive", num_steps=num_steps, every=every, keep=keep)
+    count("drive", **{name: n for name, n in (("chunk", chunk), ("size", size)) if n is not None})
+    number("drive", ceiling=ceiling, more_than=0)
+    if num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and both at least 1")
     chunk = every * _few(num_steps // every) if chunk is None else chunk
     if chunk < 1 or chunk % every:
@@ -92,13 +110,17 @@ def drive(
     run, mesh = _flat(run, mesh)
     whole = dynamics, observe, ceiling
     single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[run.step.ndim :], x.dtype), run)
-    stretch = _stretch.trace(single, *whole, every)
+    compiled, arrays = programs.program(_driving, (dynamics, observe))
+    stretch = compiled.stretch.trace(single, arrays, ceiling, every)
     structure = jax.tree.structure(stretch.out_info)
     done = 0
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             fields = _fields(run, whole, stretch.jaxpr, every, config)
-            saved = stack.enter_context(checkpoints.opened(checkpoint, fields, ndim=run.step.ndim, keep=keep))
+            on = _devices(run)
+            saved = stack.enter_context(
+                opened(checkpoint, fields, ndim=run.step.ndim, keep=keep, on=on, accept=accept)
+            )
             done, run = saved.newest(run) or (0, run)
             if done > num_steps:
                 raise ValueError(f"{checkpoint} holds {done} steps, more than num_steps={num_steps}: ask for at least those")
@@ -108,10 +130,16 @@ def drive(
         interrupted = stack.enter_context(held_interrupts())
         show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
         stopped = devices.anywhere(interrupted())
+        ended, last = False, None  # whether all runs have diverged; the row that then comes again and again
         while done < num_steps and not stopped:
             steps = min(chunk, num_steps - done)
-            run, record = _compiled_advance(run, whole, stretch.jaxpr, structure, steps // every, mesh, size)
-            record, status = devices.fetched((record, run.status))
+            if last is None:
+                run, record = compiled.advance(run, (arrays, ceiling), stretch.jaxpr, structure, steps // every, mesh, size)
+                record, status = devices.fetched((record, run.status))
+                last = _last_row(record, run.step.ndim, done + steps, num_steps) if ended else None
+                ended = bool(np.all(status == Status.DIVERGED))
+            else:
+                record = _repeated(last, run.step.ndim, steps // every)
             done += steps
             gathered.append(record)
             show(done, record, status)
@@ -148,38 +176,67 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
     return devices.placed(run, devices.runs_over(mesh)), mesh
 
 
-@functools.partial(jax.jit, static_argnames="every")
-def _stretch(run, dynamics, observe, ceiling, every):
-    """One run from one record to the next: traced once, for what tells it from others and for what is compiled."""
-    return to_next_record(run, dynamics, observe, ceiling, every)
+class _Compiled(NamedTuple):
+    stretch: Any  # one run from one record to the next: traced once, for what tells it from others and for what is compiled
+    advance: Any  # all runs, so many records on
 
 
-@functools.partial(jax.jit, static_argnames=("stretch", "structure", "records", "mesh", "size"), donate_argnames="run")
-def _compiled_advance(run, whole, stretch, structure, records, mesh, size):
-    def one(r, whole):
-        to_next = lambda r: structure.unflatten(jaxpr_as_fun(stretch)(*jax.tree.leaves((r, *whole))))  # noqa: E731
-        return scanned(to_next, r, records)
+def _driving(rebuild: Callable) -> _Compiled:
+    @functools.partial(jax.jit, static_argnames="every")
+    def stretch(run, arrays, ceiling, every):
+        return to_next_record(run, *rebuild(arrays), ceiling, every)
 
-    go = sweep.over_runs(one, mesh, size) if run.step.ndim else one
-    return go(run, whole)
+    @functools.partial(jax.jit, static_argnames=("stretch", "structure", "records", "mesh", "size"), donate_argnames="run")
+    def advance(run, whole, stretch, structure, records, mesh, size):
+        def one(r, whole):
+            to_next = lambda r: structure.unflatten(jaxpr_as_fun(stretch)(*jax.tree.leaves((r, *whole))))  # noqa: E731
+            return scanned(to_next, r, records)
+
+        go = sweep.over_runs(one, mesh, size) if run.step.ndim else one
+        return go(run, whole)
+
+    return _Compiled(stretch, advance)
 
 
-def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) -> checkpoints.Fields:
+def _last_row(record: Record, ndim: int, done: int, num_steps: int) -> Record:
+    """The last row of a chunk before which all runs had diverged, entries [*runs, 1, ...]: all later ones are the same."""
+    if done < num_steps:
+        warnings.warn(
+            f"drive: all runs have diverged; the last {num_steps - done} of {num_steps} steps are not computed, and the record "
+            "has there what diverged runs record: check(run) tells which diverged, when, and what to do",
+            stacklevel=3,
+        )
+    return jax.tree.map(lambda x: np.take(x, [-1], axis=ndim), record)
+
+
+def _repeated(row: Record, ndim: int, count: int) -> Record:
+    return jax.tree.map(lambda x: np.repeat(x, count, axis=ndim), row)
+
+
+def _fields(run: Run, whole: tuple, stretch: ClosedJaxpr, every: int, config) -> identity.Fields:
     """What tells this run from others: how it starts, its data, its program."""
     dynamics, observe, ceiling = whole
-    constants = [jnp.asarray(c) for c in stretch.consts]
-    begun = run._replace(memory={})  # what observers remember at the start follows from the key
+    ndim = run.step.ndim
+    # what observers remember at the start follows from the key; numbers in the state, such as rates, count to their last bit
+    start = identity.fingerprint({"key": run.key, "step": run.step, "status": run.status})
+    start |= identity.fingerprint({"params": run.params}, lambda x: True)
+    start |= identity.fingerprint({"state": run.state}, lambda x: x.ndim > ndim)
+    data = identity.fingerprint({"dynamics": dynamics, "observe": observe, "constant": identity.constants(stretch)})
     return {
         "every": every,
         "ceiling": str(float(ceiling)),
         "observe": sorted(observe),
-        "program": checkpoints.program(stretch.jaxpr),
-        **{f"start{name}": x for name, x in checkpoints.fingerprint(begun._asdict()).items()},
-        **{f"dynamics{name}": x for name, x in checkpoints.fingerprint(dynamics).items()},
-        **{f"observe{name}": x for name, x in checkpoints.fingerprint(observe).items()},
-        **{f"constant {i}": x for i, x in enumerate(checkpoints.fingerprint(constants).values())},
-        **{f"config.{name}": x for name, x in results.plain(config or {}).items()},
+        "program": identity.program(stretch.jaxpr),
+        **{f"start{name}": x for name, x in start.items()},
+        **{re.sub(r"^\['(\w+)'\]", r"\1", name): x for name, x in data.items()},
+        **{f"config.{name}": x for name, x in plain(config or {}, "config", nonfinite=str).items()},
     }
+
+
+def _devices(run: Run) -> str:
+    """In words, those that a run is on."""
+    found = run.step.sharding.device_set
+    return f"{len(found)} {min(d.device_kind for d in found)}{'s' if len(found) > 1 else ''}"
 
 
 def _few(units: int, calls: int = 20, longest: int = 250) -> int:
@@ -221,25 +278,51 @@ def held_interrupts() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _bar(num_steps: int, done: int, progress: bool) -> Iterator[Callable]:
+    """A function to be called as chunks end, with (done, record, status), that shows how far the run is."""
     if not progress:
         yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield _lines(num_steps, done)
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=num_steps, completed=done, told="compiling")
 
         def show(done: int, record: Record, status: np.ndarray) -> None:
-            told = [f"{name} {_last(record[name]):.4g}" for name in ("loss", "sharpness") if name in record]
             speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
-            told += [f"{speed:.0f} steps/s"] if speed else []
-            diverged = int(np.sum(status == Status.DIVERGED))
-            told += [f"{status.size - diverged} of {status.size} runs alive"] if status.size > 1 or diverged else []
-            bar.update(task, completed=done, told=", ".join(told))
+            bar.update(task, completed=done, told=_summary(record, status, speed))
 
         yield show
+
+
+def _lines(num_steps: int, done: int) -> Callable:
+    """`_bar` where nothing can be drawn over: a line now and then."""
+    begun, first = time.monotonic(), done
+    latest = begun
+
+    def show(done: int, record: Record, status: np.ndarray) -> None:
+        nonlocal latest
+        now = time.monotonic()
+        if done < num_steps and now - latest < BETWEEN_LINES:
+            return
+        latest = now
+        told = _summary(record, status, (done - first) / max(now - begun, 1e-9))
+        print(f"{done}/{num_steps} steps, {told}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _summary(record: Record, status: np.ndarray, speed: float | None) -> str:
+    told = [f"{name} {_last(record[name]):.4g}" for name in ("loss", "sharpness") if name in record]
+    told += [f"{speed:.0f} steps/s"] if speed else []
+    diverged = int(np.sum(status == Status.DIVERGED))
+    told += [f"{status.size - diverged} of {status.size} runs alive"] if status.size > 1 or diverged else []
+    return ", ".join(told)
 
 
 def _last(values: np.ndarray) -> float:

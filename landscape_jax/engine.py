@@ -3,6 +3,7 @@
     start → Run → advance → Run, Record → advance → …
 
 `advance` is pure: jit it, vmap it over runs, shard it. `run` is the two compiled; `drive` (driver.py) the host's loop around.
+Programs are kept as long as the functions in `dynamics` and `observe` (`programs.py`).
 """
 
 import functools
@@ -18,8 +19,10 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import devices, tree
-from landscape_jax.record import Record
+from landscape_jax import devices, programs, tree
+from landscape_jax.arguments import count, described, number, require
+from landscape_jax.models.plain import warn_of_slow_convolutions
+from landscape_jax.record.axes import Record, check_name, check_names
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
 Observe = Mapping[str, Observable]
@@ -52,7 +55,7 @@ def start(key: Key, params: Params, dynamics: Dynamics, observe: Observe) -> Run
       dynamics: what moves θ.
       observe: what to record, by name; "step" is taken.
     """
-    _checked(key, params, observe)
+    _checked(key, params, dynamics, observe)
     params = jax.tree.map(jnp.asarray, params)
     memory = {name: o.init(_own_key(key, name), params) for name, o in observe.items()}
     return Run(key, jnp.int32(0), jnp.int32(Status.RUNNING), params, dynamics.init(params), memory)
@@ -75,12 +78,29 @@ def advance(
       dynamics, observe: as given to `start`.
       num_steps: how many steps, a multiple of `every`.
       every: the cadence, in steps.
-      ceiling: the loss above which a run counts as diverged; float32 losses pass 1e25 before they overflow.
+      ceiling: the loss above which a run counts as diverged, positive; float32 losses pass 1e25 before they overflow.
     Returns: the run, and its record: leaves [num_steps // every, ...], with "step".
+
+    Compiled when it is called outside of jit, once for the same `dynamics` and `observe` objects and the same shapes: make
+    them before a Python loop, not in it.
     """
-    if every < 1 or num_steps < 0 or num_steps % every:
+    _going_on("advance", run, dynamics, observe)
+    count("advance", 0, num_steps=num_steps)
+    count("advance", every=every)
+    number("advance", ceiling=ceiling, more_than=0)
+    if num_steps % every:
         raise ValueError(f"num_steps={num_steps} must be a multiple of every={every}, and every at least 1")
-    return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
+    go, arrays = programs.program(_advancing, (dynamics, dict(observe)))
+    return go(run, arrays, ceiling, num_steps=num_steps, every=every)
+
+
+def _advancing(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("num_steps", "every"), inline=True)
+    def go(run, arrays, ceiling, num_steps, every):
+        dynamics, observe = rebuild(arrays)
+        return scanned(lambda run: to_next_record(run, dynamics, observe, ceiling, every), run, num_steps // every)
+
+    return go
 
 
 def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ceiling: float = math.inf) -> Run:
@@ -101,11 +121,21 @@ def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ce
       run, dynamics, observe, ceiling: as for `advance`.
     Cost: the looks, and a step with each of which nothing is kept.
     """
-    if looks < 1:
-        raise ValueError(f"warmed: looks={looks} must be at least 1")
-    observed = _observed(run, dynamics, observe, ceiling)
-    look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
-    return run._replace(memory=jax.lax.fori_loop(0, looks, look, run.memory))
+    count("warmed", looks=looks)
+    _going_on("warmed", run, dynamics, observe)
+    number("warmed", ceiling=ceiling, more_than=0)
+    go, arrays = programs.program(_warming, (dynamics, dict(observe)))
+    return run._replace(memory=go(run, arrays, ceiling, looks=looks))
+
+
+def _warming(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames="looks", inline=True)
+    def go(run, arrays, ceiling, looks):
+        observed = _observed(run, *rebuild(arrays), ceiling)
+        look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
+        return jax.lax.fori_loop(0, looks, look, run.memory)
+
+    return go
 
 
 def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:
@@ -118,11 +148,26 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
     Args:
       gaps: [records] int32, each at least 1; a gap below counts as 1. `pace` makes them even.
     """
+    _going_on("paced", run, dynamics, observe)
+    if not hasattr(gaps, "dtype"):
+        raise TypeError(f"paced: gaps must be a row of integers, but is {described(gaps)}: write jnp.array([10, 10])")
     if jnp.ndim(gaps) != 1 or not jnp.issubdtype(jnp.result_type(gaps), jnp.integer):
         raise ValueError(f"gaps must be one row of integers, [records], not {jnp.shape(gaps)} {jnp.result_type(gaps)}")
-    observed = _observed(run, dynamics, observe, ceiling)
-    run, record = jax.lax.scan(lambda run, gap: observed(run, gap - 1), run, jnp.asarray(gaps))
-    return run, Record(record)
+    number("paced", ceiling=ceiling, more_than=0)
+    go, arrays = programs.program(_pacing, (dynamics, dict(observe)))
+    return go(run, arrays, ceiling, jnp.asarray(gaps))
+
+
+def _pacing(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, inline=True)
+    def go(run, arrays, ceiling, gaps):
+        observed = _observed(run, *rebuild(arrays), ceiling)
+        body = lambda run, gap: observed(run, gap - 1)  # noqa: E731
+        warn_of_slow_convolutions(body, run, gaps)
+        run, record = jax.lax.scan(body, run, gaps)
+        return run, Record(record)
+
+    return go
 
 
 def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
@@ -132,8 +177,10 @@ def pace(num_steps: Array, records: int, growth: float = 1.0) -> Array:
       growth: how many times as long as the first gap the last one is, all in geometric progression but for rounding to whole
         steps; 1 makes them even.
     """
-    if records < 1 or not growth > 0:
-        raise ValueError(f"records={records} must be at least 1, and growth={growth} positive")
+    count("pace", records=records)
+    if not isinstance(num_steps, Array):
+        count("pace", records, num_steps=num_steps)
+    number("pace", growth=growth, more_than=0)
     part = np.linspace(0, 1, records + 1)
     part = part if growth == 1 else (growth**part - 1) / (growth - 1)  # of the time, until the end of each gap
     spare = jnp.asarray(num_steps, jnp.int32) - records  # beyond the one step that each must have
@@ -149,7 +196,9 @@ def to_next_record(run: Run, dynamics: Dynamics, observe: Observe, ceiling: floa
 
 def scanned(to_next: Callable[[Run], tuple[Run, Mapping]], run: Run, records: int) -> tuple[Run, Record]:
     """So many records, one after the other, in one compiled loop."""
-    run, record = jax.lax.scan(lambda run, _: to_next(run), run, length=records)
+    body = lambda run, _: to_next(run)  # noqa: E731
+    warn_of_slow_convolutions(body, run)
+    run, record = jax.lax.scan(body, run, length=records)
     return run, Record(record)
 
 
@@ -167,6 +216,7 @@ def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):
         for name, observable in observe.items():
             remembered, value = observable.measure(_own_key(key, name), run.memory[name], moment)
             stays = getattr(remembered, "stays", False)
+            check_names(value, f"observe[{name!r}]")
             memory[name] = remembered if stays else tree.where(alive, remembered, run.memory[name])
             record[name] = jax.tree.map(lambda x: _nan_unless(alive, x), value)
         after = after._replace(memory=memory)
@@ -200,11 +250,17 @@ def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Ar
     return after, moment, alive
 
 
-def _checked(key: Key, params: Params, observe: Observe) -> None:
-    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-        raise TypeError("key must be a typed PRNG key: jax.random.key(seed), not an integer or a jax.random.PRNGKey")
+def _going_on(by: str, run: Run, dynamics: Dynamics, observe: Observe) -> None:
+    if not isinstance(run, Run):
+        raise TypeError(f"{by}: run must be a Run, but is {described(run)}: write lj.start(key, params, dynamics, observe)")
+    require(by, dynamics=dynamics, observe=observe)
+
+
+def _checked(key: Key, params: Params, dynamics: Dynamics, observe: Observe) -> None:
+    require("run", key=key, params=params, dynamics=dynamics, observe=observe)
     tree.check(params)
     for name, observable in observe.items():
+        check_name(name, "observe")
         if name == "step":
             raise ValueError('observe: the name "step" is taken by the record\'s own clock; choose another')
         if not isinstance(observable, Observable):
@@ -233,12 +289,6 @@ def hoisted(functions):
     return jax.tree.map(lambda f: Partial(f) if callable(f) else f, functions)
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "every"))
-def _compiled_run(key, params, dynamics, observe, ceiling, num_steps, every):
-    begun = start(key, params, dynamics, observe)
-    return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
-
-
 def run(
     key: Key,
     params: Params,
@@ -251,16 +301,34 @@ def run(
 ) -> tuple[Run, Record]:
     """Start, then advance, compiled: see those for the arguments. Works inside jit and vmap as well.
 
-    A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again.
+    One program for all steps: it shows no progress, and Ctrl-C waits for its end. For what takes longer than you would wait
+    in silence use `start` and `drive`, which give the same bits.
+
+    A second call with the same `dynamics` and `observe` objects and the same shapes does not compile again; the program is
+    freed with those objects.
     """
-    _checked(key, params, observe)
-    return _compiled_run(
-        key, params, hoisted(dynamics), hoisted(dict(observe)), ceiling, num_steps=num_steps, every=every
-    )
+    _checked(key, params, dynamics, observe)
+    count("run", 0, num_steps=num_steps)
+    count("run", every=every)
+    number("run", ceiling=ceiling, more_than=0)
+    go, arrays = programs.program(_running, (dynamics, dict(observe)))
+    return go(key, params, arrays, ceiling, num_steps=num_steps, every=every)
+
+
+def _running(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("num_steps", "every"))
+    def go(key, params, arrays, ceiling, num_steps, every):
+        dynamics, observe = rebuild(arrays)
+        begun = start(key, params, dynamics, observe)
+        return advance(begun, dynamics, observe, num_steps=num_steps, every=every, ceiling=ceiling)
+
+    return go
 
 
 def check(run: Run) -> None:
     """Raise `FloatingPointError` on the host if the run, or any of a batch, diverged: which, when, and what to do."""
+    if not isinstance(run, Run):
+        raise TypeError(f"check: run must be a Run, but is {described(run)}: give the first of what run and drive return")
     status, step = devices.fetched((run.status, run.step))
     bad = np.argwhere(status != Status.RUNNING)
     if len(bad) == 0:
@@ -270,7 +338,16 @@ def check(run: Run) -> None:
         for i in bad[:5]
     )
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    raise FloatingPointError(
-        f"{len(bad)} of {status.size} runs did not go through: {told}{more}. Each is kept at its last finite parameters: "
-        "lower the learning rate, or raise the ceiling if a large loss was expected"
-    )
+    moved = step[status != Status.RUNNING] > 0
+    advice = [LATER] * bool(moved.any()) + [AT_ONCE] * bool(not moved.all())
+    raise FloatingPointError(f"{len(bad)} of {status.size} runs did not go through: {told}{more}. {'. '.join(advice)}")
+
+
+LATER = (
+    "Each that moved is kept at its last finite parameters: lower the learning rate, or raise the ceiling if a large loss was "
+    "expected"
+)
+AT_ONCE = (
+    "Those at step 0 are kept at θ₀, where the loss or the first step is not finite, or the loss is above the ceiling: look at "
+    "the data (NaN, inf, scale), at the labels (classes count from 0 to c − 1) and at θ₀ itself"
+)

@@ -1,14 +1,21 @@
-"""Criteria, one loss per example, and `mean`, which makes a loss of a model and a criterion."""
+"""Criteria, one loss per example, and `mean`, which makes a loss of a model and a criterion.
 
+What targets mean is read in `labels`, by dtype and shape; a label that is no class raises where targets are concrete, and gives
+NaN where they are traced.
+"""
+
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from landscape_jax import devices, tree
-from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params
+from landscape_jax import devices, labels, parts, tree
+from landscape_jax.arguments import count, described, kind, pair, require
+from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params, Weight
 
 
 def square(outputs: Array, targets: Array) -> Array:
@@ -20,10 +27,15 @@ def square(outputs: Array, targets: Array) -> Array:
 
     Args:
       outputs: f, [n, c].
-      targets: y, [n, c]; one-hot rows for classes.
+      targets: y, shaped like f; one-hot rows for classes.
     Returns: [n].
     """
-    _same_shape("square", outputs, targets)
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"square: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
+            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
+        )
+    targets = targets.astype(outputs.dtype) if labels.is_whole(targets.dtype) else targets
     return 0.5 * jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
 
 
@@ -31,22 +43,36 @@ def cross_entropy(outputs: Array, targets: Array) -> Array:
     """ℓᵢ = −Σ_c y_ic log softmax(f_i)_c, in nats; averaged over positions where an example has several.
 
     Args:
-      outputs: logits f, [n, c], or [n, ..., c] with positions between (the tokens of a text).
+      outputs: logits f, [n, c], or [n, ..., c] with positions between (the tokens of a text); c ≥ 2.
       targets: integer classes [n, ...], or probabilities [n, ..., c] (one-hot rows).
-    Returns: [n].
+    Returns: [n]. A class outside of 0 … c − 1 raises where targets are concrete and gives NaN where they are traced.
     """
+    meaning = labels.kind("cross_entropy", outputs, targets)
+    if meaning is labels.Kind.SIGNS:
+        raise ValueError(f"cross_entropy: the softmax of one logit is always 1, outputs {outputs.shape}: use logistic")
+    if meaning is labels.Kind.ROWS and labels.is_whole(targets.dtype):
+        raise labels.misfit("cross_entropy", outputs, targets)
     logp = jax.nn.log_softmax(outputs, axis=-1)  # [n, ..., c]
-    if jnp.issubdtype(targets.dtype, jnp.integer):
-        if targets.shape != outputs.shape[:-1]:
-            raise ValueError(
-                f"cross_entropy: integer targets {targets.shape} do not fit outputs {outputs.shape}: "
-                "pass one class per example, shape [n], or one per position"
-            )
-        each = -jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
-    else:
-        _same_shape("cross_entropy", outputs, targets)
+    if meaning is labels.Kind.ROWS:
         each = -jnp.sum(targets * logp, axis=-1)
+    else:
+        right = labels.classes("cross_entropy", outputs, targets)
+        each = -_at_class(logp, right)
     return jnp.mean(each, axis=tuple(range(1, each.ndim)))
+
+
+@jax.custom_jvp  # its derivative by itself would leave out what is NaN
+def _at_class(logp: Array, right: Array) -> Array:
+    """Entry `right` [n, ...] of each row of [n, ..., c]; NaN where it is −1."""
+    place = jnp.where(right < 0, logp.shape[-1], right)  # beyond the last: read as NaN
+    return jnp.take_along_axis(logp, place[..., None], axis=-1)[..., 0]
+
+
+@_at_class.defjvp
+def _at_class_jvp(primals, tangents):
+    logp, right = primals
+    unit = labels.or_nan(jnp.ones(right.shape, logp.dtype), right)
+    return _at_class(logp, right), unit * _at_class(tangents[0], jnp.maximum(right, 0))
 
 
 def logistic(outputs: Array, targets: Array) -> Array:
@@ -54,8 +80,8 @@ def logistic(outputs: Array, targets: Array) -> Array:
 
     Args:
       outputs: f, [n] or [n, 1].
-      targets: y ∈ {−1, +1}, [n] or [n, 1].
-    Returns: [n].
+      targets: y ∈ {−1, +1}, or labels 0 and 1 for these; [n] or [n, 1].
+    Returns: [n]. Another value raises where targets are concrete and gives NaN where they are traced.
     """
     n = outputs.shape[0]
     if outputs.size != n or targets.size != n:
@@ -63,15 +89,8 @@ def logistic(outputs: Array, targets: Array) -> Array:
             f"logistic: outputs {outputs.shape} and targets {targets.shape} must hold one number per example; "
             "for more than two classes use cross_entropy"
         )
-    return jax.nn.softplus(-targets.reshape(n).astype(outputs.dtype) * outputs.reshape(n))
-
-
-def _same_shape(name: str, outputs: Array, targets: Array) -> None:
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"{name}: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
-            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
-        )
+    f = outputs.reshape(n)
+    return jax.nn.softplus(-labels.signs("logistic", f, targets) * f)
 
 
 def _draw_square(key: Key, outputs: Array) -> Array:
@@ -92,7 +111,16 @@ SAMPLERS: dict[Criterion, Callable[[Key, Array], Array]] = {
     cross_entropy: _draw_cross_entropy,
     logistic: _draw_logistic,
 }
-"""criterion ↦ ((key, outputs) ↦ targets): draws from the model whose −log probability the criterion is."""
+"""criterion ↦ ((key, outputs) ↦ targets): draws from the model whose −log probability is s times the criterion, and a constant;
+s is `log_likelihood_scale`."""
+
+
+def log_likelihood_scale(criterion: Criterion, outputs: Array) -> int:
+    """s with s ℓ(f, y) = −log p(y | f) + const: 1, but for `cross_entropy` the positions of an example: it averages over them.
+
+    The Fisher matrix of p is then s² E[∇ℓ ∇ℓᵀ], which is s times the Gauss–Newton matrix of ℓ.
+    """
+    return math.prod(outputs.shape[1:-1]) if criterion is cross_entropy else 1
 
 
 def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
@@ -104,74 +132,121 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
     Returns: a loss whose batch is the pair (x [n, ...], y [n, ...]).
     """
 
+    require("mean", apply=apply, criterion=criterion)
+
     def loss(params: Params, batch: Batch) -> Array:
-        inputs, targets = batch
+        inputs, targets = pair("mean", batch)
         tree.num_examples(batch)
         return jnp.mean(criterion(apply(params, inputs), targets))
 
     return Coupled.like(apply, loss)
 
 
-def sharded(loss: Loss, mesh: Mesh, axis: str | None = None) -> Loss:
+def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight | None = None) -> Loss:
     """The same loss, each device of a mesh with its own examples: value and gradient together take one all-reduce.
 
-    θ is replicated along `axis`. The loss must be a mean over examples. Hessian products of it are right, but take
-    several all-reduces: `curvature.sharded(hessian(loss), mesh)` takes one.
+    θ is replicated along `axis`. The loss must be a mean over examples, or a weighted one whose `weight` is given, as for
+    `chunked`. Hessian products of it are right, but take several all-reduces: `curvature.sharded(hessian(loss), mesh)` takes
+    one. So does a derivative by the data, for which the loss is differentiated anew.
 
     Args:
       axis: the mesh axis that examples are split over; default: its first. Examples beyond the largest multiple of its
         length are done by all.
+      weight: as for `chunked`.
     """
+    require("sharded", loss=loss, mesh=mesh)
     Coupled.refuse("sharded", loss)
-    value = devices.mean_over(loss, mesh, axis)
-    value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis)
+    value = devices.mean_over(loss, mesh, axis, weight)
+    value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis, weight)
 
     @jax.custom_vjp
-    def split(params: Params, batch: Batch) -> Array:
+    def mean(params: Params, batch: Batch) -> Array:
         return value(params, batch)
 
     def forward(params, batch):
-        return value_and_grad(params, batch)
+        by_data = any(x.perturbed for x in jax.tree.leaves(batch))
+        params, batch = jax.tree.map(lambda x: x.value, (params, batch))
+        return jax.vjp(value, params, batch) if by_data else value_and_grad(params, batch)
 
-    def backward(grads, cotangent):
-        return tree.scale(cotangent, grads), None
+    def backward(kept, cotangent):
+        if callable(kept):
+            return kept(cotangent)
+        return tree.scale(cotangent, kept), None
 
-    split.defvjp(forward, backward)
+    mean.defvjp(forward, backward, symbolic_zeros=True)
+
+    def split(params: Params, batch: Batch) -> Array:
+        tree.num_examples(batch)
+        check(loss, params, batch)
+        if weight is None:
+            parts.refuse_weighted("sharded", loss, params, batch)
+        return mean(params, batch)
+
     return split
 
 
-def chunked(loss: Loss, num_chunks: int) -> Loss:
-    """L = Σ_j (n_j / n) L_j over chunks of the batch: the same loss, and gradient, in the memory of one chunk.
+def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Loss:
+    """L = Σ_j (w_j / Σ w) L_j over chunks of the batch: the same loss, and gradient, in the memory of one chunk.
 
-    The loss must be a mean over examples. Chunks hold ⌈n / num_chunks⌉ examples, the last one what is left.
+    Chunks hold ⌈n / num_chunks⌉ examples, the last one what is left, and w_j is their number. So the loss must be a mean over
+    examples. For a mean with weights or a mask of its own, say what it divides by:
 
+        chunked(loss, 8, weight=lambda batch: batch["mask"].sum())
+
+    Without, a loss that ends in a division by a number that depends on the batch is refused. Nothing can see one that divides
+    earlier, nor examples that see each other (BatchNorm in train mode, contrastive losses), whose chunks are another function
+    whatever their weights: what is marked `types.Coupled` is refused; in a loss of your own hold the statistics
+    (`models.frozen`), or use no chunks.
+
+    Args:
+      weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
+        denominator of a weighted mean. A part of weight 0 is left out.
     Cost: that of the loss; of its gradient, one forward pass more (a chunk is gone through again on the way back).
     """
+    require("chunked", loss=loss)
+    count("chunked", num_chunks=num_chunks)
     Coupled.refuse("chunked", loss)
-    if num_chunks < 1:
-        raise ValueError(f"chunked: num_chunks={num_chunks} must be at least 1")
 
     def whole(params: Params, batch: Batch) -> Array:
         n = tree.num_examples(batch)
         size = -(-n // num_chunks)
         even = n - n % size
+        zero = jnp.zeros((), check(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
+        if weight is None and num_chunks > 1:
+            parts.refuse_weighted("chunked", loss, params, batch)
+        each, last = parts.shares(batch, size, weight)
 
         @jax.checkpoint
-        def add(total: Array, chunk: Batch) -> tuple[Array, None]:
-            return total + loss(params, chunk) * (size / n), None
+        def add(total: Array, part: tuple) -> tuple[Array, None]:
+            chunk, share = part
+            return parts.plus(total, size / n if share is None else share, lambda: loss(params, chunk)), None
 
         chunks = jax.tree.map(lambda x: x[:even].reshape(even // size, size, *x.shape[1:]), batch)
-        zero = jnp.zeros((), jax.eval_shape(loss, params, jax.tree.map(lambda x: x[:size], batch)).dtype)
-        total, _ = jax.lax.scan(add, zero, chunks)
+        total, _ = jax.lax.scan(add, zero, (chunks, each))
         rest = jax.tree.map(lambda x: x[even:], batch)
-        return total + loss(params, rest) * ((n - even) / n) if even < n else total
+        return parts.plus(total, last, lambda: loss(params, rest)) if even < n else total
 
     return whole
 
 
-def check(loss: Loss, params: Params, batch: Batch) -> None:
-    """Raise unless `loss` gives one real number here. Costs a trace, no arithmetic."""
-    out = jax.eval_shape(loss, params, batch)
-    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        what = f"shape {out.shape} and dtype {out.dtype}" if hasattr(out, "shape") else f"a {type(out).__name__}"
-        raise ValueError(f"the loss gives {what}, not one real number: average over the examples, e.g. jnp.mean(...)")
+def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
+    """Raise unless `loss` gives one real number here; its shape and dtype. Costs a trace, no arithmetic."""
+    require("check", loss=loss)
+    tree.check(params)
+
+    def checked(params: Params, batch: Batch) -> Array:
+        out = loss(params, batch)
+        if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+            raise ValueError(f"the loss gives {described(out)}, not one real number: {_remedy(out)}")
+        return out
+
+    return jax.eval_shape(checked, params, batch)
+
+
+def _remedy(out: Any) -> str:
+    match kind(out):
+        case "sequence":
+            return "auxiliary output has no place in it; write lambda params, batch: loss(params, batch)[0]"
+        case "array":
+            return "average over the examples, e.g. jnp.mean(...), in floats"
+    return "a curvature is no loss" if callable(out) else "average over the examples, e.g. jnp.mean(...)"

@@ -9,8 +9,8 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, tree
-from landscape_jax.record.axes import named
+from landscape_jax.arguments import count, require
+from landscape_jax.record.axes import Record, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,61 +36,77 @@ class Sweep:
     fitted: bool = False  # as many as memory holds
     mesh: Mesh | None = None
 
-    def __call__(self, *args, **kwargs):
-        names = _names(self.fn, args, kwargs)
-        index, arrays, shape = self._prepared(names)
-        size = _fitting(self._one(shape), arrays, len(index)) if self.fitted else self.size
-        result = self._compiled(index, arrays, shape, size)
-        total = math.prod(shape)
+    def __call__(self, /, *args, **kwargs):
+        axes, index, arrays, plan = self._prepared(args, kwargs)
+        result = self._compiled(index, arrays, plan)
+        total = math.prod(plan.shape)
         result = result if total == len(index) else jax.tree.map(lambda x: x[:total], result)
-        if len(shape) > 1:  # outside of the program, where devices that don't divide the first axis may have to exchange
-            result = tree.regrouped(result, 1, shape)
-        axes = names if self.product else {"run": None}
-        return named(result, {name: _coordinates(x) for name, x in axes.items()})
+        if len(plan.shape) > 1:  # outside of the program, where devices that don't divide the first axis may have to exchange
+            result = tree.regrouped(result, 1, plan.shape)
+        return named(result, {name: _coordinates(x) for name, x in axes.items()} if self.product else {"run": None})
 
-    def lower(self, *args, **kwargs):
+    def lower(self, /, *args, **kwargs):
         """What the compiler gets, as `jax.jit(fn).lower(...)` has it: for its text, its cost and its memory."""
-        index, arrays, shape = self._prepared(_names(self.fn, args, kwargs))
-        return self._compiled.lower(index, arrays, shape, self.size)
+        return self._compiled.lower(*self._prepared(args, kwargs)[1:])
 
-    def _prepared(self, names: dict[str, Any]) -> tuple:
-        """Run numbers [N], the arguments, and the shape of the sweep; on the mesh if there is one."""
-        lengths = {name: _length(name, x) for name, x in names.items()}
+    def _prepared(self, args: tuple, kwargs: dict) -> tuple:
+        """The arguments by name, run numbers [N], the arguments on the mesh if there is one, and the plan."""
+        axes, positional = _bound(self.fn, args, kwargs)
+        axes = {name: _arrays(name, x) for name, x in axes.items()}
+        lengths = {name: _length(name, x) for name, x in axes.items()}
         if not self.product and len(set(lengths.values())) > 1:
             told = ", ".join(f"{name}: {n}" for name, n in lengths.items())
             raise ValueError(f"zipped arguments must be equally long, but have {told}; for all combinations use grid")
         shape = tuple(lengths.values())[: None if self.product else 1]
         total, count = math.prod(shape), 1 if self.mesh is None else self.mesh.size
         padded = -(-total // count) * count  # the last run once more, until the devices divide them
-        index, arrays = np.minimum(np.arange(padded, dtype=np.int32), total - 1), tuple(names.values())
+        index, arrays = np.minimum(np.arange(padded, dtype=np.int32), total - 1), tuple(axes.values())
         if self.mesh is not None and not _traced(arrays):
             index = devices.placed(index, devices.runs_over(self.mesh))
             arrays = devices.placed(arrays, devices.alike_on(self.mesh))
-        return index, arrays, shape
+        plan = _Plan(shape, tuple(axes), positional, self.size)
+        if self.fitted:
+            plan = plan._replace(size=_fitting(self._one(plan), arrays, padded))
+        return axes, index, arrays, plan
 
-    def _one(self, shape: tuple[int, ...]) -> Callable:
+    def _one(self, plan: "_Plan") -> Callable:
         """(i, arrays) ↦ run number i."""
 
         def one(i, arrays):
-            places = jnp.unravel_index(i, shape) if self.product else [i] * len(arrays)
-            return self.fn(*(jax.tree.map(lambda x, at=at: _entry(x, at), a) for a, at in zip(arrays, places, strict=True)))
+            places = jnp.unravel_index(i, plan.shape) if self.product else [i] * len(arrays)
+            entries = [jax.tree.map(lambda x, at=at: _entry(x, at), a) for a, at in zip(arrays, places, strict=True)]
+            n = plan.positional
+            result = self.fn(*entries[:n], **dict(zip(plan.names[n:], entries[n:], strict=True)))
+            if self.product and "step" in plan.names and any(map(_is_record, jax.tree.leaves(result, is_leaf=_is_record))):
+                raise ValueError("grid: a record's axis 'step' is its time: rename the function's parameter 'step'")
+            return result
 
         return one
 
     @functools.cached_property
     def _compiled(self):
-        @functools.partial(jax.jit, static_argnums=(2, 3))
-        def go(index, arrays, shape, size):
-            return over_runs(self._one(shape), self.mesh, size)(index, arrays)
+        @functools.partial(jax.jit, static_argnums=2)
+        def go(index, arrays, plan):
+            return over_runs(self._one(plan), self.mesh, plan.size)(index, arrays)
 
         return go
+
+
+class _Plan(NamedTuple):
+    """What is fixed when a sweep is compiled."""
+
+    shape: tuple[int, ...]  # the sweep's axes
+    names: tuple[str, ...]  # of the arguments
+    positional: int  # how many of them are passed by position; the others by keyword
+    size: int | None  # runs side by side
 
 
 def grid(fn: Callable) -> Sweep:
     """The outer product of a function over its array arguments, compiled as one program.
 
     `grid(fn)(xs [a], ys [b])` has leaves [a, b, ...]: entry (i, j) is `fn(xs[i], ys[j])`. Every leaf of every argument
-    needs a leading axis, one per argument.
+    needs a leading axis, one per argument; a list of numbers counts as an array. What is given by keyword reaches `fn` by
+    keyword, what is not given has its default. The axes follow the order of `fn`'s parameters.
 
     On accelerators all runs go side by side under vmap. On a CPU they go one after the other, by a loop inside the
     compiled program: there batched small products are no faster, and in a vmapped `while` (the sharpness tracker) all runs
@@ -97,11 +114,13 @@ def grid(fn: Callable) -> Sweep:
 
     Cost: len(xs) · len(ys) · … times that of `fn`.
     """
+    require("grid", fn=fn)
     return Sweep(fn, product=True)
 
 
 def zipped(fn: Callable) -> Sweep:
     """`zipped(fn)(xs [n], ys [n])` has leaves [n, ...]: entry i is `fn(xs[i], ys[i])`, compiled as one program."""
+    require("zipped", fn=fn)
     return Sweep(fn, product=False)
 
 
@@ -113,8 +132,8 @@ def chunked(fn: Callable | Sweep, size: int | None = None) -> Sweep:
       size: how many; by default as many as fit into half of the memory that is free, by the compiler's own
         account of what two runs take (which costs one more compilation).
     """
-    if size is not None and size < 1:
-        raise ValueError(f"chunked: size={size} must be at least 1")
+    if size is not None:
+        count("chunked", size=size)
     return dataclasses.replace(_sweep(fn), size=size, fitted=size is None)
 
 
@@ -129,6 +148,8 @@ def sharded(fn: Callable | Sweep, mesh: Mesh | None = None) -> Sweep:
       fn: a sweep, or a function, which counts as zipped.
       mesh: default: all devices of all processes.
     """
+    if mesh is not None:
+        require("sharded", mesh=mesh)
     return dataclasses.replace(_sweep(fn), mesh=devices.mesh("runs") if mesh is None else mesh)
 
 
@@ -156,29 +177,84 @@ def _sweep(fn: Callable | Sweep) -> Sweep:
     return fn if isinstance(fn, Sweep) else zipped(fn)
 
 
-def _names(fn: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments by the names that the function gives them."""
+# ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _bound(fn: Callable, args: tuple, kwargs: dict) -> tuple[dict[str, Any], int]:
+    """The arguments by name, in the order of the signature, and how many of them are passed by position."""
     if not args and not kwargs:
         raise ValueError("a sweep needs at least one array of arguments to go through")
-    bound = inspect.signature(fn).bind(*args, **kwargs)
-    by_name = {}
-    for name, value in bound.arguments.items():
-        several = inspect.signature(fn).parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
-        by_name |= {f"{name}_{i}": x for i, x in enumerate(value)} if several else {name: value}
-    return by_name
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # some builtins have none
+        signature = inspect.signature(lambda *arg, **kwargs: None)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"sweep of {getattr(fn, '__name__', 'a function')}{signature}: {error}") from None
+    names: list[str] = []
+    for parameter in signature.parameters.values():
+        left = len(bound.args) - len(names)
+        several = parameter.kind == inspect.Parameter.VAR_POSITIONAL
+        names += [f"{parameter.name}_{i}" for i in range(left)] if several else [parameter.name][:left]
+    axes = dict(zip(names, bound.args, strict=True))
+    if axes.keys() & bound.kwargs.keys():
+        raise ValueError(f"sweep: two arguments are called {min(axes.keys() & bound.kwargs.keys())!r}: rename one of them")
+    return axes | bound.kwargs, len(axes)
+
+
+_ONE_ROW_A_RUN = "give an array of numbers or keys with one row a run; for anything else, an index into it"
+
+
+def _arrays(name: str, value: Any) -> Any:
+    """The argument with arrays as leaves: a list of numbers, also one within a pytree, becomes an array."""
+
+    def array(x):
+        if isinstance(x, (jax.Array, jax.ShapeDtypeStruct)):
+            return x
+        try:
+            x = _stacked(x) if _is_list(x) else np.asarray(x)
+        except (ValueError, TypeError, OverflowError) as error:  # e.g. ragged
+            raise ValueError(f"sweep: the argument {name!r} is no array ({error}): {_ONE_ROW_A_RUN}") from None
+        if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.number, jnp.bool_, jax.dtypes.prng_key)):
+            raise TypeError(f"sweep: the argument {name!r} holds data of type {x.dtype}: {_ONE_ROW_A_RUN}")
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            canonical = jax.dtypes.canonicalize_dtype(x.dtype)
+            if isinstance(x, np.ndarray) and (x != x.astype(canonical)).any():
+                raise ValueError(f"sweep: the argument {name!r} holds integers beyond {canonical}: set jax_enable_x64")
+        return x
+
+    return jax.tree.map(array, value, is_leaf=lambda x: _is_list(x) or isinstance(x, Iterator))
+
+
+def _is_list(x: Any) -> bool:
+    """A list or tuple of scalars or of such lists, which can't be a pytree with a leading axis in each leaf."""
+    scalar = lambda y: isinstance(y, (int, float, complex, np.generic, np.ndarray, jax.Array)) and np.ndim(y) == 0  # noqa: E731
+    return type(x) in (list, tuple) and len(x) > 0 and all(scalar(y) or _is_list(y) for y in x)
+
+
+def _stacked(x: list | tuple) -> jax.Array:
+    keys = any(isinstance(y, jax.Array) and jnp.issubdtype(y.dtype, jax.dtypes.prng_key) for y in x)
+    return jnp.stack(x) if keys else jnp.asarray(x)  # which takes no keys
 
 
 def _length(name: str, arrays: Any) -> int:
-    lengths = {x.shape[0] if np.ndim(x) else "none" for x in jax.tree.leaves(arrays)}
+    leaves = jax.tree.leaves(arrays)
+    lengths = {x.shape[0] if x.ndim else "none" for x in leaves}
+    if not leaves or lengths == {0}:
+        raise ValueError(f"sweep: the argument {name!r} holds no runs: give at least one")
     if len(lengths) != 1 or "none" in lengths:
+        single = len(leaves) == 1
+        remedy = "stack what differs between runs, close over what doesn't"
+        if single and jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            remedy = "this is a single key; jax.random.split(key, n) makes one a run"
+        elif single:
+            remedy = f"this is a single number; a list of one makes one run, functools.partial(fn, {name}=…) fixes it for all"
         raise ValueError(
             f"sweep: all leaves of the argument {name!r} need one leading axis of runs of the same length, but have lengths "
-            f"{', '.join(sorted(map(str, lengths)))}: stack what differs between runs, close over what doesn't"
+            f"{', '.join(sorted(map(str, lengths)))}: {remedy}"
         )
-    n = int(lengths.pop())
-    if n == 0:
-        raise ValueError(f"sweep: the argument {name!r} holds no runs: give at least one")
-    return n
+    return int(lengths.pop())
 
 
 def _entry(x: Any, i: Any) -> jax.Array:
@@ -187,6 +263,10 @@ def _entry(x: Any, i: Any) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x[i]
     return jax.random.wrap_key_data(jax.random.key_data(x)[i], impl=jax.random.key_impl(x))
+
+
+def _is_record(x: Any) -> bool:
+    return isinstance(x, Record)
 
 
 def _traced(arrays: Any) -> bool:

@@ -1,7 +1,8 @@
 """Linear algebra on pytrees: θ is one vector of p numbers, however it is stored.
 
 A *stack* is a pytree whose leaves carry one more, leading axis: m vectors shaped like θ, kept leaf by leaf so that each
-leaf keeps θ's own sharding. Inner products run at full precision on every device (no TF32).
+leaf keeps θ's own sharding. Inner products run at full precision on every device (no TF32). Leaves of 16 bits are summed and
+combined in float32, and what comes of them is rounded to 16 bits once.
 """
 
 import dataclasses
@@ -20,23 +21,36 @@ from landscape_jax.types import Batch, Key, Params
 _dot = functools.partial(jnp.tensordot, precision=jax.lax.Precision.HIGHEST)
 
 
-def num_examples(batch: Batch) -> int:
-    """n: the length of the leading axis that all leaves of a batch share."""
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
+def num_examples(batch: Batch, name: str = "batch") -> int:
+    """n: the length of the leading axis that all leaves of a batch share. Errors call the batch by its `name`."""
+    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)]
     if not leaves:
-        raise ValueError("the batch holds no array: pass at least one, with examples along its leading axis")
-    lengths = {f"batch{jax.tree_util.keystr(path)}": leaf.shape[0] if leaf.ndim else None for path, leaf in leaves}
+        raise ValueError(f"{name} holds no array: pass at least one, with examples along its leading axis")
+    for place, leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"{name}{place} is a {type(leaf).__name__}, not an array: make one by jnp.asarray, examples first")
+    lengths = {place: leaf.shape[0] if leaf.ndim else None for place, leaf in leaves}
     if None in lengths.values() or len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name}: {'a scalar' if n is None else n}" for name, n in lengths.items())
-        raise ValueError(f"the leaves of a batch must share their leading example axis, but have {told}")
-    return leaves[0][1].shape[0]
+        told = ", ".join(f"{place}: {'a scalar' if n is None else n}" for place, n in lengths.items())
+        raise ValueError(f"{name}: all leaves must share their leading example axis, but have {told}")
+    n = leaves[0][1].shape[0]
+    if n == 0:
+        raise ValueError(f"{name} holds no example: its leading axis has length 0; pass at least one")
+    return n
 
 
 def check(params: Params, name: str = "params") -> None:
-    """Raise unless `params` is a vector: a non-empty pytree whose leaves are all real floating-point arrays."""
+    """Raise unless `params` is a vector: a non-empty pytree whose leaves are all real floating-point arrays, and weights."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{name} is an empty pytree: there is nothing to differentiate; pass at least one float array")
+    for path, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_statistic):
+        if _is_statistic(node) or any(getattr(key, "key", getattr(key, "name", "")) == "batch_stats" for key in path):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is a running statistic of BatchNorm, which a gradient step would train as "
+                'a weight: keep the weights alone, variables["params"] of Flax Linen or nnx.split(net, nnx.Param, ...) of NNX, '
+                "and let the loss hold the rest"
+            )
     for path, leaf in leaves:
         dtype = getattr(leaf, "dtype", type(leaf))
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
@@ -46,15 +60,39 @@ def check(params: Params, name: str = "params") -> None:
             )
 
 
+def _is_statistic(node) -> bool:
+    """Whether a node is an `nnx.BatchStat`, or the `nnx.VariableState` of one; Flax is not imported here."""
+    kind = getattr(node, "type", type(node))
+    return isinstance(kind, type) and any(base.__name__ == "BatchStat" for base in kind.__mro__)
+
+
 def size(tree: Params) -> int:
     """p: how many numbers the tree holds."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def dtype(tree: Params):
-    """The dtype that holds a number computed from every leaf."""
+    """The dtype that holds a number computed from every leaf: the widest of theirs, and float32 at least."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*jax.tree.leaves(tree))
+        return jnp.result_type(np.float32, *jax.tree.leaves(tree))
+
+
+def eps(tree: Params) -> float:
+    """ε of the narrowest leaf: the relative rounding of a vector, and of a product, that is stored as the tree is."""
+    stored = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Wide | Joined))
+    dtypes = [d for x in stored for d in (x.dtypes if isinstance(x, Wide | Joined) else (x.dtype,))]
+    return max(float(jnp.finfo(d).eps) for d in dtypes)
+
+
+def widen(tree: Params) -> Params:
+    """The tree with all leaves in `dtype(tree)`."""
+    real = dtype(tree)
+    return jax.tree.map(lambda x: x.astype(real), tree)
+
+
+def cast_like(x: Params, like: Params) -> Params:
+    """x with each leaf in the dtype of that of `like`."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), x, like)
 
 
 def _total(terms) -> Array:
@@ -63,22 +101,54 @@ def _total(terms) -> Array:
     return functools.reduce(operator.add, (term.astype(dtype(terms)) for term in terms))
 
 
+def _inner(a: Array, b: Array, axes) -> Array:
+    """A sum of products of two arrays of one dtype, in float32 at least."""
+    return _dot(a, b, axes=axes, preferred_element_type=dtype((a, b)))
+
+
 def vdot(x: Params, y: Params) -> Array:
     """⟨x, y⟩ = Σ xᵢ yᵢ over the whole tree, shape []."""
-    return _total(jax.tree.map(lambda a, b: _dot(a, b, axes=a.ndim), x, y))
+    return _total(jax.tree.map(lambda a, b: _inner(a, b, a.ndim), x, y))
 
 
 def norm(x: Params) -> Array:
     """‖x‖₂ over the whole tree, shape []; squares of very small or large numbers neither vanish nor overflow."""
-    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0).astype(dtype(x)) for leaf in jax.tree.leaves(x)))
+    x = widen(x)
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)))
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     shrunk = scale(1 / unit, x)
     return jnp.sqrt(vdot(shrunk, shrunk)) * unit
 
 
+def unit(x: Array, axis: int | None = None) -> Array:
+    """A power of two near max|x|, to divide by before squares are taken, along an axis (kept, of length 1) or of all of x.
+
+    1 where max|x| is 0, infinite or NaN. A power of two, so that no digit changes.
+    """
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=axis is not None, initial=0)
+    power = jax.lax.reduce_precision(largest / 2, jnp.finfo(x.dtype).nexp, 0)
+    return jnp.where((power > 0) & (power < jnp.inf), power, 1)
+
+
+def norms(x: Array, axis: int = 0) -> Array:
+    """‖·‖₂ of an array along an axis, as safe as `norm`."""
+    of_each = unit(x, axis)
+    return jnp.sqrt(jnp.sum((x / of_each) ** 2, axis=axis)) * jnp.squeeze(of_each, axis)
+
+
 def scale(a, x: Params) -> Params:
     """a x."""
-    return jax.tree.map(lambda leaf: jnp.asarray(a).astype(leaf.dtype) * leaf, x)
+    return jax.tree.map(lambda leaf: (_number(a, leaf) * _wider(leaf)).astype(leaf.dtype), x)
+
+
+def _wider(leaf: Array) -> Array:
+    """The leaf, in float32 at least."""
+    return leaf.astype(dtype(leaf))
+
+
+def _number(a, leaf: Array) -> Array:
+    """Coefficients of a leaf, in its dtype and in float32 at least."""
+    return jnp.asarray(a).astype(dtype(leaf))
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "shape"))
@@ -89,7 +159,7 @@ def regrouped(x: Params, axes: int, shape: tuple[int, ...]) -> Params:
 
 def axpy(a, x: Params, y: Params) -> Params:
     """a x + y."""
-    return jax.tree.map(lambda xi, yi: jnp.asarray(a).astype(xi.dtype) * xi + yi, x, y)
+    return jax.tree.map(lambda xi, yi: (_number(a, xi) * _wider(xi) + _wider(yi)).astype(yi.dtype), x, y)
 
 
 def add(x: Params, y: Params) -> Params:
@@ -111,6 +181,11 @@ def all_finite(tree) -> Array:
     """True, shape [], when no float in the tree is NaN or infinite; other leaves do not count."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in floats), jnp.array(True))
+
+
+def any_of(flags) -> Array:
+    """Whether any leaf, each [] bool, is True."""
+    return functools.reduce(jnp.logical_or, jax.tree.leaves(flags))
 
 
 def zeros_like(tree: Params) -> Params:
@@ -153,7 +228,7 @@ def scattered_like(i, tree: Params) -> Params:
         h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
         h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
         h = (h ^ (h >> 16)) >> 8
-        return h.astype(x.dtype) * 2.0**-23 - 1
+        return (h.astype(dtype(x)) * 2.0**-23 - 1).astype(x.dtype)
 
     return treedef.unflatten([scattered(s, x) for s, x in zip(starts, leaves, strict=True)])
 
@@ -178,10 +253,11 @@ class Wide:
 
     tree: Params
     turned: tuple[bool, ...] = dataclasses.field(metadata={"static": True})  # which leaves lie otherwise in θ
+    dtypes: tuple = dataclasses.field(metadata={"static": True})  # of θ's leaves: those here have the widest
 
     def plain(self) -> Params:
-        """As it lies in θ."""
-        return _swapped(self.tree, self.turned)
+        """As it lies in θ, in θ's dtypes."""
+        return _stored(_swapped(self.tree, self.turned), self.dtypes)
 
 
 @jax.tree_util.register_dataclass
@@ -192,13 +268,15 @@ class Joined:
     row: Array  # [..., p]
     shapes: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
     treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+    dtypes: tuple = dataclasses.field(metadata={"static": True})
 
     def plain(self) -> Params:
-        """As it lies in θ."""
+        """As it lies in θ, in θ's dtypes."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
         parts = jnp.split(self.row, ends, axis=-1)
         lead = self.row.shape[:-1]
-        return self.treedef.unflatten([x.reshape(*lead, *s) for x, s in zip(parts, self.shapes, strict=True)])
+        whole = self.treedef.unflatten([x.reshape(*lead, *s) for x, s in zip(parts, self.shapes, strict=True)])
+        return _stored(whole, self.dtypes)
 
 
 JOINED = 2**20  # numbers: a GPU takes longer to start what is done to each leaf of a smaller vector than to do it
@@ -206,19 +284,27 @@ JOINED = 2**20  # numbers: a GPU takes longer to start what is done to each leaf
 
 def wide(x: Params, axes: int = 0) -> Wide | Joined:
     """The vector, or the stack with so many leading axes, as Krylov spaces are kept: on a GPU as one array unless it is large,
-    elsewhere with matrices [..., i, o] as [..., o, i] where they are `turned`."""
+    elsewhere with matrices [..., i, o] as [..., o, i] where they are `turned`; and all leaves in the widest dtype, float32 at
+    least, so that coefficients and directions are as exact as that, whatever θ's leaves are."""
+    dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(x))
+    x = widen(x)
     leaves, treedef = jax.tree.flatten(x)
     shapes = tuple(leaf.shape[axes:] for leaf in leaves)
-    alike = len({leaf.dtype for leaf in leaves}) == 1
-    if jax.default_backend() == "gpu" and alike and sum(map(math.prod, shapes)) <= JOINED:
-        return Joined(jnp.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1), shapes, treedef)
+    if jax.default_backend() == "gpu" and len(set(dtypes)) == 1 and sum(map(math.prod, shapes)) <= JOINED:
+        whole = jnp.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
+        return Joined(whole, shapes, treedef, dtypes)
     which = tuple(len(shape) == 2 and turned(*shape) for shape in shapes)
-    return Wide(_swapped(x, which), which)
+    return Wide(_swapped(x, which), which, dtypes)
 
 
 def _swapped(x: Params, which: tuple[bool, ...]) -> Params:
     leaves, treedef = jax.tree.flatten(x)
     return treedef.unflatten([jnp.swapaxes(x, -1, -2) if yes else x for x, yes in zip(leaves, which, strict=True)])
+
+
+def _stored(x: Params, dtypes: tuple) -> Params:
+    leaves, treedef = jax.tree.flatten(x)
+    return treedef.unflatten([leaf.astype(d) for leaf, d in zip(leaves, dtypes, strict=True)])
 
 
 # ── parts of a tree ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,16 +354,16 @@ def with_row(stack: Params, i, x: Params) -> Params:
 
 def dots(stack: Params, x: Params) -> Array:
     """Q x for a stack Q of m vectors: their inner products with x, shape [m]."""
-    return _total(jax.tree.map(lambda q, xi: _dot(q, xi, axes=xi.ndim), stack, x))
+    return _total(jax.tree.map(lambda q, xi: _inner(q, xi, xi.ndim), stack, x))
 
 
 def overlaps(stack: Params) -> Array:
     """Q Qᵀ for a stack Q of m vectors: their inner products with one another, shape [m, m]."""
     if num_examples(stack) <= 8:  # row by row: XLA's CPU back end takes three times as long for so flat a product
         return jax.lax.map(functools.partial(dots, stack), stack)
-    return _total(jax.tree.map(lambda q: _dot(q, q, axes=(tuple(range(1, q.ndim)),) * 2), stack))
+    return _total(jax.tree.map(lambda q: _inner(q, q, (tuple(range(1, q.ndim)),) * 2), stack))
 
 
 def combine(weights: Array, stack: Params) -> Params:
     """W Q for a stack Q of m vectors: linear combinations. `weights` [m] gives one vector, [k, m] a stack of k."""
-    return jax.tree.map(lambda q: _dot(weights.astype(q.dtype), q, axes=1), stack)
+    return jax.tree.map(lambda q: _inner(_number(weights, q), _wider(q), 1).astype(q.dtype), stack)

@@ -18,6 +18,7 @@ Loss = Callable[[Params, Batch], Array]  # (θ, batch) ↦ L, shape []
 Criterion = Callable[[Array, Array], Array]  # (outputs [n, c], targets [n, ...]) ↦ per-example losses [n]
 MatVec = Callable[[Params], Params]  # v ↦ A v, v shaped like θ
 Curvature = Callable[[Params, Batch], MatVec]  # (θ, batch) ↦ (v ↦ A(θ) v)
+Weight = Callable[[Batch], Array]  # batch ↦ what it counts in a mean over parts, shape []; the number of examples, if not given
 Batches = Callable[[Key, Array], Batch]  # (key, step) ↦ batch: data is a pure function of key and step
 
 
@@ -35,8 +36,12 @@ class Coupled:
 
     @staticmethod
     def like(source: Callable, fn: Callable) -> Callable:
-        """`fn`, coupled if what it was made from is."""
-        return Coupled(fn, source.why) if isinstance(source, Coupled) else fn
+        """`fn`, coupled if what it was made from is, of the same loss and acting on the same part of θ (`curvature.domain`)."""
+        fn = Coupled(fn, source.why) if isinstance(source, Coupled) else fn
+        for name in ("of_loss", "acts_on"):
+            if hasattr(source, name):
+                setattr(fn, name, getattr(source, name))
+        return fn
 
     @staticmethod
     def refuse(name: str, source: Callable) -> None:

@@ -1,5 +1,6 @@
 """Eight fake devices: runs split, examples split, θ split."""
 
+import functools
 import re
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from conftest import clean_environment
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import landscape_jax as lj
-from landscape_jax import engine
+from landscape_jax import engine, programs
 from landscape_jax.types import Coupled
 
 COLLECTIVE = r"(all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
@@ -73,6 +74,29 @@ def test_a_run_whose_examples_are_split_is_the_run(problem, mesh):
     np.testing.assert_allclose(out[0]["sharpness"], out[1]["sharpness"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("explicit", [False, True], ids=["automatic axes", "explicit axes"])
+@pytest.mark.parametrize("network", ["cnn", pytest.param("resnet", marks=pytest.mark.slow)])
+def test_networks_in_a_shard_map_of_ones_own(network, explicit):
+    """Gradient and Hessian product over the examples of all devices, as JAX checks what varies over them by default."""
+    model = {"cnn": lj.models.cnn((4,), 3), "resnet": lj.models.resnet(8, 3, width=2)}[network]
+    mesh = jax.make_mesh((8,), ("d",)) if explicit else Mesh(np.array(jax.devices()), "d")
+    batch = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)), jnp.eye(3)[jnp.arange(8) % 3]
+    params = model.init(jax.random.key(1), batch[0])
+    loss = lj.losses.mean(model.apply, lj.losses.square)
+
+    def products(params, batch, mean=lambda x: x):
+        of = lambda params: mean(loss(params, batch))  # noqa: E731
+        return jax.jvp(jax.grad(of), (params,), (params,))
+
+    mean = functools.partial(products, mean=lambda x: jax.lax.pmean(x, "d"))
+    split = PartitionSpec("d")
+    mapped = jax.jit(jax.shard_map(mean, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=PartitionSpec()))
+    placed = (jax.device_put(z, NamedSharding(mesh, s)) for z, s in ((params, PartitionSpec()), (batch, split)))
+    found = mapped(*placed)
+    near = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * float(jnp.abs(y).max()))  # noqa: E731
+    jax.tree.map(near, found, jax.jit(products)(params, batch))
+
+
 def test_what_does_not_come_apart_is_refused(mesh):
     with pytest.raises(ValueError, match="sharded: because, so the mean over parts"):
         lj.losses.sharded(Coupled(lambda p, b: 0.0, "because"), mesh)
@@ -92,16 +116,16 @@ def test_theta_split_splits_all_that_is_made_of_it(mesh):
     assert split["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
     assert split["layer2"]["bias"].sharding.is_fully_replicated  # ten numbers
 
-    arguments = jax.random.key(1), engine.hoisted(gd), engine.hoisted(watch)
-    go = engine._compiled_run.lower(arguments[0], split, *arguments[1:], jnp.inf, num_steps=8, every=4).compile()
+    run, arrays = programs.program(engine._running, (gd, watch))
+    go = run.lower(jax.random.key(1), split, arrays, jnp.inf, num_steps=8, every=4).compile()
     text = go.as_text()
     assert re.search(r"f32\[64,32\]", text)  # layer0's eighth
     assert re.search(r"f32\[12,64,32\]", text)  # of the six vectors remembered on either side
     assert re.search(r"f32\[10,64,32\]", text)  # and of the basis for further products
     assert not re.search(r"f32\[(\d+,)?(64,256|256,128)\]", text)
-    run, record = go(arguments[0], split, *arguments[1:], jnp.inf)
+    run, record = go(jax.random.key(1), split, arrays, jnp.inf)
     assert run.state[0].mu["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
-    plain, losses = lj.run(arguments[0], theta, gd, {"loss": lj.observe.loss}, num_steps=8, every=4)
+    plain, losses = lj.run(jax.random.key(1), theta, gd, {"loss": lj.observe.loss}, num_steps=8, every=4)
     np.testing.assert_allclose(record["loss"], losses["loss"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run.params, plain.params)
 

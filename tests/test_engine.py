@@ -1,7 +1,9 @@
 """The host's loop against the pure one."""
 
+import gc
 import signal
 import threading
+import weakref
 
 import chex
 import jax
@@ -10,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 import landscape_jax as lj
-from landscape_jax import Status, spectrum
+from landscape_jax import Status, programs, spectrum
 
 SCALES = {"a": jnp.array([1.0, 3.0]), "b": [jnp.array([[0.5]])]}
 THETA = {"a": jnp.array([1.0, -2.0]), "b": [jnp.array([[4.0]])]}
@@ -158,6 +161,12 @@ def test_check_says_which_run_and_when():
     batch = run._replace(step=jnp.array([[9, 9, 9], [9, 9, 4]]), status=jnp.array([[0, 0, 0], [0, 0, 1]]))
     with pytest.raises(FloatingPointError, match=r"1 of 6 runs .* run \(1, 2\) DIVERGED at step 4\b"):
         lj.check(batch)
+    with pytest.raises(FloatingPointError, match=r"DIVERGED at step 0\. Those at step 0 are kept at θ₀, .*labels") as error:
+        lj.check(run._replace(step=jnp.int32(0), status=jnp.int32(Status.DIVERGED)))
+    assert "learning rate" not in str(error.value)
+    both = run._replace(step=jnp.array([0, 5]), status=jnp.ones(2, jnp.int32))
+    with pytest.raises(FloatingPointError, match=r"lower the learning rate, .*Those at step 0 are kept"):
+        lj.check(both)
     many = run._replace(step=jnp.arange(8), status=jnp.ones(8, jnp.int32))
     with pytest.raises(FloatingPointError, match=r"8 of 8 runs .*run \(4,\) DIVERGED at step 4 and 3 more"):
         lj.check(many)
@@ -281,3 +290,122 @@ def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold
     assert theirs["eigs"]["products"][0] >= 20
     twice = goes_on(jax.jit(lambda run: lj.warmed(run, gd, watch, 2))(cold))[1]
     np.testing.assert_allclose(twice["eigs"]["value"], record["eigs"]["value"], rtol=4e-3)
+
+
+# ── what is refused, what is kept, what is told ───────────────────────────────────────────────────────────────────────
+
+
+def steep_run(scales, every=2, num_steps=40, ceiling=1e4, **options):
+    """Runs that all diverge, at different steps; they record an integer and a vector beside the loss."""
+    steep = lj.dynamics.gradient(bowl, optax.sgd(1.5), lj.data.minibatch(jnp.arange(6.0), 2))
+    number = lj.observe.stateless(lambda m: jnp.round(100 * m.params["a"]).astype(jnp.int32))
+    watch = WATCH | {"number": number, "step norm": lj.observe.stateless(lambda m: m.updates["a"])}
+    runs = jax.vmap(lambda scale: lj.start(jax.random.key(0), lj.tree.scale(scale, THETA), steep, watch))(scales)
+    straight = jax.jit(
+        jax.vmap(lambda run: lj.advance(run, steep, watch, num_steps=num_steps, every=every, ceiling=ceiling))
+    )(runs)
+    driven = lj.drive(runs, steep, watch, num_steps=num_steps, every=every, ceiling=ceiling, size=len(scales), **options)
+    return straight, driven
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_drive_of_which_all_have_diverged_ends_early_with_the_bits_of_the_straight_run(stored, tmp_path, capfd):
+    options = {"checkpoint": tmp_path / "run"} if stored else {}
+    with pytest.warns(UserWarning, match=r"all runs have diverged; the last 28 of 40 steps are not computed"):
+        straight, driven = steep_run(jnp.array([0.05, 100.0]), chunk=4, **options)
+    assert straight[0].status.tolist() == [Status.DIVERGED] * 2
+    assert straight[0].step.max() in range(4, 8)
+    chex.assert_trees_all_equal(plain(driven[0]), plain(straight[0]))
+    chex.assert_trees_all_equal(dict(driven[1]), dict(straight[1]))
+    assert "40/40 steps" in capfd.readouterr().err
+
+
+def test_a_drive_goes_on_while_one_run_is_alive(recwarn):
+    _, driven = steep_run(jnp.array([100.0, 1e-6]), num_steps=12, chunk=2, progress=False)
+    assert driven[0].status.tolist() == [Status.DIVERGED, Status.RUNNING]
+    assert not [w for w in recwarn if "diverged" in str(w.message)]
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capfd, monkeypatch):
+    drive = lambda: lj.drive(begin(), GD, WATCH, num_steps=24, every=2, chunk=4)  # noqa: E731
+    drive()
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("24/24 steps, loss ")
+    assert "steps/s" in lines[0]
+    monkeypatch.setattr("landscape_jax.driver.BETWEEN_LINES", 0.0)
+    drive()
+    assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == [f"{n}/24" for n in range(4, 25, 4)]
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    drive()
+    assert "24/24 steps" in capfd.readouterr().err
+
+
+def test_advance_in_a_python_loop_compiles_once():
+    traced = []
+
+    def counted(params, batch):
+        traced.append(1)
+        return bowl(params, batch)
+
+    gd = lj.dynamics.gradient(counted, optax.sgd(0.1), lj.data.full_batch(jnp.arange(6.0)))
+    run = lj.start(jax.random.key(0), THETA, gd, WATCH)
+    run, _ = lj.advance(run, gd, WATCH, num_steps=2)
+    once = len(traced)
+    for _ in range(3):
+        run, _ = lj.advance(run, gd, WATCH, num_steps=2)
+        lj.paced(run, gd, WATCH, jnp.array([1, 2]))
+    assert run.step == 8
+    assert len(traced) <= 3 * once  # `advance` and `paced` have a program each, and the loss is traced once or twice for it
+
+
+def test_programs_go_with_the_functions_that_they_were_made_of():
+    """Each of these compiles for closures of its own: none may stay behind them."""
+
+    def each(i):
+        def loss(params, batch):
+            return (1.0 + i) * bowl(params, batch)
+
+        gd = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(jnp.arange(6.0)))
+        run, _ = lj.run(jax.random.key(0), THETA, gd, WATCH, num_steps=2)
+        run, _ = lj.advance(run, gd, WATCH, num_steps=2)
+        lj.paced(lj.warmed(run, gd, WATCH), gd, WATCH, jnp.array([1, 1]))
+        lj.drive(run, gd, WATCH, num_steps=2, progress=False)
+        assert len(programs._made) > before
+        return weakref.ref(loss)
+
+    gc.collect()
+    before = len(programs._made)
+    losses = [each(i) for i in range(3)]
+    gc.collect()
+    assert [loss() for loss in losses] == [None] * 3
+    assert len(programs._made) == before
+
+
+def test_programs_are_told_apart_by_functions_and_not_by_the_arrays_that_these_hold():
+    def step(data, x):
+        return x
+
+    class Model:
+        def loss(self, x):
+            return x
+
+    make = lambda rebuild: rebuild  # noqa: E731
+    model, plus = Model(), np.add
+    for fn in (step, model.loss, plus):
+        rebuild, arrays = programs.program(make, {"fn": Partial(fn, jnp.ones(3)), "bare": step})
+        again, others = programs.program(make, {"fn": Partial(fn, jnp.zeros(3)), "bare": step})
+        assert again is rebuild
+        np.testing.assert_array_equal(rebuild(others)["fn"].args[0], 0)
+        assert rebuild(arrays)["fn"].func == fn
+        assert rebuild(arrays)["bare"] is step
+        assert programs.program(make, {"fn": Partial(fn, jnp.ones(3)), "bare": plus})[0] is not rebuild
+
+
+def test_no_more_programs_are_kept_than_memory_has_room_for(monkeypatch):
+    monkeypatch.setattr(programs, "MOST", len(programs._made) + 2)
+    fns = [lambda x, i=i: i for i in range(5)]
+    made = [programs.program(lambda rebuild: object(), fn)[0] for fn in fns]
+    assert len(set(map(id, made))) == 5
+    assert len(programs._made) == programs.MOST

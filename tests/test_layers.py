@@ -8,8 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
+    {"arguments"},
     {"tree"},
-    {"devices", "record"},
+    {"parts"},
+    {"devices", "programs", "record", "labels"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},
@@ -21,8 +23,7 @@ LAYERS = [
 RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 ALLOWED = {
     "matplotlib": {"plots"},
-    "flax": {"models", "checkpoint"},
-    "orbax": {"checkpoint"},
+    "flax": {"models"},
     "optax": {"dynamics"},
     "pooch": {"data"},
 }

@@ -25,11 +25,18 @@ def ran(smaller: bool) -> list[dict]:
     return after
 
 
+@pytest.fixture(autouse=True)
+def in_scratch(tmp_path, monkeypatch):
+    """The examples write where they run."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.slow
 def test_examples():
     assert len(BLOCKS) == 9
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
     _, swept, own, measured, sliced, lasting, warmed, split, others = ran(smaller=True)
+    assert Path("sharpness.png").read_bytes().startswith(b"\x89PNG")
     assert swept["record"]["sharpness"].shape == (3, 2, 2)
     assert np.array_equal(swept["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
     # a linear model with ten outputs: each eigenvalue of the inputs' second moments, tenfold, times 2 / 10

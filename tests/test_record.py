@@ -1,11 +1,19 @@
 """What is written is what is read."""
 
+import dataclasses
+import datetime
+import enum
+import functools
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import landscape_jax as lj
 from landscape_jax import record
 from landscape_jax.record import Claim
 
@@ -48,6 +56,81 @@ def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
 def test_a_name_that_would_not_come_back_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rename it"):
         record.write(tmp_path, {"a/b": np.zeros(2)})
+
+
+@pytest.mark.parametrize("name", ["train/loss", "", ".", "..", "a\0b", 3])
+def test_a_name_that_cannot_be_a_file_is_refused_where_it_is_given(name):
+    gd = lj.dynamics.gradient(lambda theta, batch: jnp.sum(theta**2), optax.sgd(0.1), lj.data.full_batch(jnp.ones(2)))
+    key, theta = jax.random.key(0), jnp.ones(2)
+    nested = {"deep": lj.observe.stateless(lambda moment: {"below": {name: moment.loss}})}
+    for watch, place in (({name: lj.observe.loss}, "observe"), (nested, r"observe\['deep'\]\['below'\]")):
+        with pytest.raises(ValueError, match=rf"{place}: the name .* can't be that of an entry.*rename it"):
+            lj.run(key, theta, gd, watch, num_steps=1)
+    with pytest.raises(ValueError, match="can't be that of an entry"):
+        lj.start(key, theta, gd, {name: lj.observe.loss})
+
+
+def test_dots_in_names_come_back(tmp_path):
+    odd = record.Record({"step": np.arange(2), "lr 0.1": np.ones(2), "a.b": np.ones(2), "c": {"d": np.zeros(2)}})
+    record.write(tmp_path, odd, seed=0)
+    assert set(record.read(tmp_path)[1]) == set(odd)
+    assert set(odd.to_xarray()) == {"lr 0.1", "a.b", "c.d"}
+    growing = record.Growing(tmp_path / "growing")
+    growing.append(odd)
+    assert set(growing.read()) == set(odd)
+    with pytest.raises(ValueError, match=r"two entries of a record are called 'a\.b'"):
+        record.Record({"step": np.arange(2), "a": {"b": np.ones(2)}, "a.b": np.ones(2)}).to_xarray()
+
+
+@dataclasses.dataclass
+class Shape:
+    width: int
+    act: object
+
+
+def test_what_json_has_no_word_for_has_a_name_or_is_told_of(tmp_path):
+    class Colour(enum.Enum):
+        RED = 1
+
+    given = {
+        "dtypes": [jnp.float32, np.float32, np.dtype("int8"), jnp.dtype("bfloat16")],
+        "function": jnp.tanh,
+        "own": chunks,
+        "partial": functools.partial(chunks, count=3),
+        "enum": Colour.RED,
+        "set": {3, 1, 2},
+        "date": datetime.date(2026, 1, 2),
+        "key": jax.random.key(3),
+        "array": jnp.ones(2, jnp.bfloat16),
+        "path": Path("a/b"),
+        "nested": Shape(3, jnp.sin),
+        "complex": 1 + 2j,
+        "inf": float("inf"),
+        "none": None,
+    }
+    record.write(tmp_path, config=given)
+    read = record.read(tmp_path)[0]["config"]
+    assert read["dtypes"] == ["float32", "float32", "int8", "bfloat16"]
+    assert read["function"].endswith("tanh")
+    assert read["own"].endswith("chunks")
+    assert read["partial"]["keywords"] == {"count": 3}
+    assert (read["enum"], read["set"], read["date"], read["path"]) == ("Colour.RED", [1, 2, 3], "2026-01-02", "a/b")
+    assert read["key"] == {"key<fry>": [0, 3]}
+    assert read["array"] == [1.0, 1.0]
+    assert read["nested"]["width"] == 3
+    assert (read["complex"], read["inf"], read["none"]) == ("(1+2j)", None, None)
+    with pytest.raises(TypeError, match=r"config\.layers\[1\]\.what is a builtins\.object, which JSON has no form for: give"):
+        record.write(tmp_path, config={"layers": [1, {"what": object()}]})
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed": ', b"\xef\xbb\xbf{}", b"[1]"], ids=["empty", "cut", "BOM", "list"])
+def test_a_bad_file_of_a_result_is_named(content, tmp_path):
+    for name in ("config.json", "claims.json"):
+        record.write(tmp_path, claims=[claim(True)], seed=1)
+        (tmp_path / name).write_bytes(content if name == "config.json" or content != b"[1]" else b"{}")
+        with pytest.raises(ValueError, match=rf"{name} (is damaged or not JSON.*delete it|holds a )"):
+            record.read(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_axes_come_back(tmp_path):

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -159,6 +160,110 @@ def test_survivors_of_a_sweep_in_which_nine_of_ten_diverge_are_their_solo_runs(p
         )
         np.testing.assert_array_equal(record["loss"][seed, 0], theirs["loss"])
         jax.tree.map(lambda x, y, seed=seed: np.testing.assert_array_equal(x[seed, 0], y), runs.params, solo.params)
+
+
+# ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ten_and_hundred(a, b=1.0, c=2.0):
+    return a + 10 * b + 100 * c
+
+
+def by_keyword(a, *, c):
+    return a + 10.0 + 100 * c
+
+
+def gathered(a, **others):
+    return a + 10.0 + 100 * others["c"]
+
+
+KEYWORDS = {
+    "defaults": ten_and_hundred,
+    "keyword only": by_keyword,
+    "gathered": gathered,
+    "fixed by keyword": functools.partial(ten_and_hundred, b=1.0),
+    "fixed by a pytree": jax.tree_util.Partial(ten_and_hundred, b=1.0),
+    "fixed by position": functools.partial(lambda b, a, c: ten_and_hundred(a, b, c), 1.0),
+    "compiled": jax.jit(ten_and_hundred),
+    "an object": type("Own", (), {"__call__": lambda self, a, c: ten_and_hundred(a, 1.0, c)})(),
+}
+
+
+BY_THREE = functools.partial(lj.sweep.chunked, size=3)
+HOW = {"looped": lambda sweep: sweep, "by three": BY_THREE, "fitted": lj.sweep.chunked, "split": lj.sweep.sharded}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_keywords_reach_the_function_by_keyword(name, how):
+    how = HOW[how]
+    a, c = jnp.arange(2.0), jnp.array([3.0, 4.0])
+    grid, zipped = how(lj.sweep.grid(KEYWORDS[name])), how(lj.sweep.zipped(KEYWORDS[name]))
+    assert grid(a, c=c).tolist() == [[310, 410], [311, 411]]
+    assert zipped(c=c, a=a).tolist() == [310, 411]
+    assert grid.lower(a, c=c).out_info.shape[0] >= 4
+
+
+def test_axes_have_the_names_of_their_arguments_whatever_way_they_came():
+    def fn(a, /, b=1.0, *more, c=2.0, **others):
+        return lj.Record({"step": jnp.arange(2), "value": jnp.stack([a + 10 * more[0] + 100 * c + 1000 * others["d"] + b] * 2)})
+
+    values = {"a": [1.0], "b": [0.0], "more_0": [1.0, 2.0], "c": [1.0, 2.0, 3.0], "d": [1.0, 2.0]}
+    record = lj.sweep.grid(fn)(*(values[n] for n in ("a", "b", "more_0")), d=values["d"], c=values["c"])
+    assert {name: x.tolist() for name, x in record.axes.items()} == values | {"step": [0, 1]}
+    assert record["value"][0, 0, 1, 2, 0].tolist() == [1321, 1321]
+    with pytest.raises(ValueError, match="two arguments are called 'more_0'"):
+        lj.sweep.grid(fn)(jnp.ones(1), jnp.ones(1), jnp.ones(1), more_0=jnp.ones(1))
+    with pytest.raises(ValueError, match="'step' is its time: rename"):
+        lj.sweep.grid(lambda step: fn(step, step, step, d=step))(jnp.ones(1))
+
+
+def test_lists_are_arrays():
+    """Of numbers, of keys, and within a pytree; what is a pytree of arrays stays one."""
+    double = lj.sweep.grid(lambda x: jax.tree.map(lambda leaf: 2 * leaf, x))
+    for numbers in ([1, 2], (1, 2), range(1, 3), np.array([1, 2]), [jnp.int32(1), np.int32(2)]):
+        assert double(numbers).tolist() == [2, 4]
+    assert double([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).tolist() == [[2, 4], [6, 8], [10, 12]]
+    assert jax.tree.map(np.ndarray.tolist, jax.device_get(double({"a": [1, 2], "b": ()}))) == {"a": [2, 4], "b": ()}
+    assert [x.shape for x in double([jnp.ones((2, 3)), jnp.ones((2, 4))])] == [(2, 3), (2, 4)]  # two layers of two runs
+    keys = jax.random.split(jax.random.key(0), 2)
+    draw = lj.sweep.grid(lambda key: jax.random.normal(key))
+    np.testing.assert_array_equal(draw(list(keys)), draw(keys))
+    assert jax.jit(lambda x: double([x, 2 * x]))(1.0).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "told"),
+    [
+        (3.0, ValueError, "'x' need one leading axis .* single number; a list of one makes one run"),
+        (jax.random.key(0), ValueError, r"a single key; jax.random.split\(key, n\)"),
+        ([], ValueError, "'x' holds no runs"),
+        (None, ValueError, "'x' holds no runs"),
+        (jnp.ones(0), ValueError, "'x' holds no runs"),
+        ([[1, 2], [3]], ValueError, "'x' is no array .*inhomogeneous.* one row a run"),
+        (["sgd", "adam"], TypeError, "'x' holds data of type <U3.* an index into it"),
+        ((i for i in range(3)), TypeError, "'x' holds data of type object"),
+        ([{"a": 1.0}, {"a": 2.0}], ValueError, "lengths none: stack"),
+        ({"a": [1.0, 2.0], "b": jnp.ones(3)}, ValueError, "'x' need one leading axis .* lengths 2, 3: stack"),
+        ([2**40], ValueError, "out of bounds for int32"),
+        (np.array([2**40]), ValueError, "integers beyond int32: set jax_enable_x64"),
+    ],
+)
+def test_what_is_no_axis_of_runs(argument, error, told):
+    with pytest.raises(error, match=told):
+        lj.sweep.grid(lambda x: x)(argument)
+
+
+def test_bad_calls_of_sweeps():
+    for call, error, told in (
+        (lambda: lj.sweep.grid(by_keyword)(c=[1.0]), TypeError, r"sweep of by_keyword\(a, \*, c\): missing .*'a'"),
+        (lambda: lj.sweep.zipped(by_keyword)([1.0], [2.0]), TypeError, "too many positional"),
+        (lambda: lj.sweep.grid(0.1), TypeError, "grid: fn must be a function, but is 0.1"),
+        (lambda: lj.sweep.sharded(by_keyword, 8), TypeError, "mesh must be a mesh of devices, but is 8: write"),
+        (lambda: lj.sweep.chunked(by_keyword, 2.5), TypeError, "chunked: size must be an integer, but is 2.5"),
+    ):
+        with pytest.raises(error, match=told):
+            call()
 
 
 def test_bad_sweeps():

@@ -91,7 +91,7 @@ def test_stacks_are_matrices():
 
 def test_num_examples():
     assert tree.num_examples((jnp.zeros((5, 2)), {"y": jnp.zeros(5)})) == 5
-    with pytest.raises(ValueError, match=r"batch\[1\]: 4"):
+    with pytest.raises(ValueError, match=r"have \[0\]: 5, \[1\]: 4"):
         tree.num_examples((jnp.zeros((5, 2)), jnp.zeros(4)))
     with pytest.raises(ValueError, match="a scalar"):
         tree.num_examples((jnp.zeros((5, 2)), jnp.zeros(())))
@@ -132,3 +132,33 @@ def test_on_a_gpu_a_small_vector_of_one_dtype_is_one_array(lead, monkeypatch):
     assert isinstance(tree.wide(mixed, axes=len(lead)), tree.Wide)
     monkeypatch.setattr(tree, "JOINED", 36)  # numbers of one vector, not of a stack
     assert isinstance(tree.wide(x, axes=len(lead)), tree.Wide)
+
+
+def test_norms_and_units_are_safe_at_any_scale():
+    x = jnp.array([[3.0, 0.0, 5.0], [4.0, 0.0, 12.0]])
+    for s in (1e-36, 1e-22, 1.0, 1e20, 1e36):
+        np.testing.assert_allclose(tree.norms(x * s) / s, [5, 0, 13], rtol=1e-6)
+        unit = tree.unit(x * s)
+        assert 0.3 < 12 * s / unit < 3
+        assert np.frexp(unit)[0] == 0.5
+    np.testing.assert_array_equal(tree.norms(x.at[0, 1].set(jnp.nan).at[0, 2].set(jnp.inf)), [5, np.nan, np.inf])
+    for none in (0.0, jnp.inf, jnp.nan):
+        assert tree.unit(jnp.array([none, 0.0])) == 1
+
+
+def test_leaves_of_16_bits_are_summed_in_32_and_rounded_once():
+    x = {"a": jnp.full(3000, 1.01, jnp.float16), "b": jnp.full(3000, 1.01, jnp.bfloat16)}
+    exact = np.concatenate([np.float64(x["a"]), np.float64(x["b"].astype(jnp.float32))])
+    assert tree.dtype(x) == tree.vdot(x, x).dtype == tree.norm(x).dtype == jnp.float32
+    assert tree.eps(x) == tree.eps(tree.wide(x)) == 2.0**-7
+    np.testing.assert_allclose(tree.vdot(x, x), exact @ exact, rtol=1e-6)
+    np.testing.assert_allclose(tree.norm(x), np.linalg.norm(exact), rtol=1e-6)
+    np.testing.assert_allclose(tree.norm(tree.scale(1e-6, x)), 1e-6 * np.linalg.norm(exact), rtol=2e-2)
+    halved = tree.scale(jnp.float32(1e-5), tree.scale(jnp.float32(6e4), x))["a"]
+    np.testing.assert_allclose(np.float64(halved), 0.6 * 1.01, rtol=1e-2)
+    wide = tree.wide(x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {jnp.dtype(jnp.float32)}
+    chex.assert_trees_all_equal(wide.plain(), x)
+    scattered = tree.scattered_like(3, x)
+    assert tree.all_finite(scattered)
+    assert 0.5 < np.std(np.float64(scattered["a"])) < 0.65

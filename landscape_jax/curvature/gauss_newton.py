@@ -21,6 +21,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import losses, tree
+from landscape_jax.arguments import count, number, pair, require
+from landscape_jax.curvature.domain import Part
+from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
 from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
 
@@ -34,17 +37,25 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
     Source: N. Schraudolph 2002, Neural Computation 14(7), eq. 8; J. Martens 2020, arXiv 1412.1193, §8.
     """
 
+    require("ggn", apply=apply, criterion=criterion, precision=precision)
+
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
 
         def loss_of(outputs: Array) -> Array:
             return jnp.sum(criterion(outputs, targets)) / n
 
+        def network(theta: Params) -> Array:
+            return apply(theta, inputs)
+
+        with jax.default_matmul_precision(precision):
+            push = pushforward(network, params, "ggn")
+
         def product(v: Params) -> Params:
             with jax.default_matmul_precision(precision):
-                outputs, tangent = jax.jvp(lambda theta: apply(theta, inputs), (params,), (v,))  # J v  [n, c]
-                tangent = jax.jvp(jax.grad(loss_of), (outputs,), (tangent,))[1]  # (∂²ℓ/∂f²) J v / n
-                return jax.vjp(lambda theta: apply(theta, inputs), params)[1](tangent)[0]
+                outputs, pull = jax.vjp(network, params)
+                tangent = symmetric_pushforward(jax.grad(loss_of), outputs, "ggn, by the outputs")(push(v))  # (∂²ℓ/∂f²) J v / n
+                return pull(tangent)[0]
 
         return product
 
@@ -59,6 +70,8 @@ def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
     Cost: as a Hessian product.
     Source: V. Papyan 2019, arXiv 1901.08244, eq. 3 (there H, hence the name).
     """
+
+    require("h_term", apply=apply, criterion=criterion, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
@@ -76,6 +89,8 @@ def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
     Source: J. Martens 2020, arXiv 1412.1193, §11; F. Kunstner et al. 2019, arXiv 1905.12558, for what it is not.
     """
 
+    require("fisher", apply=apply, criterion=criterion, precision=precision)
+
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
         return _outer_products(lambda theta: criterion(apply(theta, inputs), targets), params, precision, n)
@@ -91,6 +106,8 @@ def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = 
 
     Cost: one forward tangent and one gradient a product. Centred over the whole batch, so it can't be cut into chunks.
     """
+
+    require("gradient_covariance", apply=apply, criterion=criterion, precision=precision)
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
@@ -108,41 +125,47 @@ def sampled_fisher(
     *,
     num_samples: int = 1,
     sample: Callable[[Key, Array], Array] | None = None,
+    scale: float | None = None,
     precision: str = "highest",
 ) -> Curvature:
-    """F̂ v = (1/nS) Σᵢ Σ_s g_is ⟨g_is, v⟩ with g_is = ∇ℓ(f(θ, xᵢ), y_is) and y_is drawn from the model itself. PSD.
+    """F̂ v = (s/nS) Σᵢ Σ_j g_ij ⟨g_ij, v⟩ with g_ij = ∇ℓ(f(θ, xᵢ), y_ij), y_ij drawn from the model, s ℓ = −log p + const. PSD.
 
-    The Monte-Carlo estimate of the true Fisher matrix, which equals the GGN for square, cross-entropy and logistic losses.
-    The draws hang on `key` alone: every product sees the same, so that F̂ is one fixed symmetric matrix.
+    The Monte-Carlo estimate of the true Fisher matrix of p, divided by s. It tends to the GGN for square, cross-entropy and
+    logistic losses. s = 1, but t for the cross-entropy of t positions, which averages over them. The draws hang on `key` alone:
+    every product sees the same, so that F̂ is one fixed symmetric matrix.
 
     Args:
       num_samples: S, draws an example; the relative error falls as 1/√(nS).
-      sample: (key, outputs [n, c]) ↦ targets, draws from the model for which `criterion` is −log probability; known for
-        the criteria in `losses`.
+      sample: (key, outputs [n, ..., c]) ↦ targets, draws from p; known for the criteria in `losses`.
+      scale: s, with s · criterion = −log p + const: where a criterion averages over the positions or outputs of an example, how
+        many there are. Known for the criteria in `losses`, else 1.
 
     Cost: S forward tangents and gradients a product.
     Source: J. Martens 2020, arXiv 1412.1193, §5.
     """
+    require("sampled_fisher", apply=apply, criterion=criterion, key=key, precision=precision)
+    count("sampled_fisher", num_samples=num_samples)
     sample = losses.SAMPLERS.get(criterion) if sample is None else sample
     if sample is None:
         raise ValueError(
             f"sampled_fisher: no model is known whose −log probability is {getattr(criterion, '__name__', criterion)}: "
-            "pass sample=(key, outputs) -> targets"
+            "pass sample=(key, outputs) -> targets, and scale= where the criterion is −log probability divided by a number"
         )
-    if num_samples < 1:
-        raise ValueError(f"sampled_fisher: num_samples={num_samples} must be at least 1")
+    if scale is not None:
+        number("sampled_fisher", scale=scale, more_than=0)  # scale · criterion is −log probability
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, _, n = _checked(params, batch)
         with jax.default_matmul_precision(precision):
             outputs = apply(params, inputs)
         targets = jax.vmap(lambda k: sample(k, outputs))(jax.random.split(jax.random.clone(key), num_samples))  # [S, n, ...]
+        s = losses.log_likelihood_scale(criterion, outputs) if scale is None else scale
 
         def each(theta: Params) -> Array:  # [S, n]
             outputs = apply(theta, inputs)
             return jax.vmap(lambda y: criterion(outputs, y))(targets)
 
-        return _outer_products(each, params, precision, n * num_samples)
+        return _outer_products(each, params, precision, n * num_samples / s)
 
     return Coupled.like(apply, at)
 
@@ -156,33 +179,49 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
     Source: A. Jacot et al. 2018, arXiv 1806.07572, eq. 4.
     """
 
+    require("ntk", apply=apply, precision=precision)
+
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, *_ = _checked(params, batch)
 
+        def network(theta: Params) -> Array:
+            return apply(theta, inputs)
+
+        with jax.default_matmul_precision(precision):
+            push = pushforward(network, params, "ntk")
+
         def product(u: Array) -> Array:
             with jax.default_matmul_precision(precision):
-                v = jax.vjp(lambda theta: apply(theta, inputs), params)[1](u)[0]  # Jᵀ u
-                return jax.jvp(lambda theta: apply(theta, inputs), (params,), (v,))[1]  # J v
+                return push(jax.vjp(network, params)[1](u)[0])  # J Jᵀ u
 
         return product
 
-    return Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature = Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature.acts_on = Part(_no_part, _no_part)
+    return curvature
 
 
-def _outer_products(each: Callable, params: Params, precision: str, count: int, between=lambda u: u) -> MatVec:
+def _outer_products(each: Callable, params: Params, precision: str, count: float, between=lambda u: u) -> MatVec:
     """v ↦ (1/count) Σᵢ gᵢ uᵢ, u = between(⟨gᵢ, v⟩), for gᵢ the gradients of the numbers that `each` gives."""
+
+    with jax.default_matmul_precision(precision):
+        push = pushforward(each, params, "the outer products of gradients")
 
     def product(v: Params) -> Params:
         with jax.default_matmul_precision(precision):
-            along = jax.jvp(each, (params,), (v,))[1]  # ⟨gᵢ, v⟩
-            return jax.vjp(each, params)[1](between(along) / count)[0]
+            return jax.vjp(each, params)[1](between(push(v)) / count)[0]  # push(v) are the ⟨gᵢ, v⟩
 
     return product
 
 
+def _no_part(*_):
+    raise ValueError(
+        "ntk acts on outputs [n, c], not on θ, so that no observer can start from θ: at a point, call "
+        "spectrum.eigsh(ntk(apply)(params, batch), u, k) with a start u of that shape"
+    )
+
+
 def _checked(params: Params, batch: Batch) -> tuple[Array, Array, int]:
     tree.check(params)
-    n = tree.num_examples(batch)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise TypeError(f"this curvature needs batch = (inputs, targets), not a {type(batch).__name__}")
-    return batch[0], batch[1], n
+    inputs, targets = pair("curvature", batch)
+    return inputs, targets, tree.num_examples(batch)

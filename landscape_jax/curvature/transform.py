@@ -7,93 +7,122 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from landscape_jax import devices, tree
-from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params
+from landscape_jax import devices, labels, parts, tree
+from landscape_jax.arguments import count, described, kind, number, pair, product_at, require
+from landscape_jax.curvature.domain import Part, domain
+from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
 
 # ── parts of the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def chunked(curvature: Curvature, num_chunks: int) -> Curvature:
-    """A v = Σ_j (n_j / n) A_j v over chunks of the batch: the same product in the memory of one chunk.
+def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = None) -> Curvature:
+    """A v = Σ_j (w_j / Σ w) A_j v over chunks of the batch: the same product in the memory of one chunk.
 
     The product is accumulated, never an eigenvalue: the mean of the chunks' λ_max is not λ_max of the mean. Chunks hold
-    ⌈n / num_chunks⌉ examples, the last one what is left, weighted by its size.
+    ⌈n / num_chunks⌉ examples, the last one what is left, and w_j is their number. So the curvature must be a mean over
+    examples. For that of a loss with weights or a mask of its own, say what the loss divides by:
 
-    The curvature must be a mean over examples. Where outputs depend on the other examples of the batch (BatchNorm in
-    train mode, contrastive losses) each chunk is a different function and the result is *not* the whole batch's. What is
-    marked `types.Coupled` is refused: our models with BatchNorm and all that is made of them, curvatures that are no means. In
-    a loss of your own nothing can see it from outside: mark it, hold the statistics (`models.frozen`), or use no chunks.
+        chunked(hessian(loss), 8, weight=lambda batch: batch["mask"].sum())
 
+    Without, the Hessian of a loss that ends in a division by a number that depends on the batch is refused. Nothing can see
+    one that divides earlier. Where outputs depend on the other examples of the batch (BatchNorm in train mode, contrastive
+    losses) each chunk is a different function, and the result is *not* the whole batch's. What is marked `types.Coupled` is
+    refused: our models with BatchNorm and all that is made of them, curvatures that are no means. Mark a loss of your own,
+    hold the statistics (`models.frozen`), or use no chunks.
+
+    Args:
+      weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
+        denominator of a weighted mean. A part of weight 0 is left out.
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
     """
+    require("chunked", curvature=curvature)
+    count("chunked", num_chunks=num_chunks)
     Coupled.refuse("chunked", curvature)
-    if num_chunks < 1:
-        raise ValueError(f"chunked: num_chunks={num_chunks} must be at least 1")
 
     def at(params: Params, batch: Batch) -> MatVec:
+        tree.check(params)
         n = tree.num_examples(batch)
         if num_chunks > n:
             raise ValueError(f"chunked: num_chunks={num_chunks} is more than the n={n} examples: use at most one each")
+        _refuse_weighted("chunked", curvature, params, batch, weight)
         size = -(-n // num_chunks)
         whole, rest = divmod(n, size)
 
         def part(start, length: int) -> Batch:
             return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), batch)
 
-        def product(v: Params) -> Params:
-            def add(total: Params, j: Array) -> tuple[Params, None]:
-                return tree.axpy(size / n, curvature(params, part(j * size, size))(v), total), None
+        each, last = parts.shares(batch, size, weight)
 
-            total, _ = jax.lax.scan(add, tree.zeros_like(v), jnp.arange(whole))
-            return tree.axpy(rest / n, curvature(params, part(whole * size, rest))(v), total) if rest else total
+        def product(v: Params) -> Params:
+            def add(total: Params, chunk: tuple) -> tuple[Params, None]:
+                j, share = chunk
+                share = size / n if share is None else share
+                return parts.plus(total, share, lambda: product_at("chunked", curvature, params, part(j * size, size))(v)), None
+
+            total, _ = jax.lax.scan(add, tree.zeros_like(v), (jnp.arange(whole), each))
+            return parts.plus(total, last, lambda: curvature(params, part(whole * size, rest))(v)) if rest else total
 
         return product
 
-    return at
+    return Coupled.like(curvature, at)
 
 
-def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None) -> Curvature:
-    """A v = Σ_d (n_d / n) A_d v over the devices of a mesh, each with its own examples: one all-reduce a product.
+def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight: Weight | None = None) -> Curvature:
+    """A v = Σ_d (w_d / Σ w) A_d v over the devices of a mesh, each with its own examples: one all-reduce a product.
 
     Parameters and vectors are replicated along `axis`. Examples beyond the largest multiple of the number of devices are
-    done by all. The curvature must be a mean over examples, as for `chunked`; `sharded(chunked(c, 8), mesh)` chunks each
-    device's share.
+    done by all. The curvature must be a mean over examples, or have a `weight`, as for `chunked`;
+    `sharded(chunked(c, 8), mesh)` chunks each device's share.
 
     Args:
       axis: the mesh axis that examples are split over; default: its first.
+      weight: as for `chunked`.
     Cost: 1/devices of a product's time and memory, and one all-reduce of p numbers.
     """
+    require("sharded", curvature=curvature, mesh=mesh)
     Coupled.refuse("sharded", curvature)
-    product = devices.mean_over(lambda params, batch, v: curvature(params, batch)(v), mesh, axis)
-    return lambda params, batch: lambda v: product(params, batch, v)
+    one = lambda params, batch, v: product_at("sharded", curvature, params, batch)(v)  # noqa: E731
+    product = devices.mean_over(one, mesh, axis, weight)
+
+    def at(params: Params, batch: Batch) -> MatVec:
+        _refuse_weighted("sharded", curvature, params, batch, weight)
+        return lambda v: product(params, batch, v)
+
+    return Coupled.like(curvature, at)
+
+
+def _refuse_weighted(name: str, curvature: Curvature, params: Params, batch: Batch, weight: Weight | None) -> None:
+    if weight is None and hasattr(curvature, "of_loss"):
+        parts.refuse_weighted(name, curvature.of_loss, params, batch)
 
 
 def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, ...]]:
     """The curvature of each class alone: `per_class(c)(params, (x, y))` is one `MatVec` A_k a class, the mean over its
     n_k examples, so that A = Σ_k (n_k / n) A_k.
 
-    Targets are classes [n] or one-hot [n, C]. They must be concrete, not traced: how many examples a class has is a
-    shape. A class without examples has A_k = 0.
+    Targets give each example one class: integers [n], one-hot or other float rows [n, C], or, for one logit, signs ±1 or labels
+    0 and 1 ([n] or [n, 1]; two classes, the negative one first). They must be concrete, not traced: how many examples a class
+    has is a shape. A class without examples has A_k = 0. A value that is no class, and several positions an example, raise.
     """
+    require("per_class", curvature=curvature)
     Coupled.refuse("per_class", curvature)
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
-        _, targets = batch
-        if isinstance(targets, Tracer):
-            raise ValueError("per_class: the targets are traced, but the sizes of classes are shapes: call it outside of jit")
-        labels = targets if targets.ndim == 1 else targets.argmax(axis=-1)
-        count = int(labels.max()) + 1 if targets.ndim == 1 else targets.shape[-1]
+        _, targets = pair("per_class", batch)
+        tree.num_examples(batch)
+        right, count = labels.without_outputs("per_class", targets)
 
         def of(label: int) -> MatVec:
-            mine = (labels == label).nonzero()[0]
+            mine = (right == label).nonzero()[0]
             if len(mine) == 0:
                 return tree.zeros_like
-            return curvature(params, jax.tree.map(lambda x: x[mine], batch))
+            return product_at("per_class", curvature, params, jax.tree.map(lambda x: x[mine], batch))
 
         return tuple(of(label) for label in range(count))
 
@@ -105,7 +134,9 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
 
 def shifted(curvature: Curvature, shift) -> Curvature:
     """(A + σI) v: damping, or an L2 penalty ½ σ ‖θ‖². `shift` is σ, shape []."""
-    return Coupled.like(curvature, lambda params, batch: _shifted(curvature(params, batch), shift))
+    require("shifted", curvature=curvature)
+    number("shifted", shift=shift)
+    return Coupled.like(curvature, lambda params, batch: _shifted(product_at("shifted", curvature, params, batch), shift))
 
 
 def _shifted(matvec: MatVec, shift) -> MatVec:
@@ -119,14 +150,23 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
 
     Args:
       scale: P, shaped like θ, or a prefix of its tree with leaves that broadcast: one number for all, one a layer;
-        `preconditioner(state)` reads it from an optax state.
+        `preconditioner(state, optimizer=optimizer)` reads it from an optax state.
     Cost: one product. Eigenvectors are those of P⁻¹ A times P^½.
     Source: J. Cohen et al. 2022, arXiv 2207.14484, §3.
     """
 
+    require("preconditioned", curvature=curvature)
+    for x in jax.tree.leaves(scale):
+        if kind(x) not in ("number", "array"):
+            raise TypeError(f"preconditioned: scale must hold positive numbers, but holds {described(x)}")
+        if not isinstance(x, Tracer) and not (np.asarray(x) > 0).all():
+            raise ValueError("preconditioned: scale must be positive, but holds a number that is not: P^-½ is not real there")
+
     def at(params: Params, batch: Batch) -> MatVec:
-        root = jax.tree.map(lambda x: jax.lax.rsqrt(jnp.asarray(x)), tree.broadcast(scale, params))  # P^-½
-        matvec = curvature(params, batch)
+        tree.check(params)
+        scales = tree.broadcast(scale, domain(curvature, params))
+        root = jax.tree.map(lambda x: jax.lax.rsqrt(jnp.asarray(x)), scales)  # P^-½
+        matvec = product_at("preconditioned", curvature, params, batch)
 
         def product(v: Params) -> Params:
             return jax.tree.map(jnp.multiply, root, matvec(jax.tree.map(jnp.multiply, root, v)))
@@ -141,7 +181,9 @@ def projected(curvature: Curvature, basis: Params) -> Curvature:
 
     Cost: one product and 4 m p multiply-adds.
     """
-    return Coupled.like(curvature, lambda params, batch: _between(curvature(params, batch), _projection(basis)))
+    require("projected", curvature=curvature)
+    onto = _projection("projected", basis)
+    return Coupled.like(curvature, lambda params, batch: _between(product_at("projected", curvature, params, batch), onto))
 
 
 def deflated(curvature: Curvature, basis: Params) -> Curvature:
@@ -150,23 +192,27 @@ def deflated(curvature: Curvature, basis: Params) -> Curvature:
     With eigenvectors for a basis, their eigenvalues become 0 and all others stay.
     Cost: one product and 4 m p multiply-adds.
     """
-    onto = _projection(basis)
-    return Coupled.like(curvature, lambda params, batch: _between(curvature(params, batch), lambda v: tree.sub(v, onto(v))))
+    require("deflated", curvature=curvature)
+    onto = _projection("deflated", basis)
+    off = lambda v: tree.sub(v, onto(v))  # noqa: E731
+    return Coupled.like(curvature, lambda params, batch: _between(product_at("deflated", curvature, params, batch), off))
 
 
 def _between(matvec: MatVec, project: MatVec) -> MatVec:
     return lambda v: project(matvec(project(v)))
 
 
-def _projection(basis: Params) -> MatVec:
+def _projection(by: str, basis: Params) -> MatVec:
     """v ↦ Qᵀ (Q Qᵀ)⁻¹ Q v."""
+    tree.check(basis, f"{by}: basis")
     gram = jax.vmap(lambda q: tree.dots(basis, q))(basis)  # Q Qᵀ  [m, m]
     return lambda v: tree.combine(jnp.linalg.solve(gram, tree.dots(basis, v)[:, None])[:, 0], basis)
 
 
 def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature:
     """The diagonal block of some leaves: A_SS u for u shaped like `tree.select(params, select)`, which is θ with None
-    for every leaf that is left out, and so has only their p_S numbers.
+    for every leaf that is left out, and so has only their p_S numbers. Observers start from such vectors, and see the
+    eigenvectors with 0 in all other places.
 
     Args:
       select: path ↦ whether the leaf belongs to S; the path of params["layer0"]["kernel"] is "layer0/kernel". A layer:
@@ -174,32 +220,39 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
     Cost: one product of the whole.
     """
 
+    require("restricted", curvature=curvature, select=select)
+
     def at(params: Params, batch: Batch) -> MatVec:
-        matvec = curvature(params, batch)
-        tree.select(params, select)  # it raises where nothing is selected
+        matvec, whole = product_at("restricted", curvature, params, batch), domain(curvature, params)
+        tree.select(whole, select)  # it raises where nothing is selected
 
         def product(u: Params) -> Params:
-            return tree.select(matvec(tree.filled(u, params)), select)
+            return tree.select(matvec(tree.filled(u, whole)), select)
 
         return product
 
-    return Coupled.like(curvature, at)
+    block = Coupled.like(curvature, at)
+    block.acts_on = Part(lambda params: tree.select(domain(curvature, params), select), tree.filled)
+    return block
 
 
 def dense(curvature: Curvature, like: Params | None = None) -> Callable[[Params, Batch], Array]:
     """The matrix itself, [p, p], rows and columns in the order of `ravel_pytree(like)`: for tests and small p.
 
     Args:
-      like: a vector that the curvature acts on, where it is not shaped like θ (`restricted`, `ntk`).
+      like: a vector that the curvature acts on, where it is not shaped like θ (`ntk`, a curvature of your own).
     Cost: p products, one at a time, and p² numbers.
     """
 
+    require("dense", curvature=curvature)
+
     def at(params: Params, batch: Batch) -> Array:
-        flat, unravel = ravel_pytree(params if like is None else like)
+        tree.check(params)
+        flat, unravel = ravel_pytree(domain(curvature, params) if like is None else like)
         p = flat.size
         if p > 20_000:
             raise ValueError(f"dense: a {p} × {p} matrix is {4 * p * p / 2**30:.0f} GiB: use spectrum.eigsh or density")
-        matvec = curvature(params, batch)
+        matvec = product_at("dense", curvature, params, batch)
         return jax.lax.map(lambda row: ravel_pytree(matvec(unravel(row)))[0], jnp.eye(p, dtype=flat.dtype))
 
     return at

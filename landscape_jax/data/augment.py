@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
+from landscape_jax.arguments import count
 from landscape_jax.types import Batch, Batches, Key
 
 # orders of examples fold epochs and steps, non-negative int32, into the run's key: this number is none of them
@@ -25,6 +26,7 @@ def shifted(key: Key, x: Array, pixels: int = 4) -> Array:
     Cost: one padded copy.
     """
     n, height, width, channels = _images("shifted", x)
+    count("shifted", None, pixels=pixels)
     if not 0 <= pixels < min(height, width):
         raise ValueError(f"shifted: pixels={pixels} must be at least 0 and less than the sides of images {x.shape}")
     padded = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))

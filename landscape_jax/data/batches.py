@@ -7,20 +7,24 @@ program as arguments, where a closure would bake them in as constants.
 
 import functools
 import math
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.arguments import count
 from landscape_jax.types import Batch, Batches, Key
 
 
 def full_batch(data: Batch) -> Batches:
     """Every example at every step: full-batch gradient descent."""
-    tree.num_examples(data)
+    tree.num_examples(data, "full_batch: data")
     return Partial(_full_batch, jax.tree.map(jnp.asarray, data))
 
 
@@ -38,9 +42,8 @@ def independent(data: Batch, batch_size: int) -> Batches:
 
     Cost: b random integers a step, and no shuffle.
     """
-    tree.num_examples(data)
-    if batch_size < 1:
-        raise ValueError(f"independent: batch_size={batch_size} must be at least 1")
+    tree.num_examples(data, "independent: data")
+    count("independent", batch_size=batch_size)
     pick = functools.partial(_chosen, functools.partial(_independent, batch_size))
     return Partial(pick, jax.tree.map(jnp.asarray, data))
 
@@ -56,8 +59,53 @@ def epochs(data: Batch, batch_size: int) -> Batches:
     return _batches("epochs", _in_epochs, data, batch_size)
 
 
+def source(batches: Batches) -> Batch | None:
+    """The whole data set that batches made here, or `augmented` ones of these, are taken from; None for batches of your own."""
+    if _made_here(batches):
+        return batches.args[0]
+    inner = batches.args[0] if isinstance(batches, Partial) and batches.args else None
+    return source(inner) if isinstance(inner, Partial) else None
+
+
+def _made_here(batches: Batches) -> bool:
+    return isinstance(batches, Partial) and getattr(batches.func, "func", batches.func) in (_full_batch, _chosen)
+
+
+def check_repeats(batches: Batches) -> None:
+    """Raise `ValueError` if `batches`, traced twice with equal arguments, gives different batches.
+
+    It then reads an iterator, or another state of Python's, and a compiled program would see one batch for ever.
+
+    Cost: two traces of `batches`; none for what this module made.
+    """
+    if _made_here(batches):
+        return
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    one, two = (jax.make_jaxpr(lambda key, t: batches(key, t))(key, step) for _ in range(2))  # one function is traced once
+    same = len(one.consts) == len(two.consts) and all(map(_equal, one.consts, two.consts))
+    texts = [re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr)) for jaxpr in (one, two)]  # without addresses
+    if not same or texts[0] != texts[1]:
+        raise ValueError(
+            "batches: two calls with the same key and step gave different batches, as a function does that reads an iterator "
+            "or draws NumPy's random numbers. A compiled step would call it once and train on that one batch for ever: choose "
+            f"examples by (key, step) alone, as data.epochs and data.minibatch do; {_STREAMS}"
+        )
+
+
+_STREAMS = "data too large for memory can be read by jax.pure_callback(load, shapes, step), with load a function of the step"
+
+
+def _equal(x, y) -> bool:
+    if x is y or isinstance(x, Tracer) or isinstance(y, Tracer):
+        return True
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x, y = jax.random.key_data(x), jax.random.key_data(y)
+    return x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes() and x.shape == y.shape
+
+
 def _batches(name: str, places: Callable, data: Batch, batch_size: int) -> Batches:
-    n = tree.num_examples(data)
+    n = tree.num_examples(data, f"{name}: data")
+    count(name, None, batch_size=batch_size)
     if not 1 <= batch_size <= n:
         raise ValueError(
             f"{name}: batch_size={batch_size} must lie between 1 and the {n} examples of the data; "

@@ -5,6 +5,7 @@ import importlib.resources
 import numpy as np
 from jax import Array
 
+from landscape_jax.arguments import count
 from landscape_jax.data import images, scaling, targets
 
 NUM_EXAMPLES, NUM_CLASSES = 1797, 10
@@ -33,12 +34,14 @@ def digits(
     Source: E. Alpaydin and C. Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
     (doi 10.24432/C50P49, CC BY 4.0): its test part, the copy that scikit-learn ships.
     """
-    n_test = NUM_EXAMPLES - n_train if n_test is None else n_test
-    if n_train < 1 or n_test < 0 or n_train + n_test > NUM_EXAMPLES:
+    count("digits", None, n_train=n_train, **({} if n_test is None else {"n_test": n_test}))
+    if not (1 <= n_train <= NUM_EXAMPLES and 0 <= (n_test or 0) <= NUM_EXAMPLES - n_train):
+        others = "" if n_test is None else f" and n_test={n_test}"
         raise ValueError(
-            f"digits: n_train={n_train} and n_test={n_test} must be at least 1 and 0 and sum to at most {NUM_EXAMPLES}, "
-            "the size of the set"
+            f"digits: n_train={n_train}{others} must be at least 1 and 0 and sum to at most {NUM_EXAMPLES}, the size of the "
+            "set: ask for fewer, or take a larger set such as mnist"
         )
+    n_test = NUM_EXAMPLES - n_train if n_test is None else n_test
     embedded = importlib.resources.files("landscape_jax.data") / "digits.npz"
     with importlib.resources.as_file(embedded) as path, np.load(path) as file:
         pixels, labels = file["images"] / 16.0, file["labels"]  # [1797, 64] in [0, 1], [1797] in 0..9

@@ -90,17 +90,21 @@ def _read(name: str, source: files.Source, n_train, n_test, scale: scaling.Scale
     def part(prefix: str, n: int) -> images.Raw:
         if n == 0:
             return np.zeros((0, SIDE, SIDE, 1), np.uint8), np.zeros(0, np.uint8)
-        pixels = _items(files.located(source, f"{prefix}-images-idx3-ubyte.gz"), IMAGES, (SIDE, SIDE), n)
-        path = files.located(source, f"{prefix}-labels-idx1-ubyte.gz")
-        return pixels[..., None], images.checked_labels(path, _items(path, LABELS, (), n), NUM_CLASSES)
+        pixels, _ = items(f"{prefix}-images-idx3-ubyte.gz", IMAGES, (SIDE, SIDE), n)
+        labels, path = items(f"{prefix}-labels-idx1-ubyte.gz", LABELS, (), n)
+        return pixels[..., None], images.checked_labels(path, labels, NUM_CLASSES)
+
+    def items(file: str, magic: int, shape: tuple[int, ...], n: int) -> tuple[np.ndarray, Path]:
+        path = files.located(source, file)  # which checks the md5 of a file of the published length
+        return _items(path, magic, shape, n, checked=path.stat().st_size == source.files[file].length), path
 
     return images.prepared(part("train", n_train), part("t10k", n_test), NUM_CLASSES, scale, one_hot)
 
 
-def _items(path: Path, magic: int, shape: tuple[int, ...], n: int) -> np.ndarray:
-    """The first n items of an idx file, [n, *shape] uint8."""
+def _items(path: Path, magic: int, shape: tuple[int, ...], n: int, checked: bool) -> np.ndarray:
+    """The first n items of an idx file, [n, *shape] uint8. One that is not yet checked is read to its checksum."""
     header, size = struct.Struct(f">{2 + len(shape)}I"), math.prod(shape)
-    data = _leading(path, header.size + n * size)
+    data = _leading(path, header.size + n * size, checked)
     if len(data) < header.size:
         raise ValueError(f"{path} ends within its header, after {len(data)} bytes; {images.REMEDY}")
     found, count, *sides = header.unpack_from(data)
@@ -115,7 +119,7 @@ def _items(path: Path, magic: int, shape: tuple[int, ...], n: int) -> np.ndarray
     return np.frombuffer(data, np.uint8, n * size, header.size).reshape(n, *shape)
 
 
-def _leading(path: Path, length: int) -> bytes:
+def _leading(path: Path, length: int, checked: bool) -> bytes:
     """The first `length` bytes of a gzipped file, or as many as are there when it was cut off."""
     parts = []
     try:
@@ -124,6 +128,8 @@ def _leading(path: Path, length: int) -> bytes:
             while length > 0 and (chunk := stream.read1(min(length, 1 << 16))):
                 parts.append(chunk)
                 length -= len(chunk)
+            while not checked and stream.read1(1 << 20):
+                pass  # the checksum comes last
     except EOFError:
         pass  # a gzip file that was cut off: what came before the cut may do
     except (gzip.BadGzipFile, zlib.error) as error:

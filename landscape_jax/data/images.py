@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landscape_jax.arguments import count
 from landscape_jax.data import scaling, targets
 
 REMEDY = "put the original file in its place, or delete it, and it will be downloaded"
@@ -18,10 +19,11 @@ def counts(name: str, n_train: int | None, n_test: int | None, num_train: int, n
     """How many examples of a set of `num_train` and `num_test`; None asks for all."""
     n_train = num_train if n_train is None else n_train
     n_test = num_test if n_test is None else n_test
+    count(name, None, n_train=n_train, n_test=n_test)
     if not (1 <= n_train <= num_train and 0 <= n_test <= num_test):
         raise ValueError(
             f"{name}: n_train={n_train} must lie between 1 and {num_train} and n_test={n_test} between 0 and {num_test}, "
-            "the sizes of the set"
+            "the sizes of the set: ask for fewer, or leave them out for all"
         )
     return n_train, n_test
 

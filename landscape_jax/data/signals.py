@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landscape_jax.arguments import count
 from landscape_jax.types import Key
 
 # heights of five bumps, evenly spaced: no two classes are shifts or positive multiples of one another
@@ -41,8 +42,8 @@ def signals(
     Source: the idea of a procedural 1-D data set is S. Greydanus and D. Kobak 2020, arXiv 2011.14439; the templates, the
     transformations and their ranges are our own.
     """
-    if n < 1 or length < 2:
-        raise ValueError(f"signals: n={n} and length={length} must be at least 1 and 2")
+    count("signals", n=n)
+    count("signals", 2, length=length)
     if not 0 <= stretch < 1:
         raise ValueError(f"signals: stretch={stretch} must lie in [0, 1), for the width stays positive")
     dtype = jax.dtypes.canonicalize_dtype(float)

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landscape_jax import tree
+from landscape_jax.arguments import count
 from landscape_jax.types import Key, Params
 
 
 def simplex_means(num_classes: int, dim: int, separation: float) -> Array:
     """c means in d ≥ c dimensions, every two at distance `separation`, their average at 0; [c, d]."""
-    if not 1 <= num_classes <= dim:
+    count("simplex_means", num_classes=num_classes, dim=dim)
+    if num_classes > dim:
         raise ValueError(f"simplex_means: {num_classes} means at equal distances need dim={dim} to be at least as many")
     corners = jnp.eye(num_classes, dim)
     return separation / 2**0.5 * (corners - corners.mean(axis=0, keepdims=True))
@@ -30,9 +33,9 @@ def gaussian_mixture(key: Key, n: int, means: Array, sd: float = 1.0) -> tuple[A
       means: μ, [c, d], e.g. `simplex_means(num_classes, dim, separation)`.
     Returns: (inputs [n, d], one-hot targets [n, c]).
     """
-    _at_least_one("gaussian_mixture", n)
-    if means.ndim != 2:
-        raise ValueError(f"gaussian_mixture: means {means.shape} must be one row a class, [classes, dim]")
+    count("gaussian_mixture", n=n)
+    if means.ndim != 2 or 0 in means.shape:
+        raise ValueError(f"gaussian_mixture: means {means.shape} must be one row a class, [classes, dim], at least one of each")
     of_class, of_noise = jax.random.split(key)
     classes = jax.random.randint(of_class, (n,), 0, means.shape[0])
     x = means[classes] + sd * jax.random.normal(of_noise, (n, means.shape[1]), means.dtype)
@@ -49,6 +52,7 @@ def teacher(
       apply, params: f and θ*, e.g. of one of `models`.
     Returns: (x, targets shaped like f's outputs).
     """
+    tree.num_examples(x, "teacher: x")
     y = apply(params, x)
     return x, y + noise * jax.random.normal(key, y.shape, y.dtype)
 
@@ -63,7 +67,9 @@ def magnitudes(key: Key, n: int, dim: int, scales: Sequence[float] = (1.0, 10.0,
 
     Source: Ma et al. 2022, arXiv 2204.11326: data of different magnitudes; the sphere is our choice.
     """
-    _at_least_one("magnitudes", n)
+    count("magnitudes", n=n, dim=dim)
+    if len(scales) == 0:
+        raise ValueError("magnitudes: scales is empty: give at least one size of inputs")
     directions = jax.random.normal(key, (len(scales) * n, dim))
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     return jnp.repeat(jnp.asarray(scales, directions.dtype), n)[:, None] * directions
@@ -76,8 +82,8 @@ def chebyshev(degree: int, n: int = 20) -> tuple[Array, Array]:
 
     Source: Cohen et al. 2021, arXiv 2103.00065 (n = 20, degrees 3, 4 and 5).
     """
-    if degree < 0 or n < 2:
-        raise ValueError(f"chebyshev: degree={degree} and n={n} must be at least 0 and 2")
+    count("chebyshev", 0, degree=degree)
+    count("chebyshev", 2, n=n)
     x = np.linspace(-1, 1, n)[:, None]
     y = np.polynomial.Chebyshev.basis(degree)(x)
     dtype = jax.dtypes.canonicalize_dtype(float)
@@ -93,7 +99,7 @@ def sparse_coding(key: Key, n: int, dim: int, signal: float, noise: float = 1.0)
 
     Source: Ahn et al. 2023, arXiv 2212.07469.
     """
-    _at_least_one("sparse_coding", n)
+    count("sparse_coding", n=n, dim=dim)
     of_label, of_place, of_noise = jax.random.split(key, 3)
     epsilon = jax.random.normal(of_noise, (n, dim))
     y = jax.random.rademacher(of_label, (n, 1), epsilon.dtype)
@@ -113,13 +119,9 @@ def whitened(key: Key, n: int, matrix: Array) -> tuple[Array, Array]:
 
     Source: Cohen et al. 2021, arXiv 2103.00065 (deep linear networks): X = √n Q with Q from the QR of a Gaussian matrix.
     """
-    if matrix.ndim != 2 or n < matrix.shape[1]:
+    count("whitened", n=n)
+    if matrix.ndim != 2 or n < matrix.shape[1] or 0 in matrix.shape:
         raise ValueError(f"whitened: n={n} examples must be at least the d columns of a matrix [c, d], not {matrix.shape}")
     q, _ = jnp.linalg.qr(jax.random.normal(key, (n, matrix.shape[1]), matrix.dtype))
     x = n**0.5 * q
     return x, jnp.matmul(x, matrix.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _at_least_one(name: str, n: int) -> None:
-    if n < 1:
-        raise ValueError(f"{name}: n={n} must be at least 1")

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landscape_jax.arguments import count
+
 
 class Text(NamedTuple):
     """A text cut into windows; y is x one character later."""
@@ -31,6 +33,7 @@ def characters(source: str | Path, length: int = 64, *, stride: int | None = Non
     Errors: `ValueError` for an empty text, one shorter than a window and its successor, or a file that is not UTF-8.
     """
     stride = length if stride is None else stride
+    count("characters", None, length=length, stride=stride)
     if length < 1 or stride < 1 or not 0 <= test_fraction < 1:
         raise ValueError(
             f"characters: length={length} and stride={stride} must be at least 1 and test_fraction={test_fraction} in [0, 1)"

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jax.tree_util import Partial
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, number, product_at, require
+from landscape_jax.curvature.domain import domain, embed
 from landscape_jax.spectrum import tracker
 from landscape_jax.types import Batch, Curvature, Dynamics, Key, Params
 
@@ -60,17 +61,16 @@ def nudged(
     vmapped together, in step with each other, pay for a refresh only when it is due.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §5 (Nudged-SGD).
     """
-    if refresh < 1:
-        raise ValueError(f"nudged: refresh={refresh} must be at least 1: the steps from one look at the curvature to the next")
-    if not isinstance(gamma, Tracer) and not (jnp.ndim(gamma) == 0 and gamma >= 0):
-        raise ValueError(f"nudged: gamma={gamma} must be one number, at least 0: a negative one walks uphill")
+    require("nudged", inner=inner, curvature=curvature)
+    count("nudged", refresh=refresh)
+    number("nudged", gamma=gamma, at_least=0)  # a negative one walks uphill
     fence = jax.lax.optimization_barrier
     track = tracker(k, num_steps, tol=tol, guards=guards)
 
     def init(inner: Dynamics, gamma, batch: Batch, params: Params) -> Nudged:
         real = tree.dtype(params)
         none = jnp.zeros(k, real), tree.stacked(params, k)
-        return Nudged(inner.init(params), jnp.asarray(gamma, real), *none, track.init(params))
+        return Nudged(inner.init(params), jnp.asarray(gamma, real), *none, track.init(domain(curvature, params)))
 
     def step(inner: Dynamics, gamma, batch: Batch, key: Key, t: Array, params: Params, state: Nudged):
         moved, inside, moment = inner.step(key, t, *fence((params, state.inner)))
@@ -81,9 +81,9 @@ def nudged(
 
         def look(carry):
             _, _, memory, due = carry  # in a body that vmapped runs share, one that is not due asks for no products
-            matvec = curvature(params, moment.batch if batch is None else batch)
+            matvec = product_at("nudged", curvature, params, moment.batch if batch is None else batch)
             memory, eigs = track.update(matvec, memory, due, step=t)
-            return eigs.values, eigs.vectors, memory, jnp.array(False)
+            return eigs.values, embed(curvature, eigs.vectors, params), memory, jnp.array(False)
 
         found = state.values, state.vectors, state.tracked
         if refresh == 1:

@@ -19,7 +19,9 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import losses, tree
-from landscape_jax.dynamics.gradient import check_descends, updated
+from landscape_jax.arguments import count, described, require
+from landscape_jax.data.batches import check_repeats
+from landscape_jax.dynamics.gradient import check_descends, check_loss, updated
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -38,6 +40,7 @@ def dense_basis(key: Key, like: Params, d: int) -> Basis:
       like: a vector of the space, e.g. θ; its values don't matter.
       d: how many directions, 1 ≤ d ≤ p.
     """
+    require("dense_basis", key=key)
     flat = _flat("dense_basis", like, d)
     frame, upper = jnp.linalg.qr(jax.random.normal(key, (flat.size, d), flat.dtype))
     frame = frame * jnp.where(jnp.diagonal(upper) < 0, -1, 1).astype(flat.dtype)[None]  # QR's own signs are not uniform
@@ -64,6 +67,7 @@ def generated_basis(key: Key, like: Params, d: int) -> Basis:
     Source: N. Ailon and B. Chazelle 2009, SIAM J. Comput. 39(1), 302–322; for training, with another transform, C. Li et al.
       2018, arXiv 1804.08838, §S7.
     """
+    require("generated_basis", key=key)
     flat = _flat("generated_basis", like, d)
     for_signs, for_places = jax.random.split(key)
     signs = jax.random.rademacher(for_signs, (flat.size,), jnp.int8)
@@ -140,12 +144,17 @@ def subspace(
     Cost: one value and gradient, one `project`, one `embed` and some p-vectors a step.
     Source: C. Li et al. 2018, arXiv 1804.08838 (plane); S. Fort and A. Scherlis 2018, arXiv 1807.02581 (sphere).
     """
+    require("subspace", loss=loss, optimizer=optimizer, batches=batches)
+    if not isinstance(basis, Basis):
+        raise TypeError(f"subspace: basis must be a Basis, but is {described(basis)}: write dense_basis(key, params, d)")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(batches: Batches, basis: Basis, params: Params) -> Subspace:
+        check_repeats(batches)
         shape = jax.eval_shape(basis.embed, basis.zero)
-        if jax.tree.map(jnp.shape, shape) != jax.tree.map(jnp.shape, params):
+        if list(map(jnp.shape, jax.tree.leaves(shape))) != list(map(jnp.shape, jax.tree.leaves(params))):
             raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")
+        check_loss(loss, params, batches)
         check_descends(optimizer, basis.zero)
         return Subspace(params, basis, basis.zero, optimizer.init(basis.zero))
 
@@ -197,6 +206,7 @@ class _Flat:
 
 def _flat(name: str, like: Params, d: int) -> _Flat:
     tree.check(like, "like")
+    count(name, d=d)
     leaves, treedef = jax.tree.flatten(like)
     flat = _Flat(treedef, tuple(x.shape for x in leaves), tuple(jnp.dtype(x.dtype) for x in leaves))
     if not 1 <= d <= flat.size:

@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.curvature.forward import pushforward
 from landscape_jax.types import Batch, Loss, Params
 
 LOST = 1e4  # units in the last place of L that a difference must have
@@ -98,7 +99,10 @@ def _exponent(radii: Array, rise: Array) -> Array:
 
 def _along(loss: Loss, params: Params, direction: Params, batch: Batch, x: Array) -> tuple[Array, Array]:
     """L(θ + xv) and its derivative by x."""
-    return jax.jvp(lambda x: loss(tree.axpy(x, direction, params), batch), (x,), (jnp.ones_like(x),))
+    def on_line(x: Array) -> Array:
+        return loss(tree.axpy(x, direction, params), batch)
+
+    return on_line(x), pushforward(on_line, x, "line_minimum")(jnp.ones_like(x))
 
 
 # ── what a profile says ───────────────────────────────────────────────────────────────────────────────────────────────

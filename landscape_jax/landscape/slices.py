@@ -23,7 +23,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from landscape_jax import devices, losses, tree
+from landscape_jax import devices, losses, programs, tree
+from landscape_jax.arguments import count, product_at, require
 from landscape_jax.spectrum import eigsh
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Params
 
@@ -51,6 +52,7 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
 
 def line(loss: Loss, params: Params, direction: Params, xs, batch: Batch, **how) -> np.ndarray:
     """L(θ + x d) for each x: [n]. Options: as for `plane`."""
+    tree.check(direction, "direction")
     return _grid("line", loss, params, jax.tree.map(lambda x: jnp.asarray(x)[None], direction), (xs,), batch, **how)
 
 
@@ -80,6 +82,7 @@ def _grid(
     name: str, loss: Loss, params: Params, directions: Params, axes: tuple, batch: Batch, *,
     progress: bool = False, size: int | None = None, mesh: Mesh | None = None,
 ) -> np.ndarray:  # fmt: skip
+    require(name, loss=loss)
     tree.check(params)
     losses.check(loss, params, batch)
     _check_directions(name, params, directions, len(axes))
@@ -91,10 +94,11 @@ def _grid(
     count = 1 if mesh is None else mesh.size
     part = _part(len(points), count * (size or 1), pieces=25 if progress else 1)
     padded = np.resize(points, (-(-len(points) // part) * part, len(axes)))
+    go, arrays = programs.program(_compiled, loss)
     found = []
     with _bar(name, len(points), progress and devices.first()) as show:
         for start in range(0, len(padded), part):
-            found.append(devices.fetched(_compiled(loss, params, directions, padded[start : start + part], batch, size, mesh)))
+            found.append(devices.fetched(go(arrays, params, directions, padded[start : start + part], batch, size, mesh)))
             show(min(start + part, len(points)))
     return np.concatenate(found)[: len(points)].reshape([len(axis) for axis in axes])
 
@@ -104,16 +108,20 @@ def _part(points: int, unit: int, pieces: int) -> int:
     return -(-points // (pieces * unit)) * unit
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "size", "mesh"))
-def _compiled(loss, params, directions, points, batch, size, mesh):
-    def local(points, whole):
-        return values(loss, whole[0], whole[1], points, whole[2], size=size)
+def _compiled(rebuild: Callable) -> Callable:
+    @functools.partial(jax.jit, static_argnames=("size", "mesh"))
+    def go(arrays, params, directions, points, batch, size, mesh):
+        def local(points, whole):
+            arrays, params, directions, batch = whole
+            return values(rebuild(arrays), params, directions, points, batch, size=size)
 
-    if mesh is not None:
-        split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
-        in_specs = (split, alike)
-        local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
-    return local(points, (params, directions, batch))
+        if mesh is not None:
+            split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
+            in_specs = (split, alike)
+            local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
+        return local(points, (arrays, params, directions, batch))
+
+    return go
 
 
 def _check_directions(name: str, params: Params, directions: Params, k: int) -> None:
@@ -145,37 +153,104 @@ def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None
 # ── directions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def filter_normalised(direction: Params, params: Params, axis: int = -1) -> Params:
-    """d_f ← d_f ‖θ_f‖ / ‖d_f‖ for each filter f, and d = 0 for biases and the scales of norms (leaves of one axis or none).
+Outputs = Callable[[str, Array], tuple[int, ...] | None]  # (path, leaf) ↦ its axes of outputs; None for a leaf that stays
 
-    A filter is all weights into one output: for kernels [..., in, out], Flax's layout, each index of the last axis, be it
-    a channel or a neuron. A network with ReLUs computes the same with one layer's weights and biases times a and the next
-    one's weights by a; slices along such directions are then the same too, where plain random ones would stretch.
+
+def filter_normalised(direction: Params, params: Params, axis: int | Outputs = -1) -> Params:
+    """d_f ← d_f ‖θ_f‖ / ‖d_f‖ for each filter f, and d = 0 for biases and the scales of norms.
+
+    A filter is all weights into one output, a channel or a neuron. A network with ReLUs computes the same with one layer's
+    weights and biases times a and the next one's weights by a; slices along such directions are then the same too, where plain
+    random ones would stretch. Which leaf is what, in this order:
+
+        1. A leaf of one axis or none stays, and one whose own name is "b" or "scale" or contains "bias".
+        2. A bias of several axes tells the axes of outputs of the other leaves in its node of the tree: kernel [d, heads, dim]
+           and bias [heads, dim] have an output for each (head, dim). Layers stacked along leading axes (`nn.scan`) have these
+           in both. A leaf of the bias's own shape is a scale, and stays.
+        3. Otherwise outputs lie along `axis`; for "query", "key" and "value" kernels of three axes, along the last two.
+
+    Names are those of Flax (Linen and NNX), Equinox and Haiku. A tree without names is read by its axes alone, as rules 1 and 3
+    say: pass a function for `axis` where they are wrong.
 
     Args:
       direction: shaped like θ.
-      axis: the output's axis; 0 for kernels [out, in, ...] (PyTorch's and Equinox's layout).
+      axis: the output's axis: −1 for kernels [..., in, out] (Flax, Haiku), 0 for [out, in, ...] (Equinox, PyTorch); or
+        (path, leaf) ↦ the leaf's axes of outputs, None if it stays; paths read "layer0/kernel".
     Source: H. Li et al. 2018, arXiv 1712.09913, §4; that biases and norms stay is their code's.
     """
+    outputs = axis if callable(axis) else _outputs(params, axis)
 
-    def leaf(d: Array, x: Array) -> Array:
-        if x.ndim < 2:
+    def leaf(path, d: Array, x: Array) -> Array:
+        kept = outputs("/".join(_names(path)), x)
+        if kept is None:
             return jnp.zeros_like(d)
-        rest = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+        kept = {i % x.ndim for i in kept}
+        rest = tuple(i for i in range(x.ndim) if i not in kept)
         length, target = (jnp.sqrt(jnp.sum(jnp.square(z), axis=rest, keepdims=True)) for z in (d, x))
         return d * (target / jnp.where(length > 0, length, 1))
 
-    return jax.tree.map(leaf, direction, params)
+    return jax.tree_util.tree_map_with_path(leaf, direction, params)
 
 
-def random_directions(key: Key, params: Params, k: int = 2, axis: int = -1) -> Params:
+def _names(path) -> list[str]:
+    names = [jax.tree_util.keystr((entry,), simple=True) for entry in path]
+    held = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")  # of an NNX variable
+    return names[:-1] if held else names
+
+
+def _is_bias(name: str) -> bool:
+    return name == "b" or "bias" in name.lower()
+
+
+def _outputs(params: Params, axis: int) -> Outputs:
+    """The rule of `filter_normalised`."""
+    biases: dict[str, list[tuple[int, ...]]] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        *node, name = _names(path) or [""]
+        if _is_bias(name) and x.ndim > 1:
+            biases.setdefault("/".join(node), []).append(x.shape)
+
+    def outputs(path: str, x: Array) -> tuple[int, ...] | None:
+        *node, name = path.split("/")
+        if x.ndim < 2 or _is_bias(name) or name == "scale":
+            return None
+        for shape in biases.get("/".join(node), ()):
+            found = _axes_of(shape, x.shape, first=axis % x.ndim == 0)
+            if found is not None:
+                return found if len(found) < x.ndim else None
+        if axis == -1 and x.ndim == 3 and node and node[-1] in ("query", "key", "value"):
+            return (1, 2)
+        return (axis,)
+
+    return outputs
+
+
+def _axes_of(bias: tuple[int, ...], kernel: tuple[int, ...], first: bool) -> tuple[int, ...] | None:
+    """Where a kernel has the axes of its bias: as few as can be in front, for stacked layers, the rest at the end (or, `first`,
+    after these)."""
+    n, m = len(kernel), len(bias)
+    for stacked in range(m):
+        start = stacked if first else n - (m - stacked)
+        axes = (*range(stacked), *range(start, start + m - stacked))
+        if m <= n and tuple(kernel[i] for i in axes) == bias:
+            return axes
+    return None
+
+
+def random_directions(key: Key, params: Params, k: int = 2, axis: int | Outputs = -1) -> Params:
     """A stack of k Gaussian directions, filter-normalised: nearly orthogonal where p is large. See `filter_normalised`."""
+    require("random_directions", key=key)
+    tree.check(params)
+    count("random_directions", k=k)
     return jax.vmap(lambda key: filter_normalised(tree.normal_like(key, params), params, axis))(jax.random.split(key, k))
 
 
 def sharpest(curvature: Curvature, params: Params, batch: Batch, k: int = 2) -> Eigs:
     """The k leading eigenpairs there; `.vectors` is a stack of unit directions. `spectrum.eigsh` has all options."""
-    return jax.jit(lambda params, batch: eigsh(curvature(params, batch), tree.scattered_like(0, params), k))(params, batch)
+    require("sharpest", curvature=curvature)
+    tree.check(params)
+    at = functools.partial(product_at, "sharpest", curvature)
+    return jax.jit(lambda params, batch: eigsh(at(params, batch), tree.scattered_like(0, params), k))(params, batch)
 
 
 class Principal(NamedTuple):

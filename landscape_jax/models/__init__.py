@@ -1,6 +1,7 @@
 """Networks as `Model(init, apply)` pairs of pure functions, one family a file."""
 
 from landscape_jax.models.cnn import avg_pool, cnn, max_pool, myrtle, simple_cnn, vgg11
+from landscape_jax.models.convolution import convolved
 from landscape_jax.models.mlp import deep_linear, mlp
 from landscape_jax.models.module import dense, flat, uniform
 from landscape_jax.models.parametrisation import mup, ntk, standard
@@ -11,6 +12,7 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "cnn",
+    "convolved",
     "deep_linear",
     "dense",
     "flat",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landscape_jax.arguments import count, counts
 from landscape_jax.models.convolution import Conv
 from landscape_jax.models.module import Dense, float_of, gaussian, glorot_uniform, he, model
 from landscape_jax.types import Model
@@ -86,7 +87,9 @@ def cnn(
       pool: `models.max_pool` or `models.avg_pool`.
       init_scale: s; 1/3 is PyTorch's variance.
     """
-    layers = tuple(part for width in filters for part in (_positive("cnn", width), pool))
+    counts("cnn", filters=filters, dense=dense)
+    count("cnn", outputs=outputs, kernel=kernel)
+    layers = tuple(part for width in filters for part in (width, pool))
     init = gaussian(init_scale)
     return model(_CNN(layers, tuple(dense), outputs, kernel, activation, True, init, init))
 
@@ -97,7 +100,9 @@ def simple_cnn(outputs: int = 10, *, kernel: int = 3, filters: tuple[int, int] =
     Glorot-uniform weights, zero biases, no normalisation. `simple_cnn(kernel=5, filters=(100, 200))` is the larger one.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.
     """
-    one, two = (_positive("simple_cnn", width) for width in filters)
+    counts("simple_cnn", filters=filters)
+    count("simple_cnn", outputs=outputs, kernel=kernel, dense=dense)
+    one, two = filters
     layers = (one, -one, max_pool, two, -two, max_pool)
     return model(_CNN(layers, (dense,), outputs, kernel, nn.relu, True, glorot_uniform, glorot_uniform))
 
@@ -116,9 +121,11 @@ def myrtle(depth: int, width: int, outputs: int = 10, *, pools: int = 5) -> Mode
     after = {5: (2, 3, 4), 7: (2, 4, 6), 10: (3, 6, 9)}
     if depth not in after:
         raise ValueError(f"myrtle: depth={depth} must be 5, 7 or 10")
+    count("myrtle", width=width, outputs=outputs)
+    count("myrtle", 3, pools=pools)
     layers: list = []
     for i in range(1, depth):
-        layers += [_positive("myrtle", width)] + [avg_pool] * (i in after[depth])
+        layers += [width] + [avg_pool] * (i in after[depth])
     layers += [avg_pool] * (pools - 3)
     return model(_CNN(tuple(layers), (), outputs, 3, nn.relu, False, he, gaussian(1.0)))
 
@@ -131,12 +138,8 @@ def vgg11(outputs: int = 10, *, dense: Sequence[int] = (), init_scale: float = 2
       init_scale: s of weights N(0, s / fan_in); biases are 0.
     Source: K. Simonyan and A. Zisserman 2015, arXiv 1409.1556, Table 1, column A.
     """
+    count("vgg11", outputs=outputs)
+    counts("vgg11", dense=dense)
     layers = (64, max_pool, 128, max_pool, 256, 256, max_pool, 512, 512, max_pool, 512, 512, max_pool)
     init = gaussian(init_scale)
     return model(_CNN(layers, tuple(dense), outputs, 3, nn.relu, True, init, init))
-
-
-def _positive(name: str, width: int) -> int:
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"{name}: {width!r} filters must be a positive integer")
-    return width

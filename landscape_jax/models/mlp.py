@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from landscape_jax.arguments import count, counts
 from landscape_jax.models.module import dense, float_of, model
 from landscape_jax.models.parametrisation import Parametrisation, Scaling, standard
 from landscape_jax.types import Model
@@ -85,9 +86,9 @@ def mlp(
         weights (2010, eq. 16) are uniform with s_l = 2 fan_in / (fan_in + fan_out).
     Returns: `Model(init, apply)`; `apply` flattens each example and gives [n, c]. Parameters have the inputs' dtype.
     """
+    counts("mlp", widths=widths)
+    count("mlp", outputs=outputs)
     sizes = (*widths, outputs)
-    if any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ValueError(f"mlp: widths={tuple(widths)} and outputs={outputs} must be positive integers")
     scales = (init_scale,) * len(sizes) if isinstance(init_scale, Real) else tuple(cast(Sequence[float], init_scale))
     if len(scales) != len(sizes):
         raise ValueError(

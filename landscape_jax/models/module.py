@@ -12,6 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from landscape_jax import tree
+from landscape_jax.arguments import described, require
 from landscape_jax.types import Key, Model, Params
 
 
@@ -35,6 +36,9 @@ def flat(network: Model, inputs: Array) -> Model:
     Args:
       inputs: [n, ...], as for `init`.
     """
+    require("flat", network=network)
+    if not hasattr(inputs, "shape"):
+        raise TypeError(f"flat: inputs must be an array [n, ...], as for init, but is {described(inputs)}")
     shapes = jax.eval_shape(network.init, jax.random.key(0), inputs)
     unravel = ravel_pytree(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))[1]
 

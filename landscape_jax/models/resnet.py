@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
+from landscape_jax.arguments import count
 from landscape_jax.models.convolution import Conv
 from landscape_jax.models.module import Dense, float_of, gaussian, model
 from landscape_jax.types import Batch, Coupled, Model, Params
@@ -101,6 +102,7 @@ def resnet(
         without, so that the sum over blocks stays O(1).
     Source: K. He et al. 2016, arXiv 1512.03385, §4.2; without norm: S. Jastrzębski et al. 2019, arXiv 1807.05031, App.
     """
+    count("resnet", depth=depth, outputs=outputs, width=width)
     k, rest = divmod(depth - 2, 6)
     if rest or k < 1:
         raise ValueError(f"resnet: depth={depth} must be 6k + 2 with k ≥ 1: 8, 14, 20, 32, 44, 56, 110")
@@ -124,6 +126,7 @@ def resnet18(
       init_scale: as for `resnet`.
     Source: K. He et al. 2016, arXiv 1512.03385, Table 1.
     """
+    count("resnet18", outputs=outputs, width=width)
     scale = (2.0 if norm is not no_norm else 2.0 / 8) if init_scale is None else init_scale
 
     def stem(conv: Callable, x: Array) -> Array:

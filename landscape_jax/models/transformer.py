@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from landscape_jax.arguments import count
 from landscape_jax.models.convolution import Conv
 from landscape_jax.models.module import Dense, float_of, model
 from landscape_jax.types import Model
@@ -65,6 +66,7 @@ def transformer(vocabulary: int, *, length: int = 64, width: int = 64, depth: in
     Source: A. Radford et al. 2019, "Language models are unsupervised multitask learners", §2.3; R. Xiong et al. 2020, arXiv
       2002.04745, for pre-LN.
     """
+    count("transformer", vocabulary=vocabulary, length=length, width=width, depth=depth, heads=heads)
     _heads("transformer", width, heads)
     return model(_Decoder(vocabulary, length, width, depth, heads))
 
@@ -103,10 +105,11 @@ def vit(outputs: int = 10, *, patch: int = 4, width: int = 64, depth: int = 4, h
     Returns: for t patches of k numbers, p = (k + 1) d + t d + depth (12 d² + 13 d) + 2 d + (d + 1) outputs.
     Source: A. Dosovitskiy et al. 2021, arXiv 2010.11929, §3.1, with the mean over patches in place of a class token.
     """
+    count("vit", outputs=outputs, patch=patch, width=width, depth=depth, heads=heads)
     _heads("vit", width, heads)
     return model(_ViT(outputs, patch, width, depth, heads))
 
 
 def _heads(name: str, width: int, heads: int) -> None:
-    if heads < 1 or width % heads:
+    if width % heads:
         raise ValueError(f"{name}: width={width} must be a multiple of heads={heads}")

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import tree
+from landscape_jax import losses, tree
+from landscape_jax.arguments import count, require
+from landscape_jax.data.batches import check_repeats
 from landscape_jax.observe.sharpness import Measure, eigenpairs
 from landscape_jax.types import Batch, Batches, Curvature, Eigs, Key, Loss, Moment, Observable, Params
 
@@ -37,14 +39,16 @@ def redrawn(loss: Loss, batches: Batches, num: int = 10, rate: float | Callable 
         any will do.
     Cost: `num` gradients, one at a time, and as many vectors.
     """
-    if num < 1:
-        raise ValueError(f"redrawn: num={num} must be at least 1: how many minibatches to draw")
+    require("redrawn", loss=loss, batches=batches)
+    count("redrawn", num=num)
+    check_repeats(batches)
 
     def stack(batches: Batches, rate, key: Key, moment: Moment) -> Params:
         eta = cast(float, rate(moment.state) if callable(rate) else rate)
 
         def one(j: Array) -> Params:
             batch = batches(jax.random.fold_in(key, j), moment.step)
+            losses.check(loss, moment.params, batch)
             return tree.scale(-eta, jax.grad(loss)(moment.params, batch))
 
         return jax.lax.map(one, jnp.arange(num))
@@ -59,6 +63,8 @@ def overlaps(vectors: Vectors = gradient_taken) -> Measure:
 
     Returns: a measure for `eigenpairs`, with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
     """
+
+    require("overlaps", vectors=vectors)
 
     def measure(vectors: Vectors, key: Key, eigs: Eigs, moment: Moment):
         drawn = vectors(key, moment)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 
 from landscape_jax import tree
-from landscape_jax.observe.scalars import stateless
+from landscape_jax.arguments import pair, require
+from landscape_jax.labels import Kind, check_range, kind, one_hot, or_nan
+from landscape_jax.labels import classes as right_classes
+from landscape_jax.observe.scalars import on_data
 from landscape_jax.types import Batch, Moment, Observable, Params
 
 
@@ -27,7 +29,7 @@ def mean_cosines(gradients: Callable[[Any], Array], examples: Any, labels: Array
     Args:
       gradients: example ↦ J [C, p].
       examples: a pytree, leaves [n, ...]; they are taken one at a time.
-      labels: [n] int.
+      labels: [n] int in 0 … C − 1; others raise where they are concrete, and where traced make "same_class" NaN.
     Cost: n calls, and some 4 C p numbers of memory. Classes with fewer than two examples don't count for the first; NaN where
       there is no other.
     Source: S. Fort and S. Ganguli 2019, arXiv 1910.05929.
@@ -36,6 +38,7 @@ def mean_cosines(gradients: Callable[[Any], Array], examples: Any, labels: Array
     if n < 2:
         raise ValueError(f"mean_cosines: n={n} examples have no pairs: give two at least")
     shape = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], examples))
+    check_range("mean_cosines", labels, shape.shape[0])
     classes, none, zero = shape.shape[0], jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), shape.dtype)
 
     def add(sums, entry):
@@ -44,7 +47,7 @@ def mean_cosines(gradients: Callable[[Any], Array], examples: Any, labels: Array
         found = gradients(example)  # [C, p]
         square = jnp.sum(found**2, axis=1)
         u = found * jnp.where(square > 0, jax.lax.rsqrt(square), 0)[:, None]
-        mine = jax.nn.one_hot(label, classes, dtype=u.dtype)  # [C]
+        mine = one_hot("mean_cosines", label, classes, u.dtype)  # [C]
         alone += jnp.sum(u.sum(0) ** 2) - jnp.sum(u**2)  # Σ_{k≠l} of one example
         return (whole + u, own + mine[:, None] * u, count + mine, alone, total + jnp.mean(square)), None
 
@@ -75,39 +78,66 @@ def clustering(apply: Callable[[Params, Array], Array], batch: Batch) -> Observa
     """How the gradients of the logits cluster: `mean_cosines` at each look.
 
     Args:
-      apply: (θ, inputs [n, ...]) ↦ logits [n, C], example by example.
+      apply: (θ, inputs [n, ...]) ↦ logits [n, C], example by example, C ≥ 2.
       batch: (inputs, targets), classes [n] or one-hot rows [n, C].
     Returns: an observable with values {"same_class", "same_logit", "other_logit", "length"}, each [].
 
     Cost: n gradients of C logits a look, one example at a time.
     """
 
-    def measure(batch: Batch, moment: Moment) -> dict[str, Array]:
-        inputs, targets = batch
-        labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
-        return mean_cosines(logit_gradients(apply, moment.params), inputs, labels)
+    require("clustering", apply=apply)
 
-    return stateless(Partial(measure, batch))
+    def right(batch: Batch, params: Params) -> Array:
+        inputs, targets = pair("clustering", batch)
+        logits = jax.eval_shape(apply, params, inputs)
+        if kind("clustering", logits, targets) is Kind.SIGNS or logits.ndim != 2:
+            raise ValueError(
+                f"clustering: outputs {logits.shape} are not one row of at least two logits for each example: it compares the "
+                "logits of an example; give an apply with outputs [n, C], C ≥ 2"
+            )
+        return right_classes("clustering", logits, targets)
+
+    def measure(batch: Batch, moment: Moment) -> dict[str, Array]:
+        return mean_cosines(logit_gradients(apply, moment.params), batch[0], right(batch, moment.params))
+
+    return on_data(right, measure, batch)
 
 
 def confidence(apply: Callable[[Params, Array], Array], batch: Batch) -> Observable:
     """What the softmax does on a batch.
 
+    Args:
+      apply: (θ, inputs [n, ...]) ↦ logits [n, ..., C], C ≥ 2.
+      batch: (inputs, targets), classes [n, ...], or rows [n, ..., C], one-hot, smoothed or mixed: the right logit is that of
+        the largest target.
     Returns: an observable with values "variance" [] of all logits, "freedom" [], the mean of 1 − Σ_k p_k² (0 when frozen),
-      "margin" [] and "margin_spread" [], mean and standard deviation of the right logit less the largest of the others.
+      "margin" [] and "margin_spread" [], mean and standard deviation of the right logit less the largest of the others, over
+      examples and positions.
     """
 
-    def measure(batch: Batch, moment: Moment) -> dict[str, Array]:
-        inputs, targets = batch
+    require("confidence", apply=apply)
+
+    def right(batch: Batch, params: Params) -> Array:
+        inputs, targets = pair("confidence", batch)
         tree.num_examples(batch)
-        z = apply(moment.params, inputs)  # [n, C]
-        right = jax.nn.one_hot(targets, z.shape[1], dtype=z.dtype) if targets.ndim == 1 else targets
-        margin = jnp.sum(right * z, axis=1) - jnp.max(jnp.where(right > 0, -jnp.inf, z), axis=1)
+        logits = jax.eval_shape(apply, params, inputs)
+        if kind("confidence", logits, targets) is Kind.SIGNS:
+            raise ValueError(
+                f"confidence: outputs {logits.shape} are one logit, which has no others to compare with: give an apply "
+                "with two, e.g. jnp.stack([0 * f, f], axis=-1)"
+            )
+        return right_classes("confidence", logits, targets)
+
+    def measure(batch: Batch, moment: Moment) -> dict[str, Array]:
+        z, label = apply(moment.params, batch[0]), right(batch, moment.params)  # [n, ..., C], [n, ...]
+        its = jax.nn.one_hot(label, z.shape[-1], dtype=bool)
+        others = jnp.max(jnp.where(its, -jnp.inf, z), axis=-1)
+        margin = or_nan(jnp.sum(jnp.where(its, z, 0), axis=-1) - others, label)
         return {
             "variance": jnp.var(z),
-            "freedom": jnp.mean(1 - jnp.sum(jax.nn.softmax(z) ** 2, axis=1)),
+            "freedom": jnp.mean(1 - jnp.sum(jax.nn.softmax(z) ** 2, axis=-1)),
             "margin": jnp.mean(margin),
             "margin_spread": jnp.std(margin),
         }
 
-    return stateless(Partial(measure, batch))
+    return on_data(right, measure, batch)

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import tree
+from landscape_jax import labels, tree
+from landscape_jax.arguments import pair, require
 from landscape_jax.types import Batch, Moment, Observable, Params
 
 
 def stateless(measure: Callable[[Moment], object]) -> Observable:
     """An observable that remembers nothing: `stateless(lambda m: ...)`; the value may be any pytree of arrays."""
+    require("stateless", measure=measure)
     return Observable(Partial(_nothing), Partial(_measured, measure))
 
 
@@ -40,17 +42,35 @@ distance = Observable(
 """‖θ_t − θ₀‖₂, the straight-line distance from where the run began."""
 
 
+def on_data(check: Callable[[Batch, Params], None], measure: Callable[[Batch, Moment], object], data: Batch) -> Observable:
+    """An observable of given data that remembers nothing; at the start, `check(data, θ₀)` raises for data that don't fit."""
+    data = jax.tree.map(jnp.asarray, data)
+    return Observable(Partial(_checked, check, data), Partial(_measured, Partial(measure, data)))
+
+
+def _checked(check, data, key, params):
+    check(data, params)
+    return ()
+
+
 def accuracy(apply: Callable[[Params, Array], Array], data: Batch | None = None) -> Observable:
-    """The fraction of examples whose largest output is the target's class.
+    """The fraction of examples whose largest output is the target's class; of positions, where an example has several.
 
     Args:
-      apply: (θ, x [n, ...]) ↦ outputs [n, c].
-      data: (x, y) with y one-hot [n, c] or classes [n]; default: the batch of the step.
+      apply: (θ, x [n, ...]) ↦ outputs [n, ..., c], or one logit [n, 1] or [n], whose sign is the choice between two classes.
+      data: (x, y) with y as `labels` reads it: classes [n, ...] or one-hot [n, ..., c]; for one logit signs ±1, or 0 and 1.
+        Default: the batch of the step.
+    Errors: `ValueError` for targets that don't fit the outputs, or that are no class; NaN where this shows under jit only.
     """
 
-    def fraction(data, moment: Moment) -> Array:
-        inputs, targets = moment.batch if data is None else data
-        classes = targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)  # [n]
-        return jnp.mean(jnp.argmax(apply(moment.params, inputs), axis=-1) == classes)
+    require("accuracy", apply=apply)
 
-    return stateless(Partial(fraction, jax.tree.map(jnp.asarray, data)))
+    def check(data: Batch, params: Params) -> None:
+        inputs, targets = pair("accuracy", data)
+        labels.classes("accuracy", jax.eval_shape(apply, params, inputs), targets)
+
+    def fraction(data: Batch | None, moment: Moment) -> Array:
+        inputs, targets = pair("accuracy", moment.batch if data is None else data)
+        return jnp.mean(labels.correct(apply(moment.params, inputs), targets, "accuracy"))
+
+    return stateless(Partial(fraction, None)) if data is None else on_data(check, fraction, data)

@@ -9,7 +9,9 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import spectrum
+from landscape_jax.arguments import product_at, require
 from landscape_jax.curvature import preconditioned
+from landscape_jax.curvature.domain import domain, embed
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Moment, Observable, Params
 
 Measure = Callable[[Key, Eigs, Moment], Any]  # what to make of eigenpairs, and of the moment they are found at
@@ -29,7 +31,8 @@ def eigenpairs(
     """What `measure` makes of the k leading eigenpairs of a curvature, tracked along a run (`spectrum.tracker`).
 
     Args:
-      curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`.
+      curvature: (θ, batch) ↦ (v ↦ A v), e.g. `curvature.hessian(loss)`. Of a `restricted` one the measures see eigenvectors
+        shaped like θ, with 0 where it does not act.
       k: how many eigenpairs.
       measure: (key, eigs, moment) ↦ value, any pytree of arrays; or a tree of such functions, e.g. a dict, which share the
         eigenpairs. The key is the observable's own, and of several measures each has another.
@@ -37,20 +40,26 @@ def eigenpairs(
       batch: where to measure the curvature; default: the batch of the step, as it comes.
       tol: of the values, relative to the largest |eigenvalue| found; None: no tracking, `num_steps` products at each look.
       guards: eigenvectors remembered beyond those asked for; more where eigenvalues crowd (`spectrum.tracker`).
-      preconditioner: optimizer state ↦ P, e.g. `curvature.preconditioner`: with it, the eigenpairs are those of P^-½ A P^-½
-        for the P of each step, which is what an adaptive optimizer's stability hangs on (`theory.stability`).
+      preconditioner: optimizer state ↦ P, e.g. `functools.partial(curvature.preconditioner, optimizer=optimizer)`: with it, the
+        eigenpairs are those of P^-½ A P^-½ for the P of each step, which decide the stability of an adaptive optimizer
+        (`theory.stability`).
     Cost: k products a measurement at least, little more where the curvature changes slowly. Memory: 3k + 3 guards +
     num_steps vectors.
     """
+    require("eigenpairs", curvature=curvature)
+    measures = [measure] if isinstance(measure, Observable) else jax.tree.leaves(measure, is_leaf=callable)
+    for each in measures or [measure]:
+        require("eigenpairs", measures=each)
     track = spectrum.tracker(k, num_steps, tol=tol, guards=guards)
 
     def init(batch: Batch, measure, key: Key, params: Params):
-        return track.init(params)
+        return track.init(domain(curvature, params))
 
     def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
-        matvec = matrix(moment.params, moment.batch if batch is None else batch)
+        matvec = product_at("eigenpairs", matrix, moment.params, moment.batch if batch is None else batch)
         memory, eigs = track.update(matvec, memory, jnp.isfinite(moment.loss), moment.step)
+        eigs = eigs._replace(vectors=embed(curvature, eigs.vectors, moment.params))
         measures, structure = jax.tree.flatten(measure, is_leaf=callable)
         keys = jax.random.split(key, len(measures)) if len(measures) > 1 else [key]
         return memory, structure.unflatten([each(own, eigs, moment) for each, own in zip(measures, keys, strict=True)])

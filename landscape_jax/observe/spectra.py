@@ -8,6 +8,8 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import spectrum, tree
+from landscape_jax.arguments import count, product_at, require
+from landscape_jax.curvature.domain import domain
 from landscape_jax.types import Batch, Curvature, Estimate, Key, MatVec, Moment, Observable, Params
 
 
@@ -31,6 +33,9 @@ def spectral_density(
     Cost: s · m products a look.
     """
 
+    require("spectral_density", curvature=curvature)
+    count("spectral_density", num_probes=num_probes, num_steps=num_steps)
+
     def density(matvec: MatVec, key: Key, params: Params) -> dict[str, Array]:
         return spectrum.density(
             matvec, key, params, num_probes=num_probes, num_steps=num_steps, reorthogonalise=reorthogonalise
@@ -50,8 +55,8 @@ def trace_ratio(curvature: Curvature, *, batch: Batch | None = None, num_probes:
     Cost: s products a look.
     Source: the quantity is that of S. Fort and A. Scherlis 2018, arXiv 1807.02581; the estimate M. Hutchinson's (1989).
     """
-    if num_probes < 2:
-        raise ValueError(f"trace_ratio: num_probes={num_probes} must be at least 2: a standard error needs as many")
+    require("trace_ratio", curvature=curvature)
+    count("trace_ratio", 2, num_probes=num_probes)  # a standard error needs as many
 
     def ratio(matvec: MatVec, key: Key, params: Params) -> dict[str, Array]:
         return hutchinson_ratio(matvec, key, params, num_probes)._asdict()
@@ -68,9 +73,11 @@ def hutchinson_ratio(matvec: MatVec, key: Key, like: Params, num_probes: int) ->
     def probe(i: Array) -> tuple[Array, Array]:
         z = tree.rademacher_like(jax.random.fold_in(key, i), like)
         image = matvec(z)
-        return tree.vdot(z, image), tree.vdot(image, image)
+        return tree.vdot(z, image), tree.norm(image)
 
-    trace, square = jax.lax.map(probe, jnp.arange(num_probes))  # [s]
+    trace, length = jax.lax.map(probe, jnp.arange(num_probes))  # [s]
+    unit = tree.unit(length)  # R is the same for any multiple of A
+    trace, square = trace / unit, (length / unit) ** 2
     t, f = jnp.mean(trace), jnp.mean(square) ** 0.5
     value = t / jnp.where(f > 0, f, 1)
     slope = (trace - t - value / 2 * (square - f**2) / jnp.where(f > 0, f, 1)) / jnp.where(f > 0, f, 1)  # of R, probe by probe
@@ -82,7 +89,7 @@ def _of_matvec(curvature: Curvature, measure: Any, batch: Batch | None) -> Obser
         return ()
 
     def look(batch: Batch, key: Key, memory, moment: Moment):
-        matvec = curvature(moment.params, moment.batch if batch is None else batch)
-        return memory, measure(matvec, key, moment.params)
+        matvec = product_at("observe", curvature, moment.params, moment.batch if batch is None else batch)
+        return memory, measure(matvec, key, domain(curvature, moment.params))
 
     return Observable(Partial(init, batch), Partial(look, batch))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from landscape_jax import tree
+from landscape_jax import losses, tree
+from landscape_jax.arguments import require
 from landscape_jax.observe.alignment import Vectors, update_taken
 from landscape_jax.observe.sharpness import Measure, eigenpairs
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Moment, Observable, Params
@@ -31,12 +32,14 @@ def changes(
     Args, cost, source: as for `step_effect`.
     Returns: a measure for `eigenpairs`, with the values of `step_effect`.
     """
+    require("step_effect", loss=loss, steps=steps)
     alphas = tuple(float(a) for a in multiples)
     if not alphas:
         raise ValueError("step_effect: multiples is empty: pass at least one multiple of the step, e.g. (1.0, 2.0)")
 
     def measure(batch: Batch, steps: Vectors, key: Key, eigs: Eigs, moment: Moment):
         theta, sample, k = moment.params, moment.batch if batch is None else batch, len(eigs.values)
+        losses.check(loss, theta, sample)
         own, other = jax.random.split(key)
         drawn = steps(own, moment)  # leaves [m, ...]
         here, slope = jax.value_and_grad(loss)(theta, sample)
@@ -116,12 +119,14 @@ def sections(
     Args, cost, source: as for `cross_sections`.
     Returns: a measure for `eigenpairs`, with values {"unit" s_i [k], "loss" [k, len(places)]}.
     """
+    require("cross_sections", loss=loss, steps=steps)
     grid = tuple(float(a) for a in places)
     if not grid:
         raise ValueError("cross_sections: places is empty: pass where to look, in steps, e.g. (-1.0, 0.0, 1.0)")
 
     def measure(batch: Batch, steps: Vectors, key: Key, eigs: Eigs, moment: Moment):
         theta, sample = moment.params, moment.batch if batch is None else batch
+        losses.check(loss, theta, sample)
         c = jax.vmap(lambda u: tree.dots(eigs.vectors, u))(steps(key, moment))  # [m, k]
         unit = jnp.mean(jnp.abs(c), axis=0)
         reach = jnp.where(jnp.mean(c, axis=0) < 0, -unit, unit)  # [k], signed

@@ -82,19 +82,39 @@ def named(result: Any, axes: Mapping[str, Any]) -> Any:
     return jax.tree.map(with_axes, result, is_leaf=lambda x: isinstance(x, Record))
 
 
+def check_name(name: Any, where: str = "a record") -> None:
+    """Raise `ValueError` for a name that can't be that of an entry, which is a file on disk, nested in folders."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(
+            f"{where}: the name {name!r} can't be that of an entry: names are strings, not empty, '.' or '..', and without "
+            "'/', which joins nested names on disk: rename it, or measure a dict for nested entries"
+        )
+
+
+def check_names(value: Any, where: str) -> None:
+    """The same for all names in a measured value."""
+    value = value._asdict() if hasattr(value, "_asdict") else value
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        check_name(name, where)
+        check_names(inner, f"{where}[{name!r}]")
+
+
 def flat(record: Mapping, joint: str = "/", prefix: str = "") -> dict[str, np.ndarray]:
     """Nested names joined into one."""
     out = {}
     for name, value in record.items():
-        if joint in name:
-            raise ValueError(f"the name {name!r} in a record holds {joint!r}, which joins nested names on disk: rename it")
+        check_name(name)
         value = value._asdict() if hasattr(value, "_asdict") else value
-        if isinstance(value, Mapping):
-            out |= flat(value, joint, f"{prefix}{name}{joint}")
-            continue
-        value = np.asarray(value)
-        out[prefix + name] = value.astype(np.float32) if value.dtype.kind == "V" else value  # bfloat16 and kin: not NumPy's own
+        inside = flat(value, joint, f"{prefix}{name}{joint}") if isinstance(value, Mapping) else {prefix + name: _array(value)}
+        if twice := out.keys() & inside.keys():
+            raise ValueError(f"two entries of a record are called {min(twice)!r}, nested names being joined by {joint!r}")
+        out |= inside
     return out
+
+
+def _array(value: Any) -> np.ndarray:
+    value = np.asarray(value)
+    return value.astype(np.float32) if value.dtype.kind == "V" else value  # bfloat16 and kin: not NumPy's own
 
 
 def nested(flattened: Mapping[str, Any]) -> dict[str, Any]:

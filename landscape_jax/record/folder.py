@@ -8,6 +8,9 @@
 
 import contextlib
 import dataclasses
+import errno
+import functools
+import io
 import json
 import os
 import platform
@@ -17,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -27,8 +30,13 @@ try:
 except ImportError:  # not a POSIX system: nothing guards a folder there
     fcntl = None
 
+from landscape_jax.record import disk
 from landscape_jax.record.axes import Record, flat, nested
+from landscape_jax.record.disk import Unwritable
+from landscape_jax.record.values import plain
 
+HOLDER = "process"  # begins the text of a lock file
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
 
 
@@ -49,17 +57,13 @@ class Claim:
         return NOT_TESTED if self.passed is None else REPRODUCED if self.passed else NOT_REPRODUCED
 
 
-class Unwritable(OSError):
-    """The folder for the results can't be written."""
-
-
 def prepare(folder: str | Path) -> Path:
     """Make the folder and try to write into it, before any work is done. Raises `Unwritable`."""
-    folder = Path(folder)
+    folder = disk.expand(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="probe.", suffix=disk.PARTIAL) as file:
+            file.write(b"a disk that is full is found at once")
     except OSError as error:
         raise Unwritable(f"can't write results to {folder}: {error.strerror}; choose another folder") from error
     return folder
@@ -67,85 +71,160 @@ def prepare(folder: str | Path) -> Path:
 
 @contextlib.contextmanager
 def held(folder: str | Path) -> Iterator[Path]:
-    """A prepared folder that no other process can hold at the same time. Raises `Unwritable`.
+    """A prepared folder that no other process or thread can hold at the same time. Raises `Unwritable`.
 
-    The lock goes with the process, however that ends.
+    The lock goes with the process, however that ends. What a killed holder left half written is removed. Where the file
+    system has no locks, a warning says so and nothing guards the folder.
     """
     folder = prepare(folder)
-    if fcntl is None:
-        yield folder
-        return
     path = folder / ".lock"
-    with open(path, "a+") as file:
+    with _lock_file(path) as file:
+        locked = _locked(file, path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except BlockingIOError:
-            ours = False
-        if not ours:
-            file.seek(0)
-            holder = file.read() or "another process"
-            raise Unwritable(f"{folder} is being written by {holder}: wait for it, or choose another folder")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        try:
+            _begin(folder, file if locked else None)
             yield folder
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _begin(folder: Path, lock: TextIO | None) -> None:
+    """Say whose folder it is, and remove what a kill left behind."""
+    try:
+        if lock is not None:
+            lock.truncate(0)
+            lock.write(f"{HOLDER} {os.getpid()} on {platform.node()}")
+            lock.flush()
+        disk.sweep(folder)
+    except OSError as error:
+        raise Unwritable(f"can't write to {folder}: {error.strerror}; make room, or choose another folder") from error
+
+
+def _lock_file(path: Path) -> TextIO:
+    try:
+        file = open(path, "a+", opener=disk.no_link)
+    except OSError as error:
+        what = "is a symbolic link" if error.errno == errno.ELOOP else f"can't be opened ({error.strerror})"
+        raise Unwritable(f"{path} {what}: choose another folder") from error
+    file.seek(0)
+    if (told := file.read(100)) and not told.startswith(HOLDER):
+        file.close()
+        raise Unwritable(f"{path} is not a lock of ours: choose another folder")
+    return file
+
+
+def _locked(file: TextIO, path: Path) -> bool:
+    """Whether the lock is ours; False where there are no locks."""
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, "this system has no flock")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except BlockingIOError:
+        ours = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise Unwritable(f"{path} can't be locked ({error.strerror}): choose another folder") from error
+        disk.warn(f"{path.parent} can't be locked ({error.strerror}): see that nothing else writes there")
+        return False
+    if not ours:
+        file.seek(0)
+        holder = file.read() or "another process"
+        raise Unwritable(f"{path.parent} is being written by {holder}: wait for it, or choose another folder")
+    return True
 
 
 def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Claim] | None = None, **config) -> None:
     """Write the parts of a result that are given; `config` holds the entries of config.json.
 
-    Each file appears whole or not at all: it is written beside its place and moved there.
+    A result is whole once it has claims.json, which goes first and comes back last: a kill never leaves claims beside
+    another run's record. All is on disk before the first file takes its place, so that a full disk changes nothing.
     """
     folder = prepare(folder)
     axes = {} if record is None else _axes(record)
     if axes:
-        known = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+        known = _loaded(folder / "config.json") if (folder / "config.json").is_file() else {}
         config = known | config | {"axes": axes}
-    if config:
-        replace(folder / "config.json", json.dumps(plain(config), indent=2).encode())
+    contents = {}
     if record is not None:
-        with tempfile.TemporaryFile() as file:
+        with io.BytesIO() as file:
             np.savez_compressed(file, **flat(record))
-            file.seek(0)
-            replace(folder / "record.npz", file.read())
+            contents["record.npz"] = file.getvalue()
+    if config:
+        contents["config.json"] = json.dumps(plain(config), indent=2).encode()
     if claims is not None:
         rows = [
-            {**{f: plain(getattr(c, f)) for f in ("id", "statement", "source", "criterion", "measured")},
+            {**{f: plain(getattr(c, f), f) for f in ("id", "statement", "source", "criterion", "measured")},
              "verdict": c.verdict}
             for c in claims
         ]
-        replace(folder / "claims.json", json.dumps(rows, indent=2).encode())
+        contents["claims.json"] = json.dumps(rows, indent=2).encode()
+    _put(folder, contents)
+
+
+def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """All files of a result, or, where they can't be written, none."""
+    parts = {}
+    try:
+        for name, content in contents.items():
+            parts[name] = disk.stage(folder / name, content)
+        if "claims.json" in parts:
+            (folder / "claims.json").unlink(missing_ok=True)
+            disk.sync(folder)
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+        disk.sync(folder)
+    except OSError as error:
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        why = f"can't write the result to {folder}: {error.strerror}"
+        raise Unwritable(f"{why}; make room, or choose another folder") from error
 
 
 def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
     """What a folder holds: (config, record, claims), the last two None where they are missing."""
-    folder = Path(folder)
+    folder = disk.expand(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: it is not a result folder")
-    config = json.loads((folder / "config.json").read_text())
+    config = _loaded(folder / "config.json")
     record, claims = None, None
     if (folder / "record.npz").is_file():
         with np.load(folder / "record.npz") as file:
             record = _with_axes(nested({name: file[name] for name in file.files}), config.get("axes", {}))
     if (folder / "claims.json").is_file():
-        claims = json.loads((folder / "claims.json").read_text())
+        claims = _loaded(folder / "claims.json", list)
     return config, record, claims
+
+
+def _loaded(path: Path, kind: type = dict) -> Any:
+    """A JSON file of ours."""
+    with disk.reading(path):
+        content = path.read_bytes()
+    try:
+        found = json.loads(content.decode())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or not JSON ({error}): delete it, and run again what wrote it") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a {kind.__name__}: it is not a file of a result")
+    return found
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a number depends on."""
+    told = {"python": platform.python_version()}
+    for name in ("landscape_jax", "jax", "jaxlib", "flax", "optax", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            told[name] = metadata.version(name)
+    return told
 
 
 def circumstances() -> dict[str, Any]:
     """Versions, device, command line and commit: what a number needs beside it to be compared."""
-    names = ("landscape_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    versions = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
     devices = jax.devices()
     return {
-        "versions": versions,
+        "versions": dict(versions()),
         "device": {"kind": devices[0].device_kind, "count": len(devices), "cores": os.cpu_count()},
         "command": " ".join(["python -m experiments", *sys.argv[1:]]),
         "commit": _commit(),
@@ -163,14 +242,6 @@ def _commit() -> str | None:
     return None
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a reader, or a kill, never meets half of it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
 def _axes(record: Mapping, at: str = "") -> dict[str, dict]:
     """The named axes of a record and of those nested in it: {place: {name: coordinates}}."""
     named = {at: plain(record.named)} if isinstance(record, Record) and record.named else {}
@@ -183,18 +254,3 @@ def _with_axes(record: dict, axes: Mapping[str, dict], at: str = "") -> Record:
     """The inverse."""
     entries = {n: _with_axes(x, axes, f"{at}/{n}" if at else n) if isinstance(x, dict) else x for n, x in record.items()}
     return Record(entries, axes.get(at))
-
-
-def plain(x: Any) -> Any:
-    """JSON's own types; arrays become lists, and numbers JSON has no name for become null."""
-    if isinstance(x, Mapping):
-        return {str(name): plain(value) for name, value in x.items()}
-    if isinstance(x, (np.ndarray, np.generic, jax.Array)):
-        return plain(x.tolist())
-    if isinstance(x, (list, tuple)):
-        return [plain(value) for value in x]
-    if isinstance(x, float) and not np.isfinite(x):
-        return None
-    if isinstance(x, Path):
-        return str(x)
-    return x

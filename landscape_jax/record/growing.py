@@ -1,21 +1,39 @@
 """A record on disk that grows along time, so that memory does not.
 
-One `.npy` file an entry, time first: numpy.load(file, mmap_mode="r") reads it, whatever wrote it.
+    <entry>.npy    time first: numpy.load(file, mmap_mode="r") reads it, whatever wrote it
+    <entry>.crc    a checksum of each `BLOCK` bytes of its rows, uint32: they tell where an entry is damaged
 """
 
 import math
 import os
+import re
 import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from landscape_jax.record import disk
 from landscape_jax.record.axes import Record, flat, nested
 
 HEADER = 256  # bytes: room for the shape to grow
+BLOCK = 512  # bytes
+
+
+class Entry(NamedTuple):
+    """What the first rows of an entry must be; JSON makes a list of it."""
+
+    checksum: int  # of all their bytes
+    last: int  # of those beyond the last whole block
+    dtype: str
+    shape: list[int]  # of a row
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Growing:
@@ -28,41 +46,88 @@ class Growing:
 
     def __init__(self, folder: Path, ndim: int = 0):
         self.folder, self.ndim, self.length = Path(folder), ndim, 0
-        self.checksums: dict[str, int] = {}  # of all rows so far, entry by entry
+        self.checksums: dict[str, Entry] = {}  # of all rows so far, entry by entry
+        self.holes: dict[str, list[slice]] = {}  # rows that were damaged on disk
 
     def append(self, record: Mapping) -> None:
         """Add entries [*runs, t, ...] at the end."""
         length = self.length + np.shape(record["step"])[self.ndim]
         for name, value in flat(record).items():
             rows = np.moveaxis(value, self.ndim, 0)  # [t, *runs, ...]
+            entry = Entry(0, 0, rows.dtype.str, list(rows.shape[1:]))
+            before = self.checksums.get(name, entry)
+            if before[2:] != entry[2:]:
+                raise ValueError(f"{self.folder / name}.npy holds rows of {before[2:]}, not of {entry[2:]}: give a new folder")
             content = rows.tobytes()
             path = self.folder / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "r+b" if path.exists() else "w+b") as file:
-                file.seek(HEADER + self.length * len(content) // len(rows))
+            with open(path, "r+b", opener=disk.no_link) as file:
+                done = self.length * entry.row_bytes
+                file.seek(HEADER + done - done % BLOCK)
+                began = file.read(done % BLOCK).ljust(done % BLOCK, b"\0")  # the block that goes on
+                file.seek(HEADER + done)
                 file.write(content)
                 file.truncate()  # what an earlier, interrupted append left behind
                 file.seek(0)
                 file.write(_header(rows.dtype, (length, *rows.shape[1:])))
                 file.flush()
                 os.fsync(file.fileno())
-            self.checksums[name] = zlib.crc32(content, self.checksums.get(name, 0))
+            if name in self.holes and self.holes[name][-1].stop == self.length:
+                began = bytes(255 - x for x in began)  # a damaged block stays one
+            new = began + content
+            _append_blocks(path, done // BLOCK, new)
+            last = zlib.crc32(new[len(new) - len(new) % BLOCK :])
+            self.checksums[name] = before._replace(checksum=zlib.crc32(content, before.checksum), last=last)
         self.length = length
 
-    def resumed(self, length: int, checksums: Mapping[str, int]) -> None:
-        """Go on from the first `length` rows, which must be what they were. Raises `ValueError` where they aren't."""
-        for name, checksum in checksums.items():
+    def damage(self, length: int, checksums: Mapping[str, list]) -> dict[str, list[slice]]:
+        """Which of the first `length` rows are not what was written, by entry. It only looks."""
+        found = {name: _damage(self.folder / f"{name}.npy", length, Entry(*entry)) for name, entry in checksums.items()}
+        return {name: rows for name, rows in found.items() if rows}
+
+    def resumed(self, length: int, checksums: Mapping[str, list], holes: Mapping[str, list[slice]] | None = None) -> None:
+        """Go on from the first `length` rows.
+
+        Args:
+          holes: damaged rows, by entry, to go on with all the same. By default there may be none.
+        Raises: `ValueError` where the rows are not what they were, `FileNotFoundError` where a file is gone.
+        """
+        if holes is None and (holes := self.damage(length, checksums)):
+            path = self.folder / f"{min(holes)}.npy"
+            path.stat()  # where it is gone: a FileNotFoundError
+            raise ValueError(f"{path} is damaged: its first {length} rows are not what was written ({describe(holes)})")
+        self.length, self.holes = length, dict(holes)
+        self.checksums = {name: Entry(*entry) for name, entry in checksums.items()}
+
+    def mend_headers(self) -> None:
+        """Write anew what is damaged in front of the rows, where dtype and shape stand, and say so."""
+        for name, entry in self.checksums.items():
             path = self.folder / f"{name}.npy"
-            rows = _rows(path)[:length]
-            if len(rows) < length or zlib.crc32(memoryview(rows.reshape(-1)).cast("B")) != checksum:
-                raise ValueError(f"{path} is damaged: its first {length} rows are not what was written")
-        self.length, self.checksums = length, dict(checksums)
+            header = _header(np.dtype(entry.dtype), (self.length, *entry.shape))
+            if _is_header(_head(path, header), entry, self.length):
+                continue
+            disk.warn(f"the header of {path} was damaged and is written anew; its rows are checked apart")
+            try:
+                with open(path, "r+b", opener=disk.no_link) as file:
+                    file.write(header)
+            except OSError as error:
+                raise disk.Unwritable(f"the header of {path} is damaged and can't be mended: {error.strerror}") from error
 
     def read(self) -> Record:
-        """All rows so far, entries [*runs, T, ...], as memory maps: they take up memory as they are looked at."""
+        """All rows so far, entries [*runs, T, ...], as memory maps: they take up memory as they are looked at.
+
+        An entry with damaged rows is a copy in memory, with NaN in their place (0 and False where there is no NaN).
+        """
 
         def entry(name: str) -> np.ndarray:
-            return np.moveaxis(_rows(self.folder / f"{name}.npy")[: self.length], 0, self.ndim)
+            path, entry = self.folder / f"{name}.npy", self.checksums[name]
+            if name in self.holes and not path.exists():
+                rows = np.zeros((0, *entry.shape), entry.dtype)
+            else:
+                rows = _rows(path, self.length, entry)
+            if name in self.holes:
+                rows = _filled(rows, self.length, self.holes[name])
+            return np.moveaxis(rows, 0, self.ndim)
 
         return Record(nested({name: entry(name) for name in self.checksums}))
 
@@ -82,16 +147,101 @@ class Gathered:
         return jax.tree.map(lambda *parts: np.concatenate(parts, axis=self.ndim), *self.parts)
 
 
-def _rows(path: Path) -> np.ndarray:
-    """A memory map of the rows that are there, be they fewer than the header says."""
-    with open(path, "rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        there = (os.fstat(file.fileno()).st_size - HEADER) // max(1, math.prod(shape[1:]) * dtype.itemsize)
-        count = min(shape[0], there)
-        if count * math.prod(shape[1:]) == 0:
-            return np.zeros((count, *shape[1:]), dtype)
-        return np.asarray(np.memmap(file, dtype, "r", HEADER, (count, *shape[1:])))
+def _rows(path: Path, length: int, entry: Entry) -> np.ndarray:
+    """A memory map of the first `length` rows, or of those that are there. The file's own header isn't asked."""
+    with disk.reading(path), open(path, "rb") as file:
+        there = (os.fstat(file.fileno()).st_size - HEADER) // max(1, entry.row_bytes)
+        count = length if entry.row_bytes == 0 else max(0, min(length, there))
+        if count * entry.row_bytes == 0:
+            return np.zeros((count, *entry.shape), entry.dtype)
+        return np.asarray(np.memmap(file, entry.dtype, "r", HEADER, (count, *entry.shape)))
+
+
+def _damage(path: Path, length: int, entry: Entry) -> list[slice]:
+    """The damaged ones of its first `length` rows."""
+    try:
+        rows = _rows(path, length, entry)
+    except (FileNotFoundError, NotADirectoryError):
+        return [slice(0, length)]
+    content = memoryview(rows.reshape(-1).view(np.uint8))
+    if len(rows) == length and zlib.crc32(content) == entry.checksum:
+        return []
+    whole = length * entry.row_bytes // BLOCK
+    known, now = _blocks(path.with_suffix(".crc"))[:whole], _block_checksums(content)[:whole]
+    both = min(len(known), len(now))
+    bad = [*(int(i) for i in np.flatnonzero(known[:both] != now[:both])), *range(both, whole)]
+    if zlib.crc32(content[whole * BLOCK :]) != entry.last:
+        bad.append(whole)
+    if not bad:  # and yet not what it was: the blocks' checksums are damaged too
+        return [slice(0, length)]
+    return _joined([slice(i * BLOCK // entry.row_bytes, min(length, -(-(i + 1) * BLOCK // entry.row_bytes))) for i in bad])
+
+
+def _joined(slices: list[slice]) -> list[slice]:
+    """Those that touch as one."""
+    out = slices[:1]
+    for rows in slices[1:]:
+        touching = rows.start <= out[-1].stop
+        out[-1:] = [slice(out[-1].start, rows.stop)] if touching else [out[-1], rows]
+    return out
+
+
+def _filled(rows: np.ndarray, length: int, holes: list[slice]) -> np.ndarray:
+    """A copy of all rows, with NaN or 0 in the damaged ones."""
+    copy = np.zeros((length, *rows.shape[1:]), rows.dtype)
+    copy[: len(rows)] = rows
+    for hole in holes:
+        copy[hole] = np.nan if rows.dtype.kind in "fc" else 0
+    return copy
+
+
+def describe(holes: Mapping[str, list[slice]]) -> str:
+    """Which rows of which entries, in words."""
+
+    def rows(slices: list[slice]) -> str:
+        more = f" and {len(slices) - 3} places more" if len(slices) > 3 else ""
+        return "rows " + ", ".join(f"{x.start} to {x.stop - 1}" for x in slices[:3]) + more
+
+    return "; ".join(f"{name}.npy, {rows(slices)}" for name, slices in holes.items())
+
+
+def _block_checksums(content) -> np.ndarray:
+    """Of each whole block."""
+    view = memoryview(content)
+    return np.array([zlib.crc32(view[i : i + BLOCK]) for i in range(0, len(view) - BLOCK + 1, BLOCK)], np.uint32)
+
+
+def _append_blocks(path: Path, done: int, content: bytes) -> None:
+    """Note the checksums of blocks number `done` and on. They are an aid, which may be lost: nothing waits for the disk."""
+    with open(path.with_suffix(".crc"), "r+b", opener=disk.no_link) as file:
+        file.seek(4 * done)
+        file.write(_block_checksums(content).tobytes())
+        file.truncate()
+
+
+def _blocks(path: Path) -> np.ndarray:
+    try:
+        with disk.reading(path):
+            content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        content = b""
+    return np.frombuffer(content[: len(content) // 4 * 4], np.uint32)
+
+
+def _head(path: Path, missing: bytes) -> bytes:
+    """What stands in front of the rows; `missing` for a file that isn't there."""
+    try:
+        with disk.reading(path), open(path, "rb") as file:
+            return file.read(HEADER)
+    except (FileNotFoundError, NotADirectoryError):
+        return missing
+
+
+def _is_header(found: bytes, entry: Entry, length: int) -> bool:
+    """Whether it is one of ours, for this entry, of at least so many rows."""
+    shape = re.search(rb"'shape': \((\d+),", found)
+    rows = int(shape[1]) if shape else -1
+    return rows >= length and found == _header(np.dtype(entry.dtype), (rows, *entry.shape))
 
 
 def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

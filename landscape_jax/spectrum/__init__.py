@@ -10,6 +10,8 @@ from landscape_jax.spectrum.tracking import Policy, Tracked, Tracker, tracker
 __all__ = [
     "Density",
     "Krylov",
+    "Policy",
+    "Tracked",
     "Tracker",
     "assert_symmetric",
     "block_eigsh",

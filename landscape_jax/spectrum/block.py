@@ -5,7 +5,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import Krylov, begin, extend, projected, rotated
+from landscape_jax.arguments import count, number, product
+from landscape_jax.spectrum.lanczos import (
+    Projected,
+    attainable,
+    begin,
+    extend,
+    larger,
+    projected,
+    rectified,
+    rotated,
+    rounding,
+    widthwise,
+)
 from landscape_jax.types import Eigs, MatVec, Params
 
 
@@ -34,15 +46,21 @@ def refine(
       matvec: v ↦ A v, A symmetric.
       start: b guesses, leaves [b, ...], best first, b > k; those beyond p are left out.
       k: how many values.
-      tol: relative to the largest value.
+      tol: relative to the largest value; not less than twice the rounding of leaves of 16 bits (6 % for bfloat16).
       num_steps: the Krylov depth, more than b + 1 (or p).
       at_least: a number of products to make whether or not they seem needed.
       max_rounds: how many rounds of `num_steps` products at most; a cold start may need several.
-    Returns: `Eigs` of b pairs, all of them guesses for next time; `converged` says whether the k values asked for are.
+    Returns: `Eigs` of b pairs, all of them guesses for next time; `converged` says whether the k values asked for are, by
+      the estimate above, and the vectors orthonormal. A rival that none of the guesses sees is missed.
 
     Cost: b + 1 products at least; memory: num_steps + b vectors.
     Source: the estimates are B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.5 and §11.7.
     """
+    matvec = product("refine", matvec)
+    tree.check(start, "start")
+    tree.num_examples(start)
+    count("refine", k=k, num_steps=num_steps, max_rounds=max_rounds)
+    number("refine", tol=tol, more_than=0)
     p = tree.size(tree.row(start, 0))
     start = jax.tree.map(lambda x: x[:p], start)
     b = jax.tree.leaves(start)[0].shape[0]
@@ -51,21 +69,23 @@ def refine(
     depth = min(num_steps, p)
     if depth <= min(b, p - 1):
         raise ValueError(f"refine: num_steps={num_steps} must be more than the {b} guesses in start")
-    real = tree.dtype(start)
+    matvec, start = widthwise(matvec), tree.wide(start, axes=1)
+    real, tol = tree.dtype(start), attainable(tol, start, depth)
+    if depth == p:
+        tol = larger(tol, 2 * rounding(real, tree.eps(start), p))  # all there is is found then, to rounding
     least = jnp.clip(at_least, min(b + 1, depth), depth)
 
-    def error(krylov: Krylov, count: Array) -> Array:
-        values, _, residuals = projected(krylov, count)
+    def error(solved: Projected, count: Array) -> Array:
+        values, residuals = solved.values, solved.residuals
         worst = jnp.max(residuals[:k])
         for c in range(k, min(b, depth - 1) + 1):  # the first c taken as one cluster, its gap that to the next
             gap = jnp.maximum(values[k - 1] - values[c], jnp.finfo(values.dtype).tiny)
-            worst = jnp.minimum(worst, jnp.sum(residuals[:c] ** 2) / gap)
+            worst = jnp.minimum(worst, jnp.sum(residuals[:c] * (residuals[:c] / gap)))
         size = jnp.max(jnp.where(jnp.arange(depth) < count, jnp.abs(values), 0))
-        # an exhausted space is exact, whatever its gaps
-        return jnp.where(count < p, worst / jnp.maximum(size, jnp.finfo(real).tiny), 0)
+        return worst / jnp.maximum(size, jnp.finfo(real).tiny)
 
     def cycle(carry):
-        eigs, rounds, _ = carry
+        eigs, rounds, *_ = carry
 
         def more(inner):
             _, count, worst = inner
@@ -74,19 +94,20 @@ def refine(
         def once(inner):
             krylov, count, _ = inner
             krylov, count = extend(matvec, krylov, count), count + 1
-            return krylov, count, jax.lax.cond(count < least, lambda: unknown, lambda: error(krylov, count))
+            return krylov, count, jax.lax.cond(count < least, lambda: unknown, lambda: error(projected(krylov, count), count))
 
         fresh = begin(jax.tree.map(lambda x: x[::-1], eigs.vectors), depth)
         krylov, count, worst = jax.lax.while_loop(more, once, (fresh, jnp.array(0), unknown))
-        values, rotation, residuals = projected(krylov, count)
-        vectors = rotated(krylov, rotation[:, :b])
+        values, rotation, residuals, _ = projected(krylov, count)
+        vectors, sound = rectified(rotated(krylov, rotation[:, :b]))
         products = eigs.products + count.astype(jnp.int32)
-        return Eigs(values[:b], vectors, residuals[:b], worst <= tol, products), rounds + 1, worst
+        return Eigs(values[:b], vectors, residuals[:b], (worst <= tol) & sound, products), rounds + 1, worst, count == p
 
     def going(carry):
-        _, rounds, worst = carry
-        return (worst > tol) & (rounds < max_rounds)
+        _, rounds, worst, exhausted = carry
+        return (worst > tol) & (rounds < max_rounds) & ~exhausted
 
     unknown = jnp.full((), jnp.inf, real)
     none = Eigs(jnp.zeros(b, real), start, jnp.zeros(b, real), jnp.array(False), jnp.int32(0))
-    return jax.lax.while_loop(going, cycle, (none, 0, unknown))[0]
+    eigs = jax.lax.while_loop(going, cycle, (none, 0, unknown, jnp.array(False)))[0]
+    return eigs._replace(vectors=eigs.vectors.plain())

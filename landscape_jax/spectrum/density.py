@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count, product, require
 from landscape_jax.spectrum.lanczos import eigh, lanczos, projected, recurrence, widthwise
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
@@ -50,17 +51,17 @@ def density(
     Cost: s·m products; memory: m + 1 vectors for each probe at once, or 3. See `smoothed` for a curve with its error.
     Source: S. Ubaru, J. Chen, Y. Saad 2017, SIAM J. Matrix Anal. 38(4), 1075–1099; B. Ghorbani et al. 2019, arXiv 1901.10159.
     """
+    matvec = product("density", matvec)
+    require("density", key=key)
     tree.check(like, "like")
-    if num_probes < 1 or num_steps < 1:
-        raise ValueError(f"density: num_probes={num_probes} and num_steps={num_steps} must be at least 1")
-    m = min(num_steps, tree.size(like))
-    eps = float(jnp.finfo(tree.dtype(like)).eps)
+    count("density", num_probes=num_probes, num_steps=num_steps)
+    m, loose = min(num_steps, tree.size(like)), float(jnp.finfo(tree.dtype(like)).eps) ** 0.5
 
     def probe(key: Key) -> Density:
         start = tree.wide(tree.normal_like(key, like))
         if reorthogonalise:
             block = jax.tree.map(lambda x: x[None], start)
-            nodes, rotation, _ = projected(lanczos(widthwise(matvec), block, m, slack=eps**0.5), m)
+            nodes, rotation, *_ = projected(lanczos(widthwise(matvec), block, m, slack=loose), m)
         else:
             alpha, beta = recurrence(widthwise(matvec), start, m)
             nodes, rotation = (x[..., ::-1] for x in eigh(jnp.diag(alpha) + jnp.diag(beta[:-1], 1)))
@@ -75,17 +76,28 @@ def smoothed(density: Density, grid: Array, width: float | Array | None = None) 
 
     Args:
       grid: t, [g].
-      width: the Gaussians' standard deviation; default: a hundredth of the range of the nodes.
+      width: the Gaussians' standard deviation, positive; default: a hundredth of the range of the nodes. Where these are one
+        number to rounding, as for A = c I, the density is a single line without a width of its own, and a hundredth of the
+        range of the grid is the default.
     Returns: `Estimate(value [g], error [g])`, per unit of t; value ± 2 error is a 95 % band, NaN for a single probe.
     """
     nodes, weights = density
-    width = jnp.ptp(nodes) / 100 if width is None else jnp.asarray(width, nodes.dtype)
+    if isinstance(width, float | int) and not width > 0:
+        raise ValueError(f"smoothed: width={width} must be positive: the lines have no height otherwise")
+    width = _default_width(nodes, grid) if width is None else jnp.asarray(width, nodes.dtype)
 
     def curve(one: Density) -> Array:  # [g]
         lines = jnp.exp(-0.5 * ((grid[:, None] - one.nodes[None]) / width) ** 2)  # [g, m]
         return lines @ one.weights / (width * jnp.sqrt(2 * jnp.pi).astype(width.dtype))
 
     return mean_of(jax.lax.map(curve, density))
+
+
+def _default_width(nodes: Array, grid: Array) -> Array:
+    """A hundredth of a range: of the nodes' if there is one beyond rounding, else of the grid's, else of 100."""
+    of_nodes, of_grid = jnp.ptp(nodes), jnp.ptp(grid).astype(nodes.dtype)
+    is_line = of_nodes <= 100 * jnp.finfo(nodes.dtype).eps * jnp.max(jnp.abs(nodes))
+    return jnp.where(is_line, jnp.where(of_grid > 0, of_grid, 100), of_nodes) / 100
 
 
 def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: Params, **options) -> Estimate:
@@ -96,6 +108,7 @@ def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: 
       options: as for `density`, and all else as there too; `reorthogonalise=False` is for f as smooth as a polynomial of low
         degree on the range of A.
     """
+    require("function_trace", f=f, matvec=matvec, key=key)
     nodes, weights = density(matvec, key, like, **options)
     return mean_of(tree.size(like) * jnp.sum(weights * f(nodes), axis=1))
 
@@ -108,5 +121,7 @@ def each_probe(fn: Callable[[Key], object], key: Key, count: int, batch_size: in
 
 def mean_of(samples: Array) -> Estimate:
     """Mean and standard error of independent samples along the leading axis; the error of a single one is NaN."""
-    s = samples.shape[0]
-    return Estimate(jnp.mean(samples, axis=0), jnp.std(samples, axis=0, ddof=1) / s**0.5)
+    s, unit = samples.shape[0], tree.unit(samples, axis=0)
+    samples = samples / unit  # their squares neither vanish nor overflow
+    value, error = jnp.mean(samples, axis=0), jnp.std(samples, axis=0, ddof=1) / s**0.5
+    return Estimate(value * unit[0], error * unit[0])

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.arguments import count as count_of
+from landscape_jax.arguments import product, require
 from landscape_jax.spectrum.density import each_probe, mean_of
-from landscape_jax.spectrum.lanczos import begin
+from landscape_jax.spectrum.lanczos import begin, widening
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
 
@@ -23,7 +25,7 @@ def trace(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100, batc
     Cost: s products, 2 vectors.
     Source: M. Hutchinson 1989, Commun. Stat. Simul. 18(3), 1059–1076.
     """
-    _check("trace", "num_probes", num_probes, like, least=2)
+    matvec = _checked("trace", matvec, key, "num_probes", num_probes, like, least=2)
 
     def sample(key: Key) -> Array:
         z = tree.rademacher_like(key, like)
@@ -43,19 +45,21 @@ def hutch_plus_plus(matvec: MatVec, key: Key, like: Params, *, num_products: int
     Cost: num_products products, m + 1 vectors.
     Source: R. Meyer et al. 2021, arXiv 2010.09649, Alg. 1.
     """
+    count_of("hutch_plus_plus", num_products=num_products)
     m = num_products // 3
-    _check("hutch_plus_plus", "num_products // 3", m, like, least=2)
+    matvec = _checked("hutch_plus_plus", matvec, key, "num_products // 3", m, like, least=2)
     for_range, for_rest = jax.random.split(key)
+    matvec = widening(matvec, like)
     basis = _range(matvec, for_range, like, m)[0]  # Q, leaves [m, ...]
     inside = jax.lax.map(lambda q: tree.vdot(q, matvec(q)), basis)  # [m]
 
     def sample(key: Key) -> Array:
-        z = tree.rademacher_like(key, like)
+        z = tree.widen(tree.rademacher_like(key, like))
         z = tree.sub(z, tree.combine(tree.dots(basis, z), basis))
         return tree.vdot(z, matvec(z))
 
     rest = mean_of(each_probe(sample, for_rest, m))
-    return _rounded(Estimate(jnp.sum(inside) + rest.value, rest.error), inside)
+    return _rounded(Estimate(jnp.sum(inside) + rest.value, rest.error), inside, tree.eps(like))
 
 
 def xtrace(matvec: MatVec, key: Key, like: Params, *, num_products: int = 100) -> Estimate:
@@ -81,8 +85,9 @@ def xtrace(matvec: MatVec, key: Key, like: Params, *, num_products: int = 100) -
     Cost: num_products products, 3 m vectors.
     Source: E. Epperly, J. Tropp, R. Webber 2024, arXiv 2301.07825, §2.2 and §3; the error is our own.
     """
+    count_of("xtrace", num_products=num_products)
     m = num_products // 2
-    _check("xtrace", "num_products // 2", m, like, least=3)
+    matvec = widening(_checked("xtrace", matvec, key, "num_products // 2", m, like, least=3), like)
     p = tree.size(like)
     basis, probes, r = _range(matvec, key, like, m)  # Q, Ω, and R [m, m] with AΩ = QR
     image = jax.lax.map(matvec, basis)  # A Q, leaves [m, ...]
@@ -92,7 +97,7 @@ def xtrace(matvec: MatVec, key: Key, like: Params, *, num_products: int = 100) -
     least = jnp.finfo(r.dtype).eps * jnp.max(diagonal) + jnp.finfo(r.dtype).tiny
     full = r + jnp.diag(jnp.where(diagonal < least, least, 0))  # a range already spanned leaves no new direction
     s = jax.scipy.linalg.solve_triangular(full, jnp.eye(m, dtype=r.dtype), trans="T")
-    s = s / jnp.linalg.norm(s, axis=0)[None]
+    s = s / tree.norms(s)[None]
 
     def times(*factors: Array) -> Array:
         return jnp.linalg.multi_dot(factors, precision="highest")
@@ -125,31 +130,34 @@ def xtrace(matvec: MatVec, key: Key, like: Params, *, num_products: int = 100) -
     samples = estimate(1, *(jnp.diagonal(x) if x.ndim == 2 else x for x in jax.vmap(one)(places)))
     pairs = estimate(2, *jax.vmap(jax.vmap(two, (None, 0)), (0, None))(places, places))  # t_j|i  [i, j]
     off = samples[None] - pairs
+    unit = tree.unit(samples)  # of squares that neither vanish nor overflow
+    off = off / unit
     common = jnp.sum(jnp.where(jnp.eye(m, dtype=bool), 0, off * off.T)) / (m * (m - 1))
-    variance = jnp.var(samples, ddof=1) / m + jnp.maximum(common, 0)
-    return _rounded(Estimate(jnp.mean(samples), jnp.sqrt(variance)), jnp.diagonal(h))
+    variance = jnp.var(samples / unit, ddof=1) / m + jnp.maximum(common, 0)
+    return _rounded(Estimate(jnp.mean(samples), jnp.sqrt(variance) * unit), jnp.diagonal(h), tree.eps(like))
 
 
 def diagonal(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100) -> Estimate:
-    """diag A = E z ⊙ A z for z of independent ±1, shaped like θ. Variance of entry i per probe: Σ_{j≠i} a_ij².
+    """diag A = E z ⊙ A z for z of independent ±1, shaped like θ, leaves in float32 at least. Variance of entry i per probe:
+    Σ_{j≠i} a_ij².
 
     Cost: s products, 4 vectors.
     Source: C. Bekas, E. Kokiopoulou, Y. Saad 2007, Appl. Numer. Math. 57, 1214–1229.
     """
-    _check("diagonal", "num_probes", num_probes, like, least=2)
+    matvec = _checked("diagonal", matvec, key, "num_probes", num_probes, like, least=2)
 
     def add(carry, count):
         mean, spread = carry
         z = tree.rademacher_like(jax.random.fold_in(key, count), like)
-        new = jax.tree.map(jnp.multiply, z, matvec(z))
+        new = tree.widen(jax.tree.map(jnp.multiply, z, matvec(z)))
         off = tree.sub(new, mean)
         mean = jax.tree.map(lambda m, d: m + d / count.astype(d.dtype), mean, off)  # Welford: no sum of squares to cancel
-        spread = jax.tree.map(lambda s, d, x, m: s + d * (x - m), spread, off, new, mean)
-        return (mean, spread), None
+        beside = tree.scale(jnp.sqrt((count - 1) / count), off)  # its root: no square to vanish or overflow
+        return (mean, jax.tree.map(jnp.hypot, spread, beside)), None
 
-    zero = tree.zeros_like(like)
+    zero = tree.widen(tree.zeros_like(like))
     (mean, spread), _ = jax.lax.scan(add, (zero, zero), jnp.arange(1, num_probes + 1))
-    return Estimate(mean, jax.tree.map(lambda s: jnp.sqrt(s / (num_probes * (num_probes - 1))), spread))
+    return Estimate(mean, tree.scale((num_probes * (num_probes - 1)) ** -0.5, spread))
 
 
 def frobenius_norm(
@@ -159,35 +167,40 @@ def frobenius_norm(
 
     Args, cost, source: as for `trace`.
     """
-    _check("frobenius_norm", "num_probes", num_probes, like, least=2)
+    matvec = _checked("frobenius_norm", matvec, key, "num_probes", num_probes, like, least=2)
 
     def sample(key: Key) -> Array:
-        image = matvec(tree.rademacher_like(key, like))
-        return tree.vdot(image, image)
+        return tree.norm(matvec(tree.rademacher_like(key, like)))
 
-    squared = mean_of(each_probe(sample, key, num_probes, batch_size))
+    lengths = each_probe(sample, key, num_probes, batch_size)
+    unit = tree.unit(lengths)
+    squared = mean_of((lengths / unit) ** 2)
     norm = jnp.sqrt(squared.value)
-    return Estimate(norm, jnp.where(norm > 0, squared.error / (2 * norm), 0))
+    return Estimate(norm * unit, jnp.where(norm == 0, 0, squared.error / (2 * norm)) * unit)
 
 
 def _range(matvec: MatVec, key: Key, like: Params, m: int) -> tuple[Params, Params, Array]:
     """Q, Ω and R for m normal probes Ω (rows): A Ω = Q R, rows of Q orthonormal, R [m, m] upper triangular."""
-    probes = jax.vmap(lambda k: tree.normal_like(k, like))(jax.random.split(key, m))
+    probes = tree.widen(jax.vmap(lambda k: tree.normal_like(k, like))(jax.random.split(key, m)))
     image = jax.lax.map(matvec, probes)
     basis = jax.tree.map(lambda q: q[:m], begin(image, 0).basis)
     return basis, probes, jnp.triu(jax.vmap(lambda y: tree.dots(basis, y))(image).T)
 
 
-def _rounded(estimate: Estimate, terms: Array) -> Estimate:
+def _rounded(estimate: Estimate, terms: Array, eps: float) -> Estimate:
     """With the rounding of its largest terms in the error: where nothing is left to chance, this is."""
-    rounding = 4 * jnp.finfo(terms.dtype).eps * jnp.sum(jnp.abs(terms))
+    rounding = 4 * eps * jnp.sum(jnp.abs(terms))
     return estimate._replace(error=jnp.hypot(estimate.error, rounding))
 
 
-def _check(name: str, what: str, count: int, like: Params, least: int) -> None:
+def _checked(name: str, matvec: MatVec, key: Key, what: str, count: int, like: Params, least: int) -> MatVec:
+    matvec = product(name, matvec)
+    require(name, key=key)
     tree.check(like, "like")
+    count_of(name, None, **{what.split(" ")[0]: count})
     p = tree.size(like)
     if count < least:
         raise ValueError(f"{name}: {what} is {count}, but a standard error needs at least {least}")
     if what != "num_probes" and count > p:
         raise ValueError(f"{name}: {what} is {count}, more than the p={p} dimensions there are: {p} give the exact trace")
+    return matvec

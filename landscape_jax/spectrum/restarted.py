@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from landscape_jax import tree
+from landscape_jax import programs, tree
+from landscape_jax.arguments import count, number, product, require
 from landscape_jax.spectrum.lanczos import (
     Krylov,
     appended,
     begin,
     extend,
     lanczos,
+    larger,
+    orthonormal,
     projected,
     rectified,
     ritz,
@@ -25,6 +28,8 @@ from landscape_jax.spectrum.lanczos import (
     widthwise,
 )
 from landscape_jax.types import Eigs, Key, MatVec, Params
+
+PATIENCE = 8  # restarts, with leaves of 16 bits
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -62,17 +67,24 @@ def eigsh(
         values next to those asked for may never settle, and no end is confirmed: two values at the edge of stability took 40
         products at a depth of 12 or 16, but of 8 most often all that `max_restarts` allowed.
       tol: relative to the largest |λ| seen, at least 10 ε √depth, which is what rounding may leave; default ε^(2/3), 2e-5 in
-        float32 and 4e-11 in float64, or twice that least where it is more.
+        float32 and 4e-11 in float64, or twice that least where it is more. Where θ has leaves of 16 bits these round each
+        product: 4 ε of theirs is added to that least, and the default is 6e-2 for bfloat16, 1e-2 for float16. Vectors are
+        kept in float32 meanwhile.
       confirm: how many more ends, each from a fresh direction, must agree with the first.
       max_restarts: an upper bound; on reaching it, the residuals say how far the run got.
     Returns: `Eigs(values [k + smallest] descending, vectors, residuals, converged, products)`. Some true eigenvalue lies
-      within each residual of its value, and the value's own error is about residual² / gap. NaN from the operator gives NaN
-      values and `converged` False.
+      within each residual of its value, and the value's own error is about residual² / gap. `converged` says that the
+      residuals are within the tolerance, whether A is symmetric or not, and that the vectors are orthonormal. Where ends are
+      confirmed, or the space is as large as p, the values are then the k largest, copies counted, unless a fresh direction
+      happens to be orthogonal to one that is missing. With `num_steps` < p or `confirm=0` each is an eigenvalue, but a
+      further copy of one, or one that the start vector does not see, may be missing. NaN from the operator gives NaN values
+      and `converged` False.
 
     Cost: m products; or about (depth + restarts · depth / 2), where `confirm=0` looks after every (k + smallest)/2, and after
     each one when residuals are within 4 tol. Memory: m vectors; or about 3 · `depth`, for the compiler keeps the basis from
     before a restart, the one after it, and a copy.
-    Works under jit and vmap; not differentiable in reverse mode (there is a while loop).
+    Works under jit and vmap; not differentiable in reverse mode (there is a while loop). Outside of jit it is compiled once for
+    operators of one form, such as `hessian(loss)(params, batch)` at each θ of a Python loop; within jit as usual.
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
     """
     tree.check(start, "start")
@@ -83,6 +95,7 @@ def eigsh(
     )  # fmt: skip
 
 
+@programs.of_operator
 def block_eigsh(
     matvec: MatVec,
     start: Params,
@@ -101,6 +114,11 @@ def block_eigsh(
     Args, returns, cost, source: as for `eigsh`; the b vectors need not be orthonormal, the depth must be more than b, and
       memory is b vectors more. The more exact the guesses, the fewer products beyond b + 1 it takes.
     """
+    for name, n, least in (("num_steps", num_steps, 1), ("depth", depth, 1), ("max_restarts", max_restarts, 0)):
+        count("eigsh", least, **({} if n is None else {name: n}))
+    count("eigsh", None, k=k, smallest=smallest)  # their range is told below
+    if tol is not None:
+        number("eigsh", tol=tol, more_than=0)
     tree.check(start, "start")
     b = tree.num_examples(start)
     p = tree.size(start) // b
@@ -119,24 +137,22 @@ def block_eigsh(
             )
         if depth is not None or tol is not None:
             raise ValueError("eigsh: num_steps fixes the number of products; leave it out to run to tol within depth")
-        loose = slack(tree.dtype(start))
-        eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=loose), k, smallest, loose)
-        return eigs._replace(vectors=rectified(eigs.vectors).plain())
+        eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=slack(tree.dtype(start))), k, smallest)
+        return eigs._replace(vectors=eigs.vectors.plain())
     if depth is not None and depth <= max(wanted, b):
         raise ValueError(
             f"eigsh: depth={depth} must be more than k={wanted}, or no restart can make progress"
             if wanted >= b
             else f"eigsh: depth={depth} must be more than the {b} start vectors"
         )
-    if confirm < 0:
-        raise ValueError(f"eigsh: confirm={confirm} must be at least 0, how many more ends must agree with the first")
+    count("eigsh", 0, confirm=confirm)
     m = min(4 * wanted + 16 + b - 1 if depth is None else depth, p)
     real = tree.dtype(start)
-    least = rounding(real, m)
+    least = rounding(real, tree.eps(start), m)
     if m < p and isinstance(tol, float | int | np.number) and tol < least:
         raise ValueError(
-            f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products in {real}, "
-            f"10 ε √m = {least:.1g}: ask for no less, or compute in float64 (jax_enable_x64)"
+            f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products of vectors with "
+            f"ε = {tree.eps(start):.1g}, {least:.1g}: ask for no less, or cast θ to a wider dtype (float64: jax_enable_x64)"
         )
     eigs = _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
     return eigs._replace(vectors=eigs.vectors.plain())
@@ -160,6 +176,7 @@ class _Solved(NamedTuple):
     error: Array  # [wanted]: residuals of those asked for
     margin: Array  # []: what these may be
     ended: Array  # [], bool: they all are
+    stuck: Array  # [], bool: they would be, but for what no product more will lower
 
 
 class _Ends(NamedTuple):
@@ -170,8 +187,10 @@ class _Ends(NamedTuple):
     settled: Array  # [wanted]: the values at the last end
     dropped: Array  # []: and the largest residual there, forgotten by a restart from a fresh direction
     agreed: Array  # []: how many ends in a row agreed with the one before
+    waited: Array  # []: restarts since all but the other Ritz values was settled
     converged: Array
-    broken: Array
+    broken: Array  # []: NaN or infinite
+    over: Array  # []: no restart would help
 
 
 def _restarted(
@@ -180,17 +199,20 @@ def _restarted(
     p, wanted = tree.size(tree.row(start, 0)), k + smallest
     keep = min(wanted + (m - wanted) // 2, m - 1)
     order = _wanted_first(m, k, smallest)
-    real = tree.dtype(start)
-    tol = tolerance(real, m) if tol is None else tol
+    real, eps = tree.dtype(start), tree.eps(start)
+    tol = tolerance(real, eps, m) if tol is None else tol
+    if m == p:
+        tol = larger(tol, 2 * rounding(real, eps, m))  # all there is to find is found then, to rounding
 
     # a coarse tolerance allows for a basis that is less orthogonal, down to √ε, which still keeps false copies away, and
     # one so fine that the slack would be much of it for none
     coarse = jnp.clip(tol / 30, slack(real), jnp.finfo(real).eps ** 0.5).astype(real)
-    coarse = jnp.where(tol < rounding(real, m) + 2 * coarse, 0, coarse)
-    loose = coarse if tree.num_examples(start) == 1 else 0.0
+    first = begin(start, m, jnp.where(tol < rounding(real, eps, m) + 2 * coarse, 0, coarse))
 
-    def solved(krylov: Krylov, count: Array) -> _Solved:
-        values, rotation, residuals = projected(krylov, count, loose)
+    none, no = jnp.array(0), jnp.array(False)
+
+    def solved(krylov: Krylov, count: Array, borrowed: Array) -> _Solved:
+        values, rotation, residuals, floors = projected(krylov, count, first.slack, borrowed)
         margin = tol * jnp.max(jnp.where(jnp.arange(m) < count, jnp.abs(values), 0))
         place = order - jnp.where(order >= m - smallest, m - count, 0)  # what is not reached stands below the smallest
         error = residuals[place[:wanted]]
@@ -201,23 +223,27 @@ def _restarted(
             above = (values + reach > values[max(k, 1) - 1] + margin) & (k > 0)
             below = (values - reach < values[count - max(smallest, 1)] - margin) & (smallest > 0)
             ended &= ~jnp.any(others & (above | below))
-        return _Solved(count, values[place], rotation[:, place], error, margin, ended)
+        floor = floors[place[:wanted]]
+        stuck = jnp.all(error - floor <= margin) & jnp.any(floor > margin) & (count >= wanted)
+        return _Solved(count, values[place], rotation[:, place], error, margin, ended, stuck)
 
     def going_on(carry) -> Array:
         last = carry[1]
         return (last.count < m) & ~last.ended
 
     def multiplied(carry):
-        krylov, last, allowed = carry
-        krylov, count = extend(matvec, krylov, last.count, allowed), last.count + 1
+        krylov, last, borrowed = carry
+        krylov, count = extend(matvec, krylov, last.count), last.count + 1
         due = count == m
         if not confirm:
             near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
             due |= (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0))
-        return krylov, jax.lax.cond(due, lambda: solved(krylov, count), lambda: last._replace(count=count)), allowed
+        last = jax.lax.cond(due, lambda: solved(krylov, count, borrowed), lambda: last._replace(count=count))
+        return krylov, last, borrowed
 
     def cycle(carry):
         krylov, last, ends = carry
+        afresh = last.ended  # from a fresh direction
 
         def restarted(carry):
             krylov, last, _ = carry
@@ -228,12 +254,15 @@ def _restarted(
         # an if in the form of a loop: it leaves the basis where it is
         krylov, last, _ = jax.lax.while_loop(lambda c: c[2], restarted, (krylov, last, ends.restarts > 0))
         begun = last.count
-        allowed = jnp.where(ends.restarts > 0, 0, loose)  # a restarted space does not follow three terms
-        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, allowed))
+        borrowed = jnp.where(afresh, begun, 0)
+        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed))
         near = jnp.all(jnp.abs(last.values[:wanted] - ends.settled) <= last.margin)
         agreed = jnp.where(last.ended, jnp.where(near, ends.agreed + 1, 0), ends.agreed)
+        unsettled = jnp.all(last.error <= last.margin) & ~last.ended
+        waited = jnp.where(last.ended, 0, jnp.where(unsettled, ends.waited + 1, ends.waited))
+        in_vain = waited >= PATIENCE if eps > jnp.finfo(real).eps else no  # rounding unsettles them again
         broken = ~jnp.all(jnp.isfinite(last.error))
-        whole = (last.count == p) | (last.ended & (agreed >= confirm))
+        whole = last.count == p  # then there is nothing more to find
         error = last.error + ends.dropped  # a restart from a fresh direction forgets the residuals of what it keeps
         ends = _Ends(
             ends.restarts + 1,
@@ -241,25 +270,28 @@ def _restarted(
             jnp.where(last.ended, last.values[:wanted], ends.settled),
             jnp.where(last.ended, jnp.max(error), ends.dropped),
             agreed,
-            whole & ~broken,
+            waited,
+            last.ended & (whole | (agreed >= confirm)) & ~broken,
             broken,
+            whole | broken | in_vain | (last.stuck & (krylov.slack == 0)),
         )
         return krylov, last._replace(error=error), ends
 
     def going(carry):
         ends = carry[2]
-        return ~ends.converged & ~ends.broken & (ends.restarts <= max_restarts)
+        return ~ends.converged & ~ends.over & (ends.restarts <= max_restarts)
 
-    none, no = jnp.array(0), jnp.array(False)
     unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.full(wanted, jnp.inf, real), jnp.zeros((), real)
-    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, no, no)
-    krylov, last, ends = jax.lax.while_loop(going, cycle, (begin(start, m), _Solved(none, *unknown, no), ends))
+    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, none, no, no, no)
+    krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no), ends))
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
-    vectors, error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
+    (vectors, sound), error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
+    if m == p:  # all eigenvalues are there if the basis is whole
+        sound &= (last.count < p) | orthonormal(tree.overlaps(krylov.basis)[:p, :p])
     if smallest > 1:  # they stand smallest first
         descending = np.r_[0:k, wanted - 1 : k - 1 : -1] if k else np.arange(wanted)[::-1]
         values, vectors, error = jax.tree.map(lambda x: x[descending], (values, vectors, error))
-    return Eigs(values, vectors, error, ends.converged, ends.products.astype(jnp.int32))
+    return Eigs(values, vectors, error, ends.converged & sound, ends.products.astype(jnp.int32))
 
 
 def _thick(
@@ -267,7 +299,7 @@ def _thick(
 ) -> Krylov:
     """The first `count` ≤ `keep` Ritz vectors as a new, partly filled Krylov space. It goes on from the last vectors of
     the old one or, where `random` holds, from fresh directions; the coupling of the kept vectors to these is nil."""
-    basis, gram, overlap = krylov
+    basis, gram, *_ = krylov
     rows, m = gram.shape
     b = rows - m
     values = jnp.where(jnp.arange(keep) < count, values[:keep], 0)
@@ -284,7 +316,8 @@ def _thick(
         last = jax.tree.map(lambda x: jnp.where(random, 0, x), tree.row(basis, m + i))
         return appended(kept, count + i, last, (restarts + 1) * rows + i)[0]
 
-    return Krylov(jax.lax.fori_loop(0, b, go_on, kept), new, overlap)
+    none = jnp.zeros_like(krylov.slack)  # a restarted space does not follow three terms
+    return krylov._replace(basis=jax.lax.fori_loop(0, b, go_on, kept), gram=new, slack=none)
 
 
 def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, tol: float | None = None) -> None:
@@ -298,13 +331,16 @@ def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, to
       tol: of |⟨w, A v⟩ − ⟨v, A w⟩| relative to ‖A v‖ ‖w‖ / √p, about ‖A‖_F; default √ε.
     Cost: two products.
     """
+    matvec = product("assert_symmetric", matvec)
     tree.check(like, "like")
-    one, two = jax.random.split(jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    require("assert_symmetric", key=key)
+    one, two = jax.random.split(key)
     v, w = tree.normal_like(one, like), tree.normal_like(two, like)
     av, aw = matvec(v), matvec(w)
     left, right = float(tree.vdot(w, av)), float(tree.vdot(v, aw))
     size = float(tree.norm(av) * tree.norm(w) + tree.norm(aw) * tree.norm(v)) / (2 * tree.size(like) ** 0.5)
-    tol = float(jnp.finfo(tree.dtype(like)).eps) ** 0.5 if tol is None else tol
+    tol = tree.eps(like) ** 0.5 if tol is None else tol
     if not abs(left - right) <= tol * size:
         raise ValueError(
             f"the operator is not symmetric: ⟨w, A v⟩ = {left:.6g} but ⟨v, A w⟩ = {right:.6g}, {abs(left - right) / size:.1g} "

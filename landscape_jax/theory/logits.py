@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from landscape_jax.labels import one_hot
 from landscape_jax.types import Key
 
 
@@ -80,7 +81,7 @@ def square_rows(gradients: Array) -> Array:
 
 def gradient(gradients: Array, logits: Array, labels: Array) -> Array:
     """g = (1/n) Σ_μ Σ_k (p_k − y_k) J_k  [p]."""
-    residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)  # [n, C]
+    residual = jax.nn.softmax(logits) - one_hot("gradient", labels, logits.shape[1], logits.dtype)  # [n, C]
     return jnp.tensordot(residual, gradients, 2, precision="highest") / len(labels)
 
 

@@ -127,6 +127,32 @@ def test_sampled_fisher_tends_to_the_ggn(criterion):
     assert 4 < errors[0] / errors[1] < 25  # 10, give or take
 
 
+@pytest.mark.parametrize("positions", [1, 4])
+def test_sampled_fisher_of_a_sequence_is_the_ggn(positions):
+    """Cross-entropy averages over positions, square sums over them; a criterion of one's own says what it divides by."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(60, positions, 3)), float)
+    theta = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)), float)
+
+    def apply(theta, x):
+        return x @ theta
+
+    def thirds(outputs, targets):
+        return losses.square(outputs, targets) / 3
+
+    drawn = losses.SAMPLERS[losses.square]
+    for criterion, y, how in (
+        (losses.cross_entropy, jnp.zeros((60, positions), int), {}),
+        (losses.square, jnp.zeros((60, positions, 2)), {}),
+        (thirds, jnp.zeros((60, positions, 2)), {"sample": drawn, "scale": 3}),
+    ):
+        true = matrix(cv.ggn(apply, criterion), theta, (x, y))
+        sampled = matrix(cv.sampled_fisher(apply, criterion, jax.random.key(0), num_samples=500, **how), theta, (x, y))
+        assert np.trace(sampled) / np.trace(true) == pytest.approx(1, abs=0.03)
+        assert np.linalg.norm(sampled - true) < 0.05 * np.linalg.norm(true)
+    with pytest.raises(ValueError, match="scale=0 must be positive"):
+        cv.sampled_fisher(apply, thirds, jax.random.key(0), sample=drawn, scale=0)
+
+
 def test_the_three_forms_agree_to_rounding():
     model, params, x = network()
     loss = lj.losses.mean(model.apply, losses.cross_entropy)
@@ -226,3 +252,32 @@ def test_classes_add_up_to_the_whole(one_hot):
     assert lj.tree.norm(lj.tree.sub(total, whole)) <= 1e-6 * lj.tree.norm(whole)
     with pytest.raises(ValueError, match="targets are traced"):
         jax.jit(lambda batch: cv.per_class(curvature)(params, batch)[0](v))(batch)
+
+
+@pytest.mark.parametrize("y", [jnp.array([1, -1, 1, -1, -1]), jnp.array([[1.0], [0], [1], [0], [0]])], ids=str)
+def test_one_logit_has_two_classes(y):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)), float)
+    curvature = cv.hessian(lj.losses.mean(lambda w, x: x @ w, losses.logistic))
+    w = jnp.array([0.3, -1.0])
+    parts = cv.per_class(curvature)(w, (x, y))
+    assert len(parts) == 2
+    low, high = (curvature(w, (x[part], y[part]))(w) for part in (jnp.array([1, 3, 4]), jnp.array([0, 2])))
+    np.testing.assert_allclose(parts[0](w), low, rtol=1e-6)
+    np.testing.assert_allclose(parts[1](w), high, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        (jnp.array([0, -1, 2]), r"per_class: targets\[1\] = -1 is not one of the classes"),
+        (jnp.array([[0.2], [1.3], [2.0]]), r"targets\[0, 0\] = 0\.2.* is neither a sign"),
+        (jnp.zeros((3, 4), int), r"int32 targets \(3, 4\) do not give each example one class"),
+        (jnp.zeros((3, 4, 2)), r"float32 targets \(3, 4, 2\) do not give"),
+        (jnp.zeros((3, 2)), r"targets\[0\] = \[0\. 0\.\] has no largest number"),
+    ],
+    ids=str,
+)
+def test_targets_without_classes(y, said):
+    curvature = cv.hessian(lambda w, batch: jnp.sum(w**2))
+    with pytest.raises(ValueError, match=said):
+        cv.per_class(curvature)(jnp.ones(2), (jnp.ones((3, 2)), y))

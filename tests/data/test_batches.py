@@ -1,6 +1,10 @@
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import landscape_jax as lj
@@ -79,3 +83,113 @@ def test_the_data_travels_as_an_argument_and_not_as_a_constant():
     assert {id(x) for x in jax.tree.leaves(batches)} == {id(x) for x in jax.tree.leaves(DATA)}
     closed = jax.make_jaxpr(lambda f, key: f(key, jnp.int32(0)))(batches, jax.random.key(0))
     assert all(np.shape(c) != DATA["x"].shape for c in closed.consts)
+
+
+# ── batches that are no function of key and step ──────────────────────────────────────────────────────────────────────
+
+X, Y = np.arange(40.0, dtype=np.float32).reshape(10, 4), np.ones((10, 1), np.float32)
+
+
+def loss(params, batch):
+    return jnp.mean((batch[0] @ params - batch[1]) ** 2)
+
+
+def stream(make):
+    return (make(4 * (i % 2)) for i in itertools.count())
+
+
+def reading(iterator):
+    return lambda key, step: next(iterator)
+
+
+def counting():
+    """A change of inputs that counts its calls."""
+    calls = itertools.count()
+    return lambda key, x: x + np.float32(next(calls))
+
+
+def with_a_key(own):
+    return lambda key, step: (jax.random.normal(jax.random.fold_in(own, step), (10, 4)), Y)
+
+
+def load(step):
+    return X[step % 5 : step % 5 + 4]
+
+
+def loaded(key, step):
+    return jax.pure_callback(load, jax.ShapeDtypeStruct((4, 4), X.dtype), step), Y[:4]
+
+
+def picked(key, step):
+    return jnp.asarray(X)[jax.random.permutation(jax.random.fold_in(key, step), 10)[:4]], Y[:4]
+
+
+def noisy(key, x):
+    return x + jax.random.normal(key, x.shape)
+
+
+IMPURE = {
+    "an iterator of NumPy arrays": lambda: reading(stream(lambda i: (X[i : i + 4], Y[i : i + 4]))),
+    "an iterator of JAX arrays": lambda: reading(stream(lambda i: (jnp.asarray(X[i : i + 4]), jnp.asarray(Y[i : i + 4])))),
+    "an iterator of sizes": lambda: reading(stream(lambda i: (X[: i + 2], Y[: i + 2]))),
+    "an iterator of numbers": lambda: reading(stream(lambda i: (jnp.full((4, 4), i, X.dtype), Y[:4]))),
+    "NumPy's random numbers": lambda: lambda key, step: (X[np.random.randint(10, size=4)], Y[:4]),  # noqa: NPY002
+    "a reader among the changes": lambda: lj.data.augmented(lj.data.full_batch((X, Y)), counting()),
+    "a partial of one": lambda: functools.partial(lambda it, key, step: next(it), stream(lambda i: (X[i : i + 4], Y[:4]))),
+}
+PURE = {
+    "data closed over": lambda: lambda key, step: (X, Y),
+    "data made at each call": lambda: lambda key, step: (jnp.asarray(X) + 1, np.array(Y)),
+    "keys and steps": lambda: picked,
+    "a key closed over": lambda: with_a_key(jax.random.key(7)),
+    "a callback": lambda: loaded,
+    "an iterator of one batch": lambda: reading(itertools.repeat((X, Y))),
+    "epochs": lambda: lj.data.epochs((X, Y), 3),
+    "augmented epochs": lambda: lj.data.augmented(lj.data.epochs((X, Y), 3), noisy),
+}
+
+
+def begin(batches, rule=lj.dynamics.gradient):
+    gd = rule(loss, optax.sgd(1e-3), batches)
+    return lj.start(jax.random.key(0), jnp.zeros((4, 1)), gd, {}), gd
+
+
+@pytest.mark.parametrize("name", IMPURE)
+def test_a_function_that_reads_a_state_of_pythons_is_refused(name):
+    for go in (begin, lambda batches: jax.jit(lambda: begin(batches)[0].params)()):
+        with pytest.raises(ValueError, match=r"same key and step gave different batches.*that one batch for ever: choose"):
+            go(IMPURE[name]())
+    with pytest.raises(ValueError, match="gave different batches"):
+        lj.run(
+            jax.random.key(0), jnp.zeros((4, 1)), lj.dynamics.gradient(loss, optax.sgd(0.1), IMPURE[name]()), {}, num_steps=2
+        )
+    with pytest.raises(ValueError, match="gave different batches"):
+        lj.observe.redrawn(loss, IMPURE[name]())
+    basis = lj.dynamics.dense_basis(jax.random.key(1), jnp.zeros((4, 1)), 2)
+    with pytest.raises(ValueError, match="gave different batches"):
+        begin(IMPURE[name](), lambda *args: lj.dynamics.subspace(*args, basis))
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_pure_function_goes_through(name):
+    run, gd = begin(PURE[name]())
+    run, _ = lj.advance(run, gd, {}, num_steps=3)
+    assert np.isfinite(run.params).all()
+
+
+def test_data_that_are_arguments_of_a_program_go_through():
+    @jax.jit
+    def trained(x, scale):
+        run, gd = begin(lambda key, step: (scale * x[:4], Y[:4]))
+        return lj.advance(run, gd, {}, num_steps=3)[0].params
+
+    assert np.isfinite(trained(X, 1.0)).all()
+    assert np.isfinite(jax.vmap(trained, in_axes=(None, 0))(X, jnp.ones(2))).all()
+
+
+@pytest.mark.parametrize("batches", [stream(lambda i: X), (X, Y), [(X, Y)]], ids=["a generator", "the data", "a list"])
+def test_what_is_no_function_is_refused_before_a_run(batches):
+    with pytest.raises(
+        TypeError, match=r"gradient: batches must be a function \(key, step\) -> batch, but is "
+    ):
+        lj.dynamics.gradient(loss, optax.sgd(0.1), batches)

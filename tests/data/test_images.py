@@ -110,6 +110,8 @@ IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 SOUND = gzip.compress(idx_bytes(NOISE), 0)  # stored, so that a cut falls among the pixels
 DAMAGED = bytearray(packed(NOISE))
 DAMAGED[2000:2100] = b"\xff" * 100
+FLIPPED = bytearray(SOUND)
+FLIPPED[3000] ^= 1  # one pixel
 
 BAD_IDX = {  # file, content, what the message says
     "wrong magic number": (IMAGES, packed(NOISE, magic=2049), r"train-images.*magic number 2049, not 2051.*delete it"),
@@ -123,6 +125,7 @@ BAD_IDX = {  # file, content, what the message says
     "cut off": (IMAGES, SOUND[:4000], r"promises 30 and ends after \d of the 10 examples"),
     "not gzip": (IMAGES, idx_bytes(NOISE), r"not a sound gzip file .*original file"),
     "damaged gzip": (IMAGES, bytes(DAMAGED), r"not a sound gzip file"),
+    "a bit flipped": (IMAGES, bytes(FLIPPED), r"not a sound gzip file \(CRC check failed.*original file"),
     "a label of no class": (LABELS, packed(np.full(30, 11, np.uint8)), r"train-labels.*label 11 at example 0, past the last"),
 }
 

@@ -157,13 +157,13 @@ BAD = {
     "means in a line": (lambda: lj.data.gaussian_mixture(key(0), 5, MEANS[0]), r"means \(5,\) must be one row a class"),
     "no magnitude": (lambda: lj.data.magnitudes(key(0), 0, 3), r"magnitudes: n=0"),
     "no code": (lambda: lj.data.sparse_coding(key(0), 0, 3, 1.0), r"sparse_coding: n=0"),
-    "a negative degree": (lambda: lj.data.chebyshev(-1), r"degree=-1 and n=20 must be at least 0 and 2"),
+    "a negative degree": (lambda: lj.data.chebyshev(-1), r"chebyshev: degree=-1 must be at least 0"),
     "one point": (lambda: lj.data.chebyshev(3, 1), r"n=1 must be at least"),
     "too few to be white": (
         lambda: lj.data.whitened(key(0), 5, MATRIX),
         r"n=5 examples must be at least the d columns.*\(2, 6\)",
     ),
-    "no signal": (lambda: lj.data.signals(key(0), 0), r"signals: n=0 and length=40"),
+    "no signal": (lambda: lj.data.signals(key(0), 0), r"signals: n=0 must be at least 1"),
     "a signal turned over": (lambda: lj.data.signals(key(0), 3, stretch=1.0), r"stretch=1.0 must lie in \[0, 1\)"),
 }
 

@@ -43,6 +43,22 @@ def test_bytes_do_not_overflow():
     assert 0 <= int(noisy.min()) <= int(noisy.max()) < 199
 
 
+def test_signed_bytes_do_not_overflow():
+    y = jnp.asarray(np.arange(10_000) % 100, jnp.int8)
+    noisy = lj.data.with_label_noise(jax.random.key(0), y, 1.0)
+    assert noisy.dtype == jnp.int8
+    assert 0 <= int(noisy.min()) <= int(noisy.max()) == 99
+    assert int((noisy == y).sum()) == 0
+    assert_array_equal(noisy, lj.data.with_label_noise(jax.random.key(0), y.astype(int), 1.0))
+
+
+def test_a_traced_label_that_is_no_class_stays():
+    y = jnp.array([0, -1, 2, 5, 1])
+    noisy = jax.jit(lambda y: lj.data.with_label_noise(jax.random.key(0), y, 1.0, num_classes=3))(y)
+    assert noisy[jnp.array([1, 3])].tolist() == [-1, 5]
+    assert (noisy != y).tolist() == [True, False, True, False, True]
+
+
 def test_jit_and_vmap_over_keys():
     def keys():
         return jax.random.split(jax.random.key(1), 2)
@@ -68,6 +84,22 @@ BAD = {
         r"int32 targets \(5, 2\)",
     ),
     "one class": (lambda: lj.data.with_label_noise(jax.random.key(0), jnp.zeros(5, int), 0.1), r"with 1 class no label"),
+    "a label below 0": (
+        lambda: lj.data.with_label_noise(jax.random.key(0), jnp.array([0, 1, -1]), 0.1),
+        r"with_label_noise: targets\[2\] = -1 is not one of the classes 0 … 1",
+    ),
+    "a label beyond the last": (
+        lambda: lj.data.with_label_noise(jax.random.key(0), jnp.array([0, 3, 1]), 0.1, num_classes=3),
+        r"targets\[1\] = 3 is not one of the classes 0 … 2",
+    ),
+    "one logit": (
+        lambda: lj.data.with_label_noise(jax.random.key(0), jnp.ones((5, 1)), 0.1),
+        r"float32 targets \(5, 1\) are neither .*for one logit pass \(y > 0\)",
+    ),
+    "more classes than a byte holds": (
+        lambda: lj.data.with_label_noise(jax.random.key(0), jnp.zeros(5, jnp.int8), 0.1, num_classes=200),
+        r"int8 targets cannot hold num_classes=200",
+    ),
     "two counts of classes": (
         lambda: lj.data.with_label_noise(jax.random.key(0), ONE_HOT, 0.1, num_classes=7),
         r"num_classes=7, but the one-hot rows have 5",

@@ -1,5 +1,9 @@
 """Optax inside, the textbook outside."""
 
+import functools
+import inspect
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,13 +63,90 @@ def test_lbfgs_can_search_along_the_line():
         optax.MultiSteps(optax.sgd(0.1), 4).gradient_transformation(),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
         optax.inject_hyperparams(optax.adam)(learning_rate=1e-3),
+        optax.chain(optax.sgd(0.1), optax.keep_params_nonnegative()),
+        optax.partition(
+            {"large": optax.sgd(0.1), "small": optax.set_to_zero()},
+            lambda theta: jax.tree.map(lambda x: "large" if x.size > 1 else "small", theta),
+        ),
+        optax.partition({"down": optax.sgd(0.1), "up": optax.sgd(-1.0)}, {"a": "down", "b": "up"}),
+        optax.chain(optax.set_to_zero(), optax.add_decayed_weights(0.1), optax.scale(-0.1)),
+        optax.sgd(lambda t: jnp.where(t < 20_000, 0.0, 0.1)),
+        optax.contrib.sam(optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.1))),
     ],
-    ids=["warm-up", "accumulation", "chain", "inject_hyperparams"],
+    ids=[
+        "warm-up", "accumulation", "chain", "inject_hyperparams", "constraint", "labels by size", "a saddle", "decay alone",
+        "long warm-up", "uphill and down",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_optimizer_that_descends_in_the_end_is_let_through(optimizer, compiled):
+    init = lj.dynamics.gradient(bowl, optimizer, NONE).init
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (jax.jit(init) if compiled else init)(START)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.set_to_zero(), optax.MultiSteps(optax.sgd(0.1), 30_000).gradient_transformation()], ids=["none", "rare"]
 )
-def test_an_optimizer_that_descends_in_the_end_is_let_through(optimizer):
-    lj.dynamics.gradient(bowl, optimizer, NONE).init(START)
+def test_one_that_does_not_seem_to_move_gets_a_warning(optimizer):
+    with pytest.warns(UserWarning, match="did not move θ in 10000 steps .* look at its learning rate"):
+        lj.dynamics.gradient(bowl, optimizer, NONE).init(START)
 
 
 def test_a_traced_rate_is_let_through_whatever_its_sign():
     init = jax.jit(lambda rate: lj.dynamics.gradient(bowl, optax.sgd(rate, momentum=0.9), NONE).init(START))
     assert not jax.tree.leaves(init(-1.0))[0].any()
+
+
+CONTRIB = {  # those of optax.contrib that need more than a learning rate
+    "mechanize": lambda: optax.contrib.mechanize(optax.sgd(0.1)),
+    "sam": lambda: optax.contrib.sam(optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.05))),
+    "sam, opaque": lambda: optax.contrib.sam(
+        optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.05)), opaque_mode=True
+    ),
+    "sam in a chain": lambda: optax.chain(
+        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01), opaque_mode=True), optax.identity()
+    ),
+    "schedule_free": lambda: optax.contrib.schedule_free(optax.sgd(0.1), 0.1),
+    "split_real_and_imaginary": lambda: optax.contrib.split_real_and_imaginary(optax.sgd(0.1)),
+    "reduce_on_plateau": lambda: optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+    "dpsgd": lambda: optax.contrib.dpsgd(0.1, 1.0, 1.0, 0),
+}  # fmt: skip
+WHOLE = {  # in optax.contrib, by a learning rate alone
+    "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "galore", "madgrad", "momo", "momo_adam", "muon",
+    "prodigy", "schedule_free_adamw", "schedule_free_sgd", "simplified_ademamix", "sophia",
+}  # fmt: skip
+PARTS = {"normalize", "hutchinson_estimator_diag_hessian", "differentially_private_aggregate", "schedule_free_eval_params"}
+REFUSED = {"dpsgd": "per-example gradients"}  # it wants a gradient of each example
+
+
+def test_the_table_of_contrib_is_whole():
+    functions = {name for name, f in vars(optax.contrib).items() if inspect.isfunction(f) and not name.startswith("scale_by_")}
+    assert functions - PARTS <= WHOLE | set(CONTRIB)
+
+
+@pytest.mark.parametrize("name", [*sorted(WHOLE), *CONTRIB])
+def test_every_optimizer_of_contrib_runs_or_says_why_not(name):
+    factory = CONTRIB.get(name) or getattr(optax.contrib, name, None)
+    if factory is None:
+        pytest.skip("not in this version of optax")
+    if name in WHOLE:
+        needed = {p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty}
+        factory = functools.partial(factory, **dict.fromkeys(needed, 0.01))
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            trajectory(factory(), num_steps=2)
+        return
+    record = trajectory(factory(), num_steps=40)
+    assert np.isfinite(record["loss"]).all()
+    assert record["loss"][-1] < record["loss"][0]
+
+
+def test_an_unknown_argument_of_ones_own_is_not_swallowed():
+    def update(updates, state, params=None, *, other):
+        return updates, state
+
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'other'"):
+        lj.dynamics.gradient(bowl, optimizer, NONE).init(START)

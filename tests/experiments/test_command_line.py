@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,12 @@ def test_strict_fails_when_a_claim_does(tmp_path):
         ([NAME, "--widths", "0"], ["positive"]),
         ([NAME, "--init-scale", "1.0", "1.0"], ["init_scale has 2 numbers for 3 layers"]),
         ([NAME, "--out", "{file}/below"], ["can't write", "choose another folder"]),
+        ([NAME, "--learning-rates", "0.1", "nan"], ["learning_rates=(0.1, nan) must be finite"]),
+        ([NAME, "--control-rate", "inf"], ["control_rate=inf must be finite"]),
+        ([NAME, "--num-steps", "1099511627776"], ["num_steps=1099511627776 is too large"]),
+        ([NAME, "--seed", "1099511627776"], ["--seed 1099511627776 must lie between 0 and 4294967295"]),
+        ([NAME, "--seed", "-1"], ["--seed -1 must lie between 0 and 4294967295"]),
+        ([NAME, "--seed", "1" + 30 * "0"], ["must lie between 0 and 4294967295"]),
         ([NAME, "--coordinator", "nowhere"], ["all three"]),
         ([NAME, "--coordinator", "nowhere", "--num-processes", "2", "--process-id", "1"], ["address:port"]),
         (["report", "{empty}"], ["holds no results"]),
@@ -103,6 +110,65 @@ def test_bad_input_is_answered_before_anything_runs(args, said, tmp_path, capfd,
     told = " ".join(capfd.readouterr().err.replace("│", " ").split())
     for part in said:
         assert part in told
+
+
+def test_a_finished_result_is_replaced_by_another_configuration_only_if_asked(done, tmp_path, capfd):
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / NAME / "small-seed3"
+    asked = [NAME, "--seed", "3", "--out", str(tmp_path), *TINY, "--control-rate", "0.04"]
+    assert cli.main(asked) == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "finished result of another configuration (control_rate: 0.05 there, 0.04 here)" in told
+    assert "--overwrite" in told
+    assert json.loads((folder / "config.json").read_text())["config"]["control_rate"] == 0.05
+    assert cli.main([*asked, "--overwrite"]) == 0
+    assert json.loads((folder / "config.json").read_text())["config"]["control_rate"] == 0.04
+    assert cli.main(asked) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"", "it is empty"), (b'{"config": {"n_t', "Unterminated"), (b"[1]", "it holds a list")]
+)
+def test_a_damaged_config_of_an_earlier_result_is_told_of_before_the_work(content, told, done, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(lj, "drive", lambda *_, **__: pytest.fail("it ran"))
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / NAME / "small-seed3" / "config.json"
+    path.write_bytes(content)
+    assert cli.main([NAME, "--seed", "3", "--out", str(tmp_path), *TINY]) == 2
+    said = capfd.readouterr().err
+    assert f"{path} is damaged ({told}" in said
+    assert "delete the folder" in said
+    if content != b"[1]":
+        assert cli.main(["report", str(tmp_path)]) == 2
+        assert f"the result in {path.parent} can't be read" in capfd.readouterr().err
+
+
+def test_an_experiment_in_parts_goes_on_with_the_bits_of_an_undisturbed_run(tmp_path, monkeypatch, capfd):
+    name, few = "ma2022_multiscale", "--parts toys origin --num-seeds 1 --scales 1 1 1 1 10 100".split()
+    asked = [name, "--out", str(tmp_path / "stopped"), *few]
+    folder = tmp_path / "stopped" / name / "small-seed0"
+
+    @contextlib.contextmanager
+    def pressed():
+        """Once the first part is kept."""
+        yield (folder / "checkpoint" / "toys" / "record.npz").exists
+
+    with monkeypatch.context() as patched:
+        patched.setattr("experiments._parts.held_interrupts", pressed)
+        assert cli.main(asked) == 130
+    told = capfd.readouterr().err
+    assert "stopped by Ctrl-C with 1 of 2 parts finished (toys)" in told
+    assert "the same command goes on from there" in told
+    assert list(lj.record.read(folder)[1]) == ["toys"]
+    with monkeypatch.context() as patched:
+        patched.setattr("experiments._ma2022_toys.measured", lambda: pytest.fail("it was done again"))
+        assert cli.main(asked) == 0
+    assert cli.main([name, "--out", str(tmp_path / "straight"), *few]) == 0
+    again, straight = lj.record.read(folder), lj.record.read(tmp_path / "straight" / name / "small-seed0")
+    jax.tree.map(np.testing.assert_array_equal, dict(again[1]), dict(straight[1]))
+    assert again[2] == straight[2]
+    assert again[0]["stopped"] is None
+    assert not (folder / "checkpoint").exists()
 
 
 def test_the_same_command_goes_on_where_a_stopped_one_was(done, tmp_path, monkeypatch, capfd):
@@ -173,3 +239,55 @@ def test_ctrl_c_while_it_compiles_stops_before_the_first_chunk_or_after_it(tmp_p
     assert f"in {folder}" in said
     stopped = int(json.loads((folder / "config.json").read_text())["stopped"].split("after ")[1].split()[0])
     assert 0 <= stopped <= 1000  # a chunk of this run is 500 steps
+
+
+def test_ctrl_c_stops_a_compiled_part_at_once(tmp_path):
+    """A training of hours in one program: Ctrl-C comes while it is compiled or runs."""
+    name = "ma2022_multiscale"
+    asked = [sys.executable, "-m", "experiments", name, "--out", str(tmp_path), "--parts", "toys", "networks", "--num-steps"]
+    environment = clean_environment(COLUMNS="200", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    process = subprocess.Popen([*asked, "30000000"], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        folder = tmp_path / name / "small-seed0"
+        while not (folder / "checkpoint" / "toys" / "record.npz").exists():
+            time.sleep(0.1)
+            assert process.poll() is None
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert f"with 1 of 2 parts finished (toys); what was recorded until then is in {folder}" in " ".join(said.split())
+    assert list(lj.record.read(folder)[1]) == ["toys"]
+
+
+def asked_in_a_process(*args, **environment):
+    asked = [sys.executable, "-m", "experiments", *args]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, env=clean_environment(**environment))
+
+
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_a_platform_that_jax_has_not_is_one_line(platform, tmp_path):
+    if platform == "cuda" and jax.default_backend() == "gpu":
+        pytest.skip("there is one here")
+    process = asked_in_a_process(NAME, "--out", str(tmp_path), JAX_PLATFORMS=platform)
+    assert process.returncode == 2
+    told = process.stderr.decode()
+    assert "Traceback" not in told
+    assert f"JAX_PLATFORMS={platform} asks for it: unset it, or set it to cpu" in told
+
+
+def test_a_terminal_without_unicode_loses_characters_and_no_result(tmp_path):
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    out = str(tmp_path)
+    process = asked_in_a_process(NAME, "--out", out, *TINY, XDG_CACHE_HOME=out + "/cache", **environment)
+    assert process.returncode == 0, process.stderr.decode()
+    assert b"2/?" in process.stdout
+    assert (tmp_path / NAME / "small-seed0" / "claims.json").is_file()
+    for args in ([], ["report", out]):
+        process = asked_in_a_process(*args, **environment)
+        assert process.returncode == 0, process.stderr.decode()
+    assert b"settles at 2/?" in process.stdout
+    assert "settles at 2/η" in (tmp_path / "report.md").read_text("utf-8")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -278,22 +279,26 @@ def test_labels_are_drawn_anew_from_all_classes():
     np.testing.assert_array_equal(experiment.drawn_anew(jax.random.key(0), y, 0.0), y)
 
 
-def test_ctrl_c_stops_before_the_next_program_and_keeps_what_is_done(monkeypatch):
-    """It comes while the second of eight runs."""
-    made = []
+def test_ctrl_c_keeps_the_programs_that_are_done(monkeypatch):
+    """It comes while the third of eight runs."""
+    made, released = [], threading.Event()
 
     @contextlib.contextmanager
     def noted():
-        yield lambda: len(made) >= 2
+        yield lambda: len(made) >= 3
 
-    def program(*_):
-        return lambda: lambda: made.append(0) or {"step": np.zeros((1, 1))}
+    def run():
+        made.append(0)
+        if len(made) == 3:
+            released.wait(20)
+        return {"step": np.zeros((1, 1))}
 
-    monkeypatch.setattr(experiment, "held_interrupts", noted)
-    monkeypatch.setattr(experiment, "_program", program)
+    monkeypatch.setattr("experiments._parts.held_interrupts", noted)
+    monkeypatch.setattr(experiment, "_program", lambda *_: lambda: run)
     config = dataclasses.replace(TINY, parts=("grid",), grid=tuple((0.1, size, 8, 4) for size in range(1, 9)))
-    with pytest.raises(lj.Interrupted, match="stopped by Ctrl-C with 2 of 8 programs done") as stop:
+    with pytest.raises(lj.Interrupted, match="stopped by Ctrl-C with 2 of 8 parts finished") as stop:
         experiment.run(config, jax.random.key(0))
+    released.set()
     assert list(stop.value.record["grid"]) == ["rate0.1-batch1", "rate0.1-batch2"]
 
 

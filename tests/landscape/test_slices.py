@@ -1,6 +1,7 @@
 """Slices against direct evaluation, directions against their definitions."""
 
 import functools
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import landscape_jax as lj
-from landscape_jax import landscape, tree
+from landscape_jax import landscape, programs, tree
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,80 @@ def test_each_filter_has_its_own_length():
     assert lj.tree.all_finite(zero)
 
 
+def filters(name, x):
+    """Each leaf as [filters, weights], by hand; None for what stays."""
+    if name.endswith(("bias", "scale")):
+        return None
+    if x.ndim == 3 and name.split("/")[-2] in ("query", "key", "value"):
+        return x.reshape(x.shape[0], -1).T  # [d, heads, dim]: a neuron is one (head, dim)
+    return x.reshape(-1, x.shape[-1]).T
+
+
+def assert_filter_by_filter(direction, params):
+    for (path, d), x in zip(jax.tree_util.tree_leaves_with_path(direction), jax.tree.leaves(params), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        if filters(name, x) is None:
+            assert not d.any(), name
+        else:
+            lengths = [jnp.linalg.norm(filters(name, z), axis=1) for z in (d, x)]
+            np.testing.assert_allclose(*lengths, rtol=1e-5, err_msg=name)
+
+
+def attention(use_bias):
+    import flax.linen as nn
+
+    layer = nn.MultiHeadDotProductAttention(num_heads=2, use_bias=use_bias)
+    return layer.init(jax.random.key(0), jnp.ones((1, 3, 4)))["params"]
+
+
+def nnx_attention():
+    from flax import nnx
+
+    layer = nnx.MultiHeadAttention(num_heads=2, in_features=4, decode=False, rngs=nnx.Rngs(0))
+    return nnx.split(layer, nnx.Param, ...)[1]
+
+
+NETWORKS = {
+    "vit": lambda: lj.models.vit(3, width=8, depth=1, heads=2).init(jax.random.key(0), jnp.ones((1, 8, 8, 1))),
+    "transformer": lambda: lj.models.transformer(5, length=3, width=8, depth=1, heads=4).init(
+        jax.random.key(0), jnp.zeros((1, 3), int)
+    ),
+    "linen": lambda: attention(True),
+    "linen without biases": lambda: attention(False),
+    "nnx": nnx_attention,
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_filter_is_what_one_neuron_reads_in_attention_too(network):
+    params = NETWORKS[network]()
+    params = jax.tree.map(jnp.add, params, tree.normal_like(jax.random.key(3), params))  # biases that are not zero
+    raw = tree.normal_like(jax.random.key(1), params)
+    assert_filter_by_filter(landscape.filter_normalised(raw, params), params)
+    assert_filter_by_filter(tree.row(jax.jit(landscape.random_directions)(jax.random.key(2), params), 1), params)
+
+
+def test_filters_of_other_trees():
+    scanned = {"kernel": jnp.zeros((2, 4, 3)), "bias": jnp.zeros((2, 3)), "scale": jnp.zeros((2, 3))}  # nn.scan over 2 layers
+    grouped = {"weight": jnp.zeros((3, 5)), "bias": jnp.zeros((3, 5))}  # a norm over two axes
+    equinox = {"weight": jnp.zeros((3, 2, 5, 5)), "bias": jnp.zeros((3, 1, 1))}
+    plain = [jnp.zeros((4, 3)), jnp.zeros((1, 3)), jnp.zeros(3)]
+    params = tree.normal_like(jax.random.key(0), [scanned, grouped, equinox, plain])
+    raw = tree.normal_like(jax.random.key(1), params)
+    norm = lambda z, *axis: np.asarray(jnp.sqrt(jnp.sum(z**2, axis=axis)))  # noqa: E731
+    last = landscape.filter_normalised(raw, params)
+    np.testing.assert_allclose(norm(last[0]["kernel"], 1), norm(params[0]["kernel"], 1), rtol=1e-5)
+    assert not any(leaf.any() for leaf in (last[0]["bias"], last[0]["scale"], *last[1].values(), last[2]["bias"], last[3][2]))
+    np.testing.assert_allclose(norm(last[3][0], 0), norm(params[3][0], 0), rtol=1e-5)
+    np.testing.assert_allclose(norm(last[3][1], 0), norm(params[3][1], 0), rtol=1e-5)  # a kernel of one input
+    first = landscape.filter_normalised(raw, params, axis=0)
+    np.testing.assert_allclose(norm(first[2]["weight"], 1, 2, 3), norm(params[2]["weight"], 1, 2, 3), rtol=1e-5)
+    assert not first[2]["bias"].any()
+    own = landscape.filter_normalised(raw, params, axis=lambda path, leaf: (0, -1) if path == "2/weight" else None)
+    np.testing.assert_allclose(norm(own[2]["weight"], 1, 2), norm(params[2]["weight"], 1, 2), rtol=1e-5)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(own[:2] + own[3:]))
+
+
 def test_sharpest_directions_are_eigenvectors():
     bends = jnp.array([3.0, 1.0, 7.0, 2.0])
 
@@ -207,3 +282,18 @@ def test_wrong_arguments_are_answered(relu, call, said):
     loss, params, train = relu
     with pytest.raises(ValueError, match=said):
         call(loss, params, landscape.random_directions(jax.random.key(0), params), train)
+
+
+def test_a_slice_leaves_no_program_behind_its_loss():
+    gc.collect()
+    before = len(programs._made)
+
+    def cut(a):
+        loss = lambda params, batch: a * jnp.sum(params**2)  # noqa: E731
+        landscape.line(loss, jnp.ones(2), jnp.ones(2), [0.0, 1.0], None)
+        assert len(programs._made) == before + 1
+
+    cut(1.0)
+    cut(2.0)
+    gc.collect()
+    assert len(programs._made) == before

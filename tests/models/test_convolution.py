@@ -2,11 +2,13 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from landscape_jax import curvature, losses, models, tree
 from landscape_jax.models import convolution
@@ -173,3 +175,101 @@ def test_the_machine_chooses_and_no_parameter_changes(monkeypatch):
     assert [str(made.jaxpr).count("conv_general_dilated[") for made in (here, elsewhere)] == [0, 4]
     found, expected = (made.lower().compile()(params, x) for made in (here, elsewhere))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# ── in place of XLA's ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+FORMS = models.convolved, jax.lax.conv_general_dilated
+LAYOUTS = [None, ("NCHW", "OIHW", "NCHW"), ("HWNC", "HWOI", "NHWC"), ("NHWC", "HWIO", "NCHW")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+def test_any_layout(layout, strides):
+    sides = {"N": 2, "H": 6, "W": 5, "C": 3}, {"H": 3, "W": 2, "I": 3, "O": 4}
+    orders = (layout or ("NCHW", "OIHW"))[:2]
+    x, k = normal(*([side[letter] for letter in order] for side, order in zip(sides, orders, strict=True)))
+    found, expected = (form(x, k, strides, "SAME", dimension_numbers=layout) for form in FORMS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+OTHERS = {
+    "a kernel larger than the images": ((2, 3, 3, 2), (5, 5, 2, 2), {"padding": "VALID"}),
+    "strided, larger": ((2, 3, 3, 2), (4, 4, 2, 2), {"padding": "VALID", "window_strides": (2, 2)}),
+    "cropped": ((2, 6, 6, 2), (3, 3, 2, 2), {"padding": ((-1, 0), (0, -1))}),
+    "padded beyond the kernel": ((2, 4, 4, 2), (2, 2, 2, 2), {"padding": ((3, 2), (2, 4))}),
+    "outputs of another dtype": ((2, 4, 4, 2), (2, 2, 2, 2), {"preferred_element_type": jnp.float64}),
+    "groups of images": ((2, 4, 4, 2), (2, 2, 2, 2), {"batch_group_count": 2}),
+    "no filters": ((2, 4, 4, 2), (2, 2, 2, 0), {}),
+    "no images": ((0, 4, 4, 2), (2, 2, 2, 3), {"window_strides": (2, 2)}),
+    "lower case": ((2, 4, 4, 2), (2, 2, 2, 2), {"padding": "same_lower"}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_arguments_mean_what_they_mean_to_xla(name, x64):
+    shape, taps, options = OTHERS[name]
+    x, k = (z.astype(jnp.float32) for z in normal(shape, taps))
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": NHWC} | options
+    found, expected = (form(x, k, **options) for form in FORMS)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+REFUSED = {
+    "two dtypes": ("float16", (2, 2, 3, 2), (1, 1), "SAME", TypeError, "same dtype"),
+    "channels": ("float32", (2, 2, 2, 2), (1, 1), "SAME", ValueError, "feature dimension size"),
+    "channels, strided": ("float32", (2, 2, 2, 2), (2, 2), "SAME", ValueError, "feature dimension size"),
+    "strides": ("float32", (2, 2, 3, 2), (1,), "VALID", ValueError, "same number of dimensions"),
+    "pads": ("float32", (2, 2, 3, 2), (1, 1), ((0, 0),), TypeError, "Wrong number of explicit pads"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("wrap", [lambda form: form, jax.jit], ids=["eagerly", "jit"])
+def test_operands_that_do_not_fit_are_refused_as_by_xla(name, wrap):
+    dtype, taps, strides, padding, error, message = REFUSED[name]
+    x, k = normal((2, 4, 4, 3), taps)
+    for form in FORMS:
+        with pytest.raises(error, match=message):
+            wrap(lambda x, k, form=form: form(x, k, strides, padding, dimension_numbers=NHWC))(x, k.astype(dtype))
+
+
+class Conv2d(eqx.nn.Conv2d):
+    """As the docstring of `convolved` has it."""
+
+    def __call__(self, x, *, key=None):
+        y = models.convolved(x[None], self.weight, self.stride, self.padding, None, self.dilation, None, self.groups)[0]
+        return y + self.bias if self.use_bias else y
+
+
+def linen_layer(**how):
+    layer = nn.Conv(4, (3, 3), **how)
+    return layer.init(jax.random.key(1), jnp.ones((1, 6, 6, 3))), layer.apply
+
+
+def nnx_layer(**how):
+    graph, params = nnx.split(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(1), **how))
+    return params, lambda params, x: nnx.merge(graph, params)(x)
+
+
+def equinox_layer(conv_general_dilated=None):
+    kind = Conv2d if conv_general_dilated else eqx.nn.Conv2d
+    params, static = eqx.partition(kind(3, 4, 3, padding=1, key=jax.random.key(1)), eqx.is_array)
+    return params, lambda params, x: jax.vmap(eqx.combine(params, static))(x.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("layer", [linen_layer, nnx_layer, equinox_layer])
+def test_layers_of_other_libraries_take_it(layer):
+    """The same parameters, outputs and Hessian products; no convolution of XLA's is left in the program."""
+    x, texts, results = normal((2, 6, 6, 3))[0], [], []
+    with jax.numpy_rank_promotion("allow"):
+        for how in ({}, {"conv_general_dilated": models.convolved}):
+            params, apply = layer(**how)
+            of = lambda params, apply=apply: jnp.sum(jnp.tanh(apply(params, x)))  # noqa: E731
+            product = jax.jit(lambda params, of=of: jax.jvp(jax.grad(of), (params,), (jax.tree.map(jnp.cos, params),)))
+            results.append(jax.tree.leaves((params, apply(params, x), product(params))))
+            texts.append(str(jax.make_jaxpr(product)(params)))
+    assert ["conv_general_dilated[" in text for text in texts] == [True, False]
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

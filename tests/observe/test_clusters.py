@@ -74,3 +74,47 @@ def test_on_a_network(problem):
                 "margin_spread": np.std(right - others)}  # fmt: skip
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+
+
+def quiet(observable):
+    gd = lj.dynamics.gradient(lambda w, batch: jnp.sum(w**2), optax.sgd(0.1), lambda key, step: None)
+    record = lj.run(jax.random.key(0), jnp.ones(3), gd, {"a": observable}, num_steps=1)[1]["a"]
+    return jax.tree.map(lambda value: float(value[0]), record)
+
+
+Z = jnp.array([[3.0, 1.0, 0.0], [0.5, 0.0, 2.5]])
+
+
+def test_confidence_of_smoothed_and_mixed_labels():
+    """The right logit is that of the largest target."""
+    hard = jnp.eye(3)[jnp.array([0, 2])]
+    wanted = quiet(observe.confidence(lambda w, x: x, (Z, hard)))
+    assert wanted["margin"] == pytest.approx(2)
+    assert wanted["margin_spread"] == pytest.approx(0, abs=1e-6)
+    mixed = 0.7 * hard + 0.3 * hard[::-1]
+    for soft in (optax.smooth_labels(hard, 0.1), mixed, jnp.array([0, 2])):
+        assert quiet(observe.confidence(lambda w, x: x, (Z, soft))) == wanted
+    swapped = 0.3 * hard + 0.7 * hard[::-1]
+    assert quiet(observe.confidence(lambda w, x: x, (Z, swapped)))["margin"] == pytest.approx((-3 - 2) / 2)
+
+
+def test_confidence_of_tokens_is_over_examples_and_positions():
+    z = jnp.stack([Z, 2 * Z, 3 * Z])  # [3, 2, 3]
+    y = jnp.array([[0, 2], [0, 2], [1, 1]])
+    flat = quiet(observe.confidence(lambda w, x: x, (z.reshape(6, 3), y.reshape(6))))
+    tokens = quiet(observe.confidence(lambda w, x: x, (z, y)))
+    assert tokens == pytest.approx(flat)
+
+
+def test_targets_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"clustering: outputs \(3, 2, 3\) are not one row of at least two logits"):
+        quiet(observe.clustering(lambda w, x: x, (jnp.stack([Z] * 3), jnp.zeros((3, 2), int))))
+    with pytest.raises(ValueError, match=r"clustering: outputs \(2, 1\) are not one row"):
+        quiet(observe.clustering(lambda w, x: (x @ w)[:, None], (Z, jnp.array([1, -1]))))
+    with pytest.raises(ValueError, match=r"confidence: outputs \(2, 1\) are one logit"):
+        quiet(observe.confidence(lambda w, x: (x @ w)[:, None], (Z, jnp.array([1, -1]))))
+    with pytest.raises(ValueError, match=r"mean_cosines: targets\[1\] = 3 is not one of the classes 0 … 2"):
+        observe.mean_cosines(lambda j: j, jnp.ones((2, 3, 4)), jnp.array([0, 3]))
+    found = jax.jit(lambda y: observe.mean_cosines(lambda j: j, jnp.ones((3, 3, 4)), y))(jnp.array([0, -1, 0]))
+    assert np.isnan(found["same_class"])
+    assert found["same_logit"] == pytest.approx(1)

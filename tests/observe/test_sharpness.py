@@ -1,5 +1,7 @@
 """The tracker is exact where it matters: along training, over the edge, at every step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,10 +101,9 @@ def test_preconditioned_sharpness_of_an_adaptive_optimizer():
     train, _ = lj.data.digits(60)
     model = lj.models.mlp((6,), 10)
     loss = lj.losses.mean(model.apply, lj.losses.square)
-    adam = lj.dynamics.gradient(loss, optax.adam(1e-2, b2=0.99), lj.data.full_batch(train))
-
-    def scale(state):
-        return lj.curvature.preconditioner(state, b2=0.99)
+    optimizer = optax.adam(1e-2, b2=0.99)
+    adam = lj.dynamics.gradient(loss, optimizer, lj.data.full_batch(train))
+    scale = functools.partial(lj.curvature.preconditioner, optimizer=optimizer)
 
     def dense(moment):
         flat, unravel = jax.flatten_util.ravel_pytree(moment.params)

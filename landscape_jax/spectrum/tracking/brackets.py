@@ -73,20 +73,21 @@ def hidden(small: Small, y: Array) -> Array:
     return y - _full(small.known, y)
 
 
-def bounds(small: Small, outside: Outside) -> tuple[Array, Array, Array]:
+def bounds(small: Small, off: Outside) -> tuple[Array, Array, Array]:
     """The lower bound of G, what is reckoned with, and the upper bound, each [r, r]."""
-    low = small.mid - small.below + outside.low * small.open
-    high = small.mid + small.above + outside.high * small.open
-    return low, small.mid + outside.mid * small.open, high
+    low = small.mid - small.below + off.low * small.open
+    high = small.mid + small.above + off.high * small.open
+    return low, small.mid + off.mid * small.open, high
 
 
-def ends(small: Small, outside: Outside, count: Array, k: int) -> Brackets:
+def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
     """Brackets of the k largest eigenvalues of G's first `count` rows: L ⪯ G ⪯ H gives λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) (Weyl)."""
     rows = len(small.mid)
-    reached = jnp.arange(rows) < count
-    matrices = jnp.where(reached[:, None] & reached[None], jnp.stack(bounds(small, outside)), 0)
-    far = -2 * rows * jnp.max(jnp.abs(matrices)) - 1  # what is not reached sorts last
-    matrices = matrices + jnp.diag(jnp.where(reached, 0, far))
+    reached = jnp.arange(rows, dtype=jnp.int32) < count
+    matrices = jnp.where(reached[:, None] & reached[None], jnp.stack(bounds(small, off)), 0)
+    largest = jnp.max(jnp.abs(matrices))
+    far = jnp.where(largest == 0, -1, -2 * rows * largest)  # what is not reached sorts last
+    matrices = matrices + jnp.diag(jnp.where(reached, 0, far))[None]
     values, vectors = jax.vmap(eigh)(matrices)
     values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [3, r], [3, r, r] in rows
     low, high = values[0, :k], values[2, :k]
@@ -95,23 +96,31 @@ def ends(small: Small, outside: Outside, count: Array, k: int) -> Brackets:
     return Brackets(values[1], rotation, low, high, vectors[2, jnp.argmax(high - low)])
 
 
-def compressed(small: Small, outside: Outside, weights: Array) -> Small:
+def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
+    """Off the b leading vectors no eigenvalue is above the smallest of theirs, nor above `ceiling` if that is higher. All are
+    within ± `reach`; `mean` is what is reckoned with."""
+    smallest = jnp.min(jnp.diagonal(small.mid + small.above)[:b])
+    high = jnp.clip(jnp.maximum(smallest, ceiling), -reach, reach)
+    return Outside(-reach, jnp.clip(mean, -reach, high), high)
+
+
+def compressed(small: Small, off: Outside, weights: Array) -> Small:
     """The same knowledge in a smaller space, whose vectors are rows of `weights` S [r, r] in Q; rows of 0 are not reached.
     What was multiplied has no doubt left, and counts as not multiplied.
 
-    With C the part of the upper bound between S and the space that is dropped, on which it is at most `outside.high`,
+    With C the part of the upper bound between S and the space that is dropped, on which it is at most `off.high`,
 
         [S H Sᵀ, C; Cᵀ, high]  ⪯  [S H Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 ,
 
     here with τ the distance from there to the largest value, at which this is exact.
     """
-    low, mid, high = bounds(small, outside)
+    low, mid, high = bounds(small, off)
     over = _full(weights, high)  # [r, r]
     upper = _full(over, weights.T)
     dropped = over - _full(upper, weights)  # C
     square = _full(dropped, dropped.T)
     tiny = jnp.finfo(mid.dtype).tiny
-    apart = jnp.maximum(jnp.maximum(upper[0, 0] - outside.high, jnp.sqrt(jnp.trace(square))), tiny)
+    apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, jnp.sqrt(jnp.trace(square))), tiny)
     upper = upper + square / apart
     low, mid = (_full(_full(weights, x), weights.T) for x in (low, mid))
     nothing = jnp.zeros_like(mid)

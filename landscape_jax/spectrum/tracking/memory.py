@@ -15,22 +15,29 @@ from landscape_jax.types import Params
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class Memory(NamedTuple):
-    """What is known from the last looks at even and at odd steps, [2, ...]: b Ritz vectors V, and that
+class Side(NamedTuple):
+    """What was known of b Ritz vectors V when a look ended,
 
-        diag(values) − below  ⪯  V A Vᵀ  ⪯  diag(values) + above
+        diag(values) − below  ⪯  V A Vᵀ  ⪯  diag(values) + above ,
 
-    held when that look ended. Values, bounds and drift are in the operator's own units.
+    and of all that is off V: no eigenvalue there is above `ceiling`. In the operator's own units.
     """
+
+    values: Array  # [b], descending
+    below: Array  # [b, b] ⪰ 0
+    above: Array  # [b, b] ⪰ 0
+    rises: Array  # [b]: by how much each value rises from look to look
+    ages: Array  # [b]: how many looks ago each vector was multiplied
+    ceiling: Array  # []
+
+
+class Memory(NamedTuple):
+    """What is known from the last looks at even and at odd steps: at the edge of stability θ hops from one side of a valley to
+    the other, and the operator with it."""
 
     vectors: Params  # Z, leaves [2 b, ...]: v₁, and as they were when all were last written, q₂ … q_b, orthonormal
     frame: Array  # [2, b, b]: V in the orthonormal frame of (v₁ − Σ ⟨v₁, qⱼ⟩ qⱼ) / ‖·‖ and q₂ … q_b
-    values: Array  # [2, b], descending
-    below: Array  # [2, b, b] ⪰ 0
-    above: Array  # [2, b, b] ⪰ 0
-    rises: Array  # [2, b]: by how much each value rises from look to look
-    ages: Array  # [2, b]: how many looks ago each vector was multiplied
-    ceiling: Array  # [2]: what no eigenvalue off V is above
+    sides: Side  # leaves [2, ...]
     drift: Array  # []: how far A may move from look to look
     reach: Array  # []: the largest |eigenvalue| seen, slowly forgotten
     mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p
@@ -48,22 +55,20 @@ def empty(params: Params, b: int, policy: Policy) -> Memory:
     start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
     real = tree.dtype(params)
     vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
-    nothing, zero, never = jnp.zeros((2, b, b), real), jnp.zeros((), real), jnp.full(2, -policy.recent - 1, jnp.int32)
-    values = jnp.zeros((2, b), real)
-    return Memory(
-        vectors, jnp.stack([frame, frame]), values, nothing, nothing, values, values, values[:, 0], zero, zero, zero, jnp.int32(0), never, jnp.int32(0)
-    )
+    zeros, nothing, zero = jnp.zeros((2, b), real), jnp.zeros((2, b, b), real), jnp.zeros((), real)
+    sides = Side(zeros, nothing, nothing, zeros, zeros, zeros[:, 0])
+    none, never = jnp.int32(0), jnp.full(2, -policy.recent - 1, jnp.int32)
+    return Memory(vectors, jnp.stack([frame, frame]), sides, zero, zero, zero, none, never, none)
 
 
 def chosen(memory: Memory, side: Array, policy: Policy) -> Array:
-    """Which side's memory a look on `side` starts from: its own, if it is recent and not much more in doubt than the other's,
-    which what lies between the two first values is added to."""
-    values, other = memory.values, 1 - side
+    """Which side's memory a look on `side` starts from: its own, if it is recent and not in much more doubt than the other's,
+    to whose doubts is added what lies between the first values of the two."""
+    first, other = memory.sides.values[:, 0], 1 - side
     recent = memory.made - memory.last <= policy.recent  # [2]
-    apart = policy.gain * jnp.abs(values[0, 0] - values[1, 0])
-    doubts = jnp.trace(memory.above, axis1=1, axis2=2)  # [2]
-    b = values.shape[1]
-    better = policy.better * (doubts[other] + b * jnp.maximum(memory.drift, apart)) < doubts[side] + b * memory.drift
+    doubts = jnp.trace(memory.sides.above, axis1=1, axis2=2) / memory.frame.shape[1]  # [2]
+    apart = policy.gain * jnp.abs(first[0] - first[1])
+    better = policy.better * (doubts[other] + jnp.maximum(memory.drift, apart)) < doubts[side] + memory.drift
     return jnp.where(recent[side] & ~(better & recent[other]), side, other)
 
 

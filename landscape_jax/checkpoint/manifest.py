@@ -1,0 +1,100 @@
+"""What a folder of checkpoints holds: manifests, under a seal of their own, and what they say of files."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from landscape_jax.record import Unwritable, disk
+
+FORMAT = 2
+
+
+class Damaged(ValueError):
+    """A file is not what was written."""
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Newest first."""
+    with disk.reading(folder):
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name), reverse=True)
+
+
+def check(folder: Path, steps: int) -> dict:
+    """The manifest of a checkpoint whose run is what was written."""
+    manifest = manifest_of(folder, steps)
+    found = checksums(folder / str(steps) / "run")
+    if any(found.get(name) != known for name, known in manifest["files"].items()):
+        raise Damaged("its files are not what was written")
+    return manifest
+
+
+def manifest_of(folder: Path, steps: int) -> dict:
+    """The manifest of a checkpoint, whose files nobody has looked at. Raises `Damaged`."""
+    try:
+        manifest = load_json(folder / str(steps) / "manifest.json")
+    except FileNotFoundError:
+        raise Damaged("it has no manifest") from None
+    if not isinstance(manifest, dict):
+        raise Damaged("its manifest is not what was written")
+    if "sha256" not in manifest and manifest.get("format") != FORMAT:
+        raise ValueError(other_format(folder, manifest))
+    if manifest.pop("sha256", None) != digest(manifest):
+        raise Damaged("its manifest is not what was written")
+    if manifest["steps"] != steps:
+        raise Damaged(f"its manifest is that of the checkpoint after {manifest['steps']} steps")
+    return manifest
+
+
+def seal(content: Mapping) -> bytes:
+    """As JSON, with a digest of its own."""
+    return json.dumps({**content, "sha256": digest(content)}, indent=1).encode()
+
+
+def digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_json(path: Path) -> Any:
+    with disk.reading(path):
+        content = path.read_bytes()
+    try:
+        return json.loads(content.decode())
+    except ValueError as error:
+        raise Damaged(f"{path.name} is damaged or not JSON ({error})") from error
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Of every file in a folder."""
+    digests = {}
+    with disk.reading(folder):
+        for path in sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else ():
+            with open(path, "rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def set_aside(at: Path) -> Path:
+    """Give a damaged checkpoint a name under which it doesn't count."""
+    names = (at.with_name(f"{at.name}.damaged{f'-{i}' if i > 1 else ''}") for i in itertools.count(1))
+    aside = next(path for path in names if not path.exists())
+    try:
+        os.replace(at, aside)
+    except OSError as error:
+        raise Unwritable(f"{at} is damaged and can't be renamed ({first_line(error)}): choose another folder") from error
+    return aside
+
+
+def other_format(folder: Path, known: Mapping) -> str:
+    return (
+        f"{folder} holds checkpoints of format {known.get('format')}, written by another version of landscape_jax; this one "
+        f"has format {FORMAT}: finish that run with the version that began it, or choose another folder"
+    )
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

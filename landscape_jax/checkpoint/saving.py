@@ -1,0 +1,265 @@
+"""Checkpoints: a run on disk, from which it goes on bit for bit.
+
+    FOLDER/
+      config.json            which run this is: refused for another one
+      record/<entry>.npy     the record so far, growing
+      <steps>/run/*.npz      the `Run` after that many steps, one file a process
+      <steps>/manifest.json  checksums of those and of the record up to there; a copy of config.json
+
+A checkpoint has a name of its own once all of it is safely on disk. One that is not what was written is set aside as
+<steps>.damaged.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from landscape_jax import devices
+from landscape_jax.checkpoint import claim, shards
+from landscape_jax.checkpoint.identity import Fields
+from landscape_jax.checkpoint.manifest import (
+    FORMAT,
+    Damaged,
+    check,
+    checksums,
+    first_line,
+    manifest_of,
+    saved_steps,
+    seal,
+    set_aside,
+)
+from landscape_jax.record import Growing, Record, Unwritable, disk, held
+from landscape_jax.record.growing import describe
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder; made by `opened`.
+
+    Saving goes on in the background while the next chunk is computed; `finish` waits for it.
+    """
+
+    def __init__(self, folder: Path, ndim: int, keep: int = 1):
+        self.folder, self.keep = folder, keep
+        self.config: dict | None = None  # config.json, of which each checkpoint has a copy
+        self.record = Growing(folder / "record", ndim)
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: tuple[dict, Future] | None = None  # (manifest, its checkpoint being written)
+
+    def save(self, steps: int, run: Any, record: Record) -> None:
+        """The run after `steps` steps, and the record of the last of them."""
+        self.finish()
+        at = self._unfinished(steps) / "run"
+        with self._told(steps):
+            if devices.first():
+                self.record.append(record)
+                at.mkdir(parents=True, exist_ok=True)
+            devices.together(f"checkpoint {steps}")
+        parts, alone = shards.copy_to_host(run), jax.process_count() == 1
+        manifest = {"format": FORMAT, "steps": steps, "leaves": shards.kinds(run), "config": self.config}
+        manifest |= {"length": self.record.length, "record": dict(self.record.checksums)}
+
+        def write() -> None:
+            shards.write(at, parts)
+            if alone:
+                self._seal(manifest)
+
+        self._pending = manifest, self._background.submit(write)
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint."""
+        if self._pending is None:
+            return
+        (manifest, writing), self._pending = self._pending, None
+        with self._told(manifest["steps"]):
+            writing.result()
+            if jax.process_count() > 1:
+                devices.together(f"checkpoint {manifest['steps']} written")
+                if devices.first():
+                    self._seal(manifest)
+
+    def _seal(self, manifest: Mapping) -> None:
+        """Give a checkpoint its name, now that all of it is written, and remove those beyond the newest `keep`."""
+        steps = manifest["steps"]
+        at = self._unfinished(steps)
+        disk.write(at / "manifest.json", seal({**manifest, "files": checksums(at / "run")}))
+        for folder in (at / "run", at):
+            disk.sync(folder)
+        os.replace(at, self.folder / str(steps))
+        disk.sync(self.folder)
+        for old in saved_steps(self.folder)[self.keep :]:
+            disk.discard(self.folder / str(old))
+
+    def close(self) -> None:
+        """Wait for the file that is being written."""
+        self._background.shutdown()
+
+    def whole_record(self) -> Record:
+        """All of it so far. All processes call it together."""
+        self.finish()
+        devices.together(f"record in {self.folder}")
+        if not devices.first() and (steps := saved_steps(self.folder)):
+            manifest = manifest_of(self.folder, steps[0])
+            self.record.resumed(manifest["length"], manifest["record"], self.record.holes)
+        return self.record.read()
+
+    def newest(self, like: Any, look: bool = False) -> tuple[int, Any] | None:
+        """(steps, run) of the newest checkpoint that is whole, None without any.
+
+        Those after it are told of and set aside. Where the run is whole and no checkpoint has the record that belongs to it,
+        the run counts: what is damaged of the record is told of, and reads as NaN.
+
+        Args:
+          like: a run of the same structure, for shapes, dtypes and shardings: devices may be others than at saving.
+          look: change nothing on disk.
+        Raises: `record.Unreadable` where a file can't be read: that is no sign of damage.
+        """
+        steps = _first_decides(lambda: self._newest_whole(look))
+        if steps < 0:
+            return None
+        manifest = manifest_of(self.folder, steps)
+        if not devices.first():
+            self.record.resumed(**_record_of(manifest), holes=self.record.damage(**_record_of(manifest)))
+        elif not look:
+            self.record.mend_headers()
+        at = self.folder / str(steps)
+        _check_leaves(at, manifest["leaves"], shards.kinds(like))
+        with disk.reading(at):
+            return steps, shards.read(at / "run", manifest["files"], like)
+
+    def _newest_whole(self, look: bool) -> int:
+        """Its steps, −1 without any. The record goes on from there."""
+        problems, holed = {}, None
+        for steps in saved_steps(self.folder):
+            try:
+                record = _record_of(check(self.folder, steps))
+            except Damaged as error:
+                problems[steps] = str(error)
+                continue
+            holes = self.record.damage(**record)
+            if not holes:
+                break
+            problems[steps] = "the record up to there is damaged: " + describe(holes)
+            holed = holed or (steps, record, holes)
+        else:
+            if holed is None:
+                self._tell(problems, look)
+                return -1
+            steps, record, holes = holed
+            disk.warn(
+                f"the record in {self.folder} is damaged: {describe(holes)}. The run goes on after {steps} steps; "
+                "what is damaged reads as NaN, or as 0"
+            )
+        self._tell({n: problem for n, problem in problems.items() if n > steps}, look)
+        self.record.resumed(**record, holes=holes)
+        return steps
+
+    def _tell(self, problems: Mapping[int, str], look: bool) -> None:
+        """Of checkpoints that are passed over; they are kept under another name."""
+        for steps, problem in problems.items():
+            at = self.folder / str(steps)
+            if look and not at.exists():
+                continue  # its writer has removed it meanwhile
+            kept = "" if look else f". It is kept as {set_aside(at).name}"
+            disk.warn(f"the checkpoint {at} is incomplete or damaged ({problem}): going back to the one before{kept}")
+
+    def _unfinished(self, steps: int) -> Path:
+        return self.folder / f"{steps}{disk.PARTIAL}"
+
+    @contextlib.contextmanager
+    def _told(self, steps: int) -> Iterator[None]:
+        """What a file system says, as an error that says what is left."""
+        try:
+            yield
+        except OSError as error:
+            left = [n for n in saved_steps(self.folder) if n != steps]
+            intact = f"the checkpoint after {left[0]} steps is intact" if left else "there is no earlier one"
+            raise Unwritable(
+                f"the checkpoint after {steps} steps could not be written to {self.folder} ({first_line(error)}); {intact}. "
+                "Make room, or choose another folder, and start the same run again: it goes on from there"
+            ) from error
+
+
+@contextlib.contextmanager
+def opened(
+    folder: str | Path, fields: Fields, *, ndim: int = 0, keep: int = 3, on: str = "", accept: Sequence[str] = ()
+) -> Iterator[Checkpoints]:
+    """The folder of one run's checkpoints, held against other processes and threads, made if it isn't there.
+
+    Args:
+      fields: what tells this run from others.
+      ndim: how many leading axes of runs there are.
+      keep: how many checkpoints stay.
+      on: the devices it runs on, in words; other ones are told of.
+      accept: names of fields, or how they begin, that may differ.
+    Raises: `ValueError` where the folder holds other things, or the checkpoints of another run (it names the fields that
+      differ); `record.Unwritable` where it can't be written, or another process writes to it.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep} checkpoints must be at least 1")
+    if isinstance(accept, str):
+        raise ValueError(f'accept={accept!r} must be a sequence of names: accept=("{accept}",)')
+    folder = disk.expand(folder)
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(folder, ndim, keep)
+
+        def take() -> int:
+            stack.enter_context(held(folder))
+            checkpoints.config = claim.claim_folder(folder, fields, on, accept)
+            return 0
+
+        _first_decides(take)
+        stack.callback(checkpoints.close)
+        yield checkpoints
+        checkpoints.finish()
+
+
+def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
+    """(steps, run, record) of the newest whole checkpoint, to look at or to go on from. It changes nothing on disk.
+
+    Args:
+      like: a run of the same structure, e.g. from `start`.
+    Raises: `FileNotFoundError` where there is none; `record.Unreadable` where it can't be read.
+    """
+    folder = disk.expand(folder)
+    if not saved_steps(folder) and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no checkpoints: give the folder that was checkpoint= of an earlier drive")
+    while True:
+        before = saved_steps(folder)
+        checkpoints = Checkpoints(folder, jnp.ndim(like.step))
+        try:
+            if (found := checkpoints.newest(like, look=True)) is not None:
+                return *found, checkpoints.record.read()
+        except (FileNotFoundError, Damaged):
+            if saved_steps(folder) == before:
+                raise
+        if saved_steps(folder) == before:  # else its writer has gone on meanwhile
+            raise FileNotFoundError(f"{folder} holds no checkpoint that is whole: the run was stopped before its first")
+
+
+def _check_leaves(at: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    if names:
+        told = "; ".join(f"{n[4:]}: {there.get(n, 'nothing')} there, {here.get(n, 'nothing')} here" for n in names[:4])
+        raise ValueError(f"{at} holds a run of another structure ({told}): give a run that was started as that one was")
+
+
+def _record_of(manifest: Mapping) -> dict:
+    return {"length": manifest["length"], "checksums": manifest["record"]}
+
+
+def _first_decides(act: Callable[[], int]) -> int:
+    """What the first process finds, for all: no process may wait for one that has gone."""
+    found, refused = 0, None
+    try:
+        found = act() if devices.first() else 0
+    except (OSError, ValueError) as error:
+        refused = error
+    if devices.agreed(refused is not None):
+        raise refused or ValueError("the first process refused the folder of checkpoints: see what it says")
+    return devices.agreed(found)
