@@ -81,19 +81,24 @@ def bounds(small: Small, off: Outside) -> tuple[Array, Array, Array]:
 
 
 def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
-    """Brackets of the k largest eigenvalues of G's first `count` rows: L ⪯ G ⪯ H gives λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) (Weyl)."""
+    """Brackets of the k largest eigenvalues of G's first `count` rows. With L ⪯ G ⪯ H, and rows Y the k leading eigenvectors of
+    what is reckoned with,
+
+        λᵢ(Y L Yᵀ) ≤ λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H)   (Cauchy; Weyl).
+    """
     rows = len(small.mid)
     reached = jnp.arange(rows, dtype=jnp.int32) < count
-    matrices = jnp.where(reached[:, None] & reached[None], jnp.stack(bounds(small, off)), 0)
+    matrices = jnp.where((reached[:, None] & reached[None])[None], jnp.stack(bounds(small, off)), 0)
     largest = jnp.max(jnp.abs(matrices))
     far = jnp.where(largest == 0, -1, -2 * rows * largest)  # what is not reached sorts last
     matrices = matrices + jnp.diag(jnp.where(reached, 0, far))[None]
-    values, vectors = jax.vmap(eigh)(matrices)
-    values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [3, r], [3, r, r] in rows
-    low, high = values[0, :k], values[2, :k]
+    values, vectors = jax.vmap(eigh)(matrices[1:])
+    values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [2, r], [2, r, r] in rows
     # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
-    rotation = 1.5 * vectors[1] - 0.5 * _full(_full(vectors[1], vectors[1].T), vectors[1])
-    return Brackets(values[1], rotation, low, high, vectors[2, jnp.argmax(high - low)])
+    rotation = 1.5 * vectors[0] - 0.5 * _full(_full(vectors[0], vectors[0].T), vectors[0])
+    within = _full(_full(rotation[:k], matrices[0]), rotation[:k].T)  # [k, k]
+    low, high = within[0] if k == 1 else eigh(within)[0][::-1], values[1, :k]
+    return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(high - low)])
 
 
 def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
