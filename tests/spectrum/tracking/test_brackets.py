@@ -66,16 +66,18 @@ def test_every_eigenvalue_lies_in_its_bracket(products):
     assert missed(jax.random.split(jax.random.key(products), 2500)).max() < 1e-5
 
 
-def test_products_never_widen_a_bracket_and_all_of_them_close_it():
+def test_products_never_raise_the_upper_end_and_all_of_them_close_the_bracket():
+    """The lower end may fall a little: it is a Ritz value with vectors that change."""
+
     @jax.jit
     @jax.vmap
-    def widths(key):
-        found = [ends(small, NONE, jnp.int32(R), R) for small in random_case(key, R)[2]]
-        return jnp.stack([f.high - f.low for f in found])
+    def found(key):
+        each = [ends(small, NONE, jnp.int32(R), R) for small in random_case(key, R)[2]]
+        return jnp.stack([f.low for f in each]), jnp.stack([f.high for f in each])
 
-    width = widths(jax.random.split(jax.random.key(0), 300))  # [300, R + 1, R]
-    assert np.all(np.diff(width, axis=1) < 1e-4)
-    assert np.all(width[:, -1] < 1e-4)
+    low, high = found(jax.random.split(jax.random.key(0), 300))  # [300, R + 1, R]
+    assert np.all(np.diff(high, axis=1) < 1e-4)
+    assert np.all(high[:, -1] - low[:, -1] < 1e-4)
 
 
 def test_the_nearest_matrix_that_agrees():
