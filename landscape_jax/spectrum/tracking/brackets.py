@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from landscape_jax import tree
 from landscape_jax.spectrum.lanczos import eigh
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -123,10 +124,9 @@ def compressed(small: Small, off: Outside, weights: Array) -> Small:
     over = _full(weights, high)  # [r, r]
     upper = _full(over, weights.T)
     dropped = over - _full(upper, weights)  # C
-    square = _full(dropped, dropped.T)
-    tiny = jnp.finfo(mid.dtype).tiny
-    apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, jnp.sqrt(jnp.trace(square))), tiny)
-    upper = upper + square / apart
+    apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, tree.norm(dropped)), jnp.finfo(mid.dtype).tiny)
+    part = dropped / apart  # at most 1: squares of what is large or small would not be held
+    upper = upper + apart * _full(part, part.T)
     low, mid = (_full(_full(weights, x), weights.T) for x in (low, mid))
     nothing = jnp.zeros_like(mid)
     return Small(mid, mid - low, upper - mid, nothing, nothing, small.count)

@@ -31,8 +31,8 @@ def loewner(key, rows: int):
 
 
 def random_case(key, products: int):
-    """A symmetric G, what is known of it before, within bounds that hold, and after each of so many
-    products in random directions."""
+    """A symmetric G, what is known of it before, within bounds that hold, and after so many products in
+    random directions."""
     keys = jax.random.split(key, 8)
     mid = symmetric(keys[0], R)
     part = jax.random.uniform(keys[4])
@@ -41,10 +41,9 @@ def random_case(key, products: int):
     nothing = jnp.zeros((R, R))
     small = Small(mid, below, above, nothing, nothing, jnp.int32(R))
     directions = jnp.linalg.qr(jax.random.normal(keys[3], (R, R)))[0].T
-    known = [small]
     for a in directions[:products]:
-        known.append(learned(known[-1], a, jnp.matmul(truth, a, precision="highest")))
-    return truth, known[-1], known
+        small = learned(small, a, jnp.matmul(truth, a, precision="highest"))
+    return truth, small
 
 
 NONE = Outside(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
@@ -57,7 +56,7 @@ def test_every_eigenvalue_lies_in_its_bracket(products):
     @jax.jit
     @jax.vmap
     def missed(key):
-        truth, small, _ = random_case(key, products)
+        truth, small = random_case(key, products)
         found = ends(small, NONE, jnp.int32(R), R)
         values = jnp.linalg.eigvalsh(truth)[::-1]
         size = jnp.max(jnp.abs(jnp.stack(bounds(small, NONE))))
@@ -66,18 +65,14 @@ def test_every_eigenvalue_lies_in_its_bracket(products):
     assert missed(jax.random.split(jax.random.key(products), 2500)).max() < 1e-5
 
 
-def test_products_never_raise_the_upper_end_and_all_of_them_close_the_bracket():
-    """The lower end may fall a little: it is a Ritz value with vectors that change."""
-
+def test_all_products_close_every_bracket():
     @jax.jit
     @jax.vmap
-    def found(key):
-        each = [ends(small, NONE, jnp.int32(R), R) for small in random_case(key, R)[2]]
-        return jnp.stack([f.low for f in each]), jnp.stack([f.high for f in each])
+    def width(key):
+        found = ends(random_case(key, R)[1], NONE, jnp.int32(R), R)
+        return found.high - found.low
 
-    low, high = found(jax.random.split(jax.random.key(0), 300))  # [300, R + 1, R]
-    assert np.all(np.diff(high, axis=1) < 1e-4)
-    assert np.all(high[:, -1] - low[:, -1] < 1e-4)
+    assert width(jax.random.split(jax.random.key(0), 300)).max() < 1e-4
 
 
 def test_the_nearest_matrix_that_agrees():
@@ -91,7 +86,7 @@ def test_the_nearest_matrix_that_agrees():
 
 
 def test_what_is_hidden_is_orthogonal_to_all_that_was_multiplied():
-    truth, small, _ = random_case(jax.random.key(3), 3)
+    truth, small = random_case(jax.random.key(3), 3)
     y = jax.random.normal(jax.random.key(4), (R,))
     rest = hidden(small, y)
     np.testing.assert_allclose(small.known @ rest, 0, atol=1e-6)
@@ -111,7 +106,7 @@ def test_a_remainder_is_bounded_by_what_is_outside():
 
 
 def test_rows_that_are_not_reached_do_not_count():
-    truth, small, _ = random_case(jax.random.key(5), 2)
+    truth, small = random_case(jax.random.key(5), 2)
     found = ends(small, NONE, jnp.int32(3), 2)
     np.testing.assert_allclose(found.values[:3], np.linalg.eigvalsh(small.mid[:3, :3])[::-1], atol=1e-5)
     np.testing.assert_allclose(found.rotation[:3, 3:], 0, atol=1e-6)
@@ -133,7 +128,7 @@ def test_what_is_known_in_a_smaller_space_still_bounds():
     @jax.vmap
     def amiss(key):
         one, two = jax.random.split(key)
-        truth, small, _ = random_case(one, 2)
+        truth, small = random_case(one, 2)
         rotation = jnp.linalg.qr(jax.random.normal(two, (R, R)))[0]
         weights = jnp.where(jnp.arange(R)[:, None] < B, rotation, 0)
         kept = compressed(small, NONE, weights)
