@@ -191,9 +191,11 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
 
     import landscape_jax as lj
     from landscape_jax.driver import held_interrupts
+    from landscape_jax.record.disk import discard
+    from landscape_jax.record.folder import plain
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
-    told["config"] = lj.record.folder.plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
+    told["config"] = plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
     if lj.devices.first():
         _check_earlier(folder, told["config"], asked.overwrite)
     saved = folder / "checkpoint"
@@ -222,7 +224,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     for title, figure in (drawn if isinstance(drawn, dict) else {"figure": drawn}).items():
         figure.savefig(folder / f"{title}.png")
     if saved.exists():
-        lj.record.disk.discard(saved)
+        discard(saved)
     out.print(_table(name, [dataclasses.asdict(c) | {"verdict": c.verdict} for c in claims]))
     out.print(f"{seconds:.0f} s; record, claims and figure in {folder}", soft_wrap=True)
     return code
@@ -257,7 +259,9 @@ def report(args: list[str]) -> int:
     if len(args) != 1:
         return wrong("report takes one folder", remedy="python -m experiments report DIR")
     top = Path(args[0])
-    folders = sorted(path.parent for path in top.glob("**/config.json"))
+    found = (path.parent for path in top.glob("**/config.json"))
+    unfinished = lambda folder: "checkpoint" in folder.relative_to(top).parts  # noqa: E731
+    folders = sorted(folder for folder in found if not unfinished(folder))
     if not folders:
         return wrong(f"{top} holds no results", remedy="give the folder that was --out of earlier runs")
     rows = ["| experiment | run | claim | criterion | measured | verdict |", "|---|---|---|---|---|---|"]

@@ -130,12 +130,13 @@ def _figure_claims(record: Record, config: Any) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _apart(low, high, bias, imbalance, n_test: int) -> dict[str, float]:
+def _apart(low, high, bias, imbalance, n_test: int) -> dict[str, float | list[float]]:
     """What may set accuracies of draws apart: the sampling error of a test on n examples, and, once there are draws enough to
     see it, how far b fell (for the gain) and unequal numbers of labels among the training examples (for small steps: strongly
     with 25 draws of one seed, hardly with those of another)."""
     gain = high - low
-    told = {"standard error of an accuracy, points": float(np.sqrt(np.mean(low * (100 - low)) / n_test))}
+    told: dict[str, float | list[float]] = {}
+    told["standard error of an accuracy, points"] = float(np.sqrt(np.mean(low * (100 - low)) / n_test))
     if len(low) >= 10:
         told["standard deviation of accuracy(.5), of the gain"] = [float(low.std(ddof=1)), float(gain.std(ddof=1))]
         told["correlation of accuracy(.5) and |mean label|"] = float(np.corrcoef(low, imbalance)[0, 1])

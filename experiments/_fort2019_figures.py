@@ -233,7 +233,8 @@ def _densities(figure: Figure, axes: Axes, part: dict) -> None:
     """The density of H at every look, against asinh of the eigenvalue: linear about 0, logarithmic beyond."""
     nodes, step = part["density"]["nodes"], part["step"]
     unit = np.ptp(nodes) / 25  # forty nodes a probe tell no finer structure about 0
-    x = np.linspace(*np.arcsinh(np.array([nodes.min(), nodes.max()]) / unit), 240)
+    first, last = np.arcsinh(np.array([nodes.min(), nodes.max()]) / unit)
+    x = np.linspace(first, last, 240)
     found = {"nodes": np.arcsinh(nodes / unit), "weights": part["density"]["weights"]}
     image = np.stack([_density(found, look, x, 4 * (x[1] - x[0])) for look in range(len(step))])  # [look, x]
     edges = np.append(1 + step, (1 + step[-1]) * 1.2)

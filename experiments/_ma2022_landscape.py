@@ -39,7 +39,7 @@ def pictured(config: Any, key: Key) -> dict[str, Any]:
     @jax.jit
     def trained(key: Key) -> lj.Record:
         run = lj.start(key, model.init(of_init, train[0]), descent, watch)
-        return lj.paced(run, descent, watch, np.repeat(np.int32([every, 1]), [count, SWINGS]))[1]
+        return lj.paced(run, descent, watch, np.repeat(np.array([every, 1], np.int32), [count, SWINGS]))[1]
 
     record = trained(of_run)
     path, late = (jax.tree.map(lambda x, part=part: x[part], dict(record)) for part in (slice(count + 1), slice(count, None)))
@@ -79,7 +79,7 @@ def drawn(found: dict[str, Any], config: Any) -> Figure:
     way, plane, around, top = found["path"], found["principal"], found["random"], found["sharpest"]
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(8.6, 6.4), dpi=150)
-        above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1))[:, 0]
         way_there, relief = above.add_subplot(121), above.add_subplot(122, projection="3d", computed_zorder=False)
         panels = [way_there, relief, *below.subplots(1, 3)]
         names = [f"principal direction {i} ({100 * x:.0f} % of the way)" for i, x in enumerate(way["explained"], 1)]

@@ -120,7 +120,7 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
         work["whole"] = lambda: all_weights(config, of_whole)
 
     def assemble(found: dict) -> Record:
-        return Record(found.pop("three_parameters", {})) | found
+        return Record({**found.pop("three_parameters", {}), **found})
 
     return in_parts(work, config, key, checkpoint, assemble=assemble)
 

@@ -207,7 +207,7 @@ def problem(config: Config, key: lj.types.Key) -> Problem:
 def drawn_anew(key: lj.types.Key, y: jax.Array, probability: float) -> jax.Array:
     """One-hot labels [n, c], each replaced with this probability by one drawn from all c classes."""
     which, what = jax.random.split(key)
-    classes = jax.random.randint(what, len(y), 0, y.shape[1])
+    classes = jax.random.randint(what, (len(y),), 0, y.shape[1])
     replaced = jax.random.bernoulli(which, probability, (len(y), 1))
     return jnp.where(replaced, jax.nn.one_hot(classes, y.shape[1], dtype=y.dtype), y)
 

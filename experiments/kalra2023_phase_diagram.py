@@ -271,7 +271,7 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
     def assemble(found: dict[str, Any]) -> Record:
         cells = {name: found[name] for name in networks if name in found}
         others = {name: part for name, part in found.items() if name not in cells}
-        return Record(gathered(list(cells.values())) if len(cells) == len(networks) else cells) | others
+        return Record({**(gathered(list(cells.values())) if len(cells) == len(networks) else cells), **others})
 
     return in_parts(work, config, key, checkpoint, ahead=ahead, assemble=assemble)
 

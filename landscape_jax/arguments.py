@@ -38,7 +38,7 @@ def require(by: str, **arguments: Any) -> None:
         role = ROLES[name]
         if role.fits(value):
             continue
-        exchanged = [n for n, v in arguments.items() if n != name and role.fits(v) and ROLES[n].fits(value)]
+        exchanged = [n for n, v in arguments.items() if n != name and not ROLES[n].fits(v) and role.fits(v)]
         came = kind(value)
         remedy = role.instead.get(came) or role.instead.get("else")
         if exchanged:
@@ -218,7 +218,7 @@ def _parameters(fn: Callable, everything: bool = False) -> list[str]:
     except (TypeError, ValueError):  # a builtin that does not tell
         return []
     if everything:
-        return [str(p) for p in parameters]
+        return [p.name for p in parameters]
     several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     return [p.name for p in parameters if p.default is p.empty and p.kind not in several]
 
@@ -302,11 +302,10 @@ _DYNAMICS = Role(
 )
 _OBSERVE = Role(
     "a dict of observables by name",
-    lambda x: isinstance(x, Mapping) and all(isinstance(name, str) for name in x),
+    lambda x: isinstance(x, Mapping),
     {
         "sequence": 'give each a name, {"loss": observe.loss}',
         "observable": 'give it a name, {"loss": observe.loss}',
-        "mapping": "names are strings",
         "else": 'write {"loss": observe.loss}, or {} for none',
     },
 )
@@ -345,18 +344,24 @@ ROLES: dict[str, Role] = {
     "optimizer": Role(
         "an optax transformation", _is_optimizer,
         {"number": "write optax.sgd(learning_rate)", "text": "write optax.sgd(learning_rate)",
-         "function of 1": "call it: optax.sgd(learning_rate)", "else": "write optax.sgd(learning_rate)"},
+         "function of 1": "call it: optax.sgd(learning_rate)", "sequence": "write optax.chain(*optimizers)",
+         "object": "optax.MultiSteps has .gradient_transformation()", "else": "write optax.sgd(learning_rate)"},
     ),
     "dynamics": _DYNAMICS,
     "inner": _DYNAMICS,
     "observe": _OBSERVE,
     "key": _KEY,
     "params": Role(
-        "a pytree of float arrays", lambda x: kind(x) in ("array", "mapping", "sequence", "object"),
+        "a pytree of float arrays", lambda x: kind(x) in ("array", "mapping", "sequence", "object", "function of 0"),
         {"model": "write model.init(key, inputs)", "module": "write module.init(key, inputs)[\"params\"]"},
     ),
     "measure": _function("a function moment -> value", 1, observable="it is one already"),
     "measures": _function("a function (key, eigs, moment) -> value, or a tree of such functions", 3, observable="it is one"),
+    "weight": _function("a function batch -> number", 1, array='write lambda batch: batch["mask"].sum()'),
+    "preconditioner": _function(
+        "a function optimizer state -> P", 1,
+        optimizer="write functools.partial(curvature.preconditioner, optimizer=optimizer)",
+    ),
     "vectors": _function("a function (key, moment) -> vectors", 2),
     "steps": _function("a function (key, moment) -> steps", 2),
     "select": _function(

@@ -76,7 +76,7 @@ def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None, weight: Weight 
         if even == 0:
             return fn(params, batch, *others)
 
-        def term(params: Params, batch: Batch, others) -> tuple:
+        def term(weight: Weight, params: Params, batch: Batch, others) -> tuple:
             """(w f, w); f is left out where w is 0, as it may be 0/0 there."""
             w = parts.weigh(weight, batch)
             zeros = tree.zeros_like(jax.eval_shape(fn, params, batch, *others))
@@ -92,13 +92,13 @@ def mean_over(fn: Callable, mesh: Mesh, axis: str | None = None, weight: Weight 
         def of_all(params, batch, others):
             if weight is None:
                 return jax.lax.pmean(fn(params, batch, *others), axis)
-            return jax.lax.psum(term(params, batch, others), axis)
+            return jax.lax.psum(term(weight, params, batch, others), axis)
 
         total = jax.jit(of_all)(params, main, others)
         if weight is None:
             total = tree.scale(even / n, total)
             return tree.axpy(1 - even / n, fn(params, rest, *others), total) if even < n else total
-        total, w = tree.add(total, term(params, rest, others)) if even < n else total
+        total, w = tree.add(total, term(weight, params, rest, others)) if even < n else total
         return tree.scale(1 / w, total)
 
     return mean

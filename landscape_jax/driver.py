@@ -184,7 +184,8 @@ class _Compiled(NamedTuple):
 def _driving(rebuild: Callable) -> _Compiled:
     @functools.partial(jax.jit, static_argnames="every")
     def stretch(run, arrays, ceiling, every):
-        return to_next_record(run, *rebuild(arrays), ceiling, every)
+        dynamics, observe = rebuild(arrays)
+        return to_next_record(run, dynamics, observe, ceiling, every)
 
     @functools.partial(jax.jit, static_argnames=("stretch", "structure", "records", "mesh", "size"), donate_argnames="run")
     def advance(run, whole, stretch, structure, records, mesh, size):

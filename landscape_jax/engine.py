@@ -131,14 +131,17 @@ def warmed(run: Run, dynamics: Dynamics, observe: Observe, looks: int = 1, *, ce
 def _warming(rebuild: Callable) -> Callable:
     @functools.partial(jax.jit, static_argnames="looks", inline=True)
     def go(run, arrays, ceiling, looks):
-        observed = _observed(run, *rebuild(arrays), ceiling)
+        dynamics, observe = rebuild(arrays)
+        observed = _observed(run, dynamics, observe, ceiling)
         look = lambda _, memory: observed(run._replace(memory=memory), 0)[0].memory  # noqa: E731
         return jax.lax.fori_loop(0, looks, look, run.memory)
 
     return go
 
 
-def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceiling: float = math.inf) -> tuple[Run, Record]:
+def paced(
+    run: Run, dynamics: Dynamics, observe: Observe, gaps: Array | np.ndarray, *, ceiling: float = math.inf
+) -> tuple[Run, Record]:
     """As `advance`, at a pace of the run's own: from record i to the next it is gaps[i] steps, sum(gaps) in all.
 
     The gaps may be traced, so that one compiled program serves runs of different lengths (a given time η · steps at many
@@ -161,7 +164,8 @@ def paced(run: Run, dynamics: Dynamics, observe: Observe, gaps: Array, *, ceilin
 def _pacing(rebuild: Callable) -> Callable:
     @functools.partial(jax.jit, inline=True)
     def go(run, arrays, ceiling, gaps):
-        observed = _observed(run, *rebuild(arrays), ceiling)
+        dynamics, observe = rebuild(arrays)
+        observed = _observed(run, dynamics, observe, ceiling)
         body = lambda run, gap: observed(run, gap - 1)  # noqa: E731
         warn_of_slow_convolutions(body, run, gaps)
         run, record = jax.lax.scan(body, run, gaps)

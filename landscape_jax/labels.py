@@ -101,11 +101,21 @@ def one_hot(name: str, labels: Array, num_classes: int, dtype) -> Array:
     return or_nan(rows, jnp.broadcast_to(right[..., None], rows.shape))
 
 
-def check_range(name: str, labels: Array, num_classes: int) -> None:
+def check_range(name: str, labels: Array | np.ndarray, num_classes: int) -> None:
     """Raise `NoClass` for the first concrete label outside of 0 … num_classes − 1."""
     host = on_host(labels)
     if host is not None:
         _refuse(name, host, (host < 0) | (host >= num_classes), f"is not one of the classes 0 … {num_classes - 1}: {REMEDY}")
+
+
+def check_probabilities(name: str, rows: Array | np.ndarray) -> None:
+    """Raise `NoClass` for the first concrete row [..., c] that has a negative number, or does not sum to 1."""
+    host = on_host(rows)
+    if host is None:
+        return
+    sums = host.astype(np.float64).sum(axis=-1)
+    bad = (host < 0).any(axis=-1) | ~(np.abs(sums - 1) <= 1e-2)
+    _refuse(name, host, bad, "are no probabilities, at least 0 and of sum 1: pass one-hot rows, or use square")
 
 
 REMEDY = "count classes from 0, and leave examples without a label out of the batch"
@@ -119,6 +129,7 @@ def without_outputs(name: str, targets: Array) -> tuple[np.ndarray, int]:
     host = on_host(targets)
     if host is None:
         raise ValueError(f"{name}: the targets are traced, but the sizes of classes are shapes: call it outside of jit")
+    host = host.astype(np.int64) if host.dtype.kind == "u" else host
     alone, whole = host.ndim == 1 or host.shape[1:] == (1,), is_whole(host.dtype)
     if alone and (not whole or host.ndim == 2 or host.min(initial=0) < 0 and np.all(np.abs(host) == 1)):
         _check_values(name, Kind.SIGNS, host, host)
@@ -155,13 +166,14 @@ def misfit(name: str, outputs: Array, targets: Array) -> ValueError:
     if is_whole(targets.dtype):
         told = f"{name}: integer targets {which} do not fit outputs {logits}: pass one class per example"
         return ValueError(f"{told} or position, shape {logits[:-1]}, or rows of floats, shape {logits} (these are {dtype})")
+    cast = "targets[..., 0].astype(int)" if which == (*logits[:-1], 1) else "targets.astype(int)"
     return ValueError(
         f"{name}: outputs {logits} and targets {which} differ in shape: {dtype} targets are rows of one number per class, "
-        f"shape {logits}; classes are integers, shape {logits[:-1]}: cast them with targets.astype(int)"
+        f"shape {logits}; classes are integers, shape {logits[:-1]}: write {cast}"
     )
 
 
-def on_host(x: Array) -> np.ndarray | None:
+def on_host(x: Array | np.ndarray) -> np.ndarray | None:
     """The values of a concrete array; None for a traced one, or one of which other processes hold a part."""
     if isinstance(x, Tracer) or isinstance(x, jax.Array) and not x.is_fully_addressable:
         return None
@@ -179,7 +191,7 @@ def _in_range(labels: Array, num_classes: int) -> Array:
     return jnp.where((labels >= 0) & (labels < num_classes), labels.astype(jnp.int32), -1)
 
 
-def _check_values(name: str, meaning: Kind, outputs: Array, targets: Array) -> None:
+def _check_values(name: str, meaning: Kind, outputs: Array | np.ndarray, targets: Array | np.ndarray) -> None:
     host = on_host(targets)
     if host is None:
         return

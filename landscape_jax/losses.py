@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 
 from landscape_jax import devices, labels, parts, tree
 from landscape_jax.arguments import count, described, kind, pair, require
@@ -45,7 +46,8 @@ def cross_entropy(outputs: Array, targets: Array) -> Array:
     Args:
       outputs: logits f, [n, c], or [n, ..., c] with positions between (the tokens of a text); c ≥ 2.
       targets: integer classes [n, ...], or probabilities [n, ..., c] (one-hot rows).
-    Returns: [n]. A class outside of 0 … c − 1 raises where targets are concrete and gives NaN where they are traced.
+    Returns: [n]. A class outside of 0 … c − 1 raises where targets are concrete and gives NaN where they are traced; concrete
+      rows that are no probabilities raise.
     """
     meaning = labels.kind("cross_entropy", outputs, targets)
     if meaning is labels.Kind.SIGNS:
@@ -54,6 +56,7 @@ def cross_entropy(outputs: Array, targets: Array) -> Array:
         raise labels.misfit("cross_entropy", outputs, targets)
     logp = jax.nn.log_softmax(outputs, axis=-1)  # [n, ..., c]
     if meaning is labels.Kind.ROWS:
+        labels.check_probabilities("cross_entropy", targets)
         each = -jnp.sum(targets * logp, axis=-1)
     else:
         right = labels.classes("cross_entropy", outputs, targets)
@@ -137,9 +140,21 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
     def loss(params: Params, batch: Batch) -> Array:
         inputs, targets = pair("mean", batch)
         tree.num_examples(batch)
-        return jnp.mean(criterion(apply(params, inputs), targets))
+        return jnp.mean(of_examples(criterion, apply(params, inputs), targets))
 
     return Coupled.like(apply, loss)
+
+
+def of_examples(criterion: Criterion, outputs: Array, targets: Array) -> Array:
+    """ℓ [n]. Raises `ValueError` for a criterion that gives anything but one number for each of the n examples."""
+    found = criterion(outputs, targets)
+    if jnp.shape(found) != outputs.shape[:1]:
+        remedy = "lambda f, y: criterion(f, y).mean(-1)" if jnp.ndim(found) > 1 else "one that does not average over examples"
+        raise ValueError(
+            f"the criterion gives shape {jnp.shape(found)} for {outputs.shape[0]} examples, not one loss each, "
+            f"[{outputs.shape[0]}]: write {remedy}"
+        )
+    return found
 
 
 def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight | None = None) -> Loss:
@@ -154,7 +169,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
         length are done by all.
       weight: as for `chunked`.
     """
-    require("sharded", loss=loss, mesh=mesh)
+    require("sharded", loss=loss, mesh=mesh, **({} if weight is None else {"weight": weight}))
     Coupled.refuse("sharded", loss)
     value = devices.mean_over(loss, mesh, axis, weight)
     value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis, weight)
@@ -166,14 +181,15 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
     def forward(params, batch):
         by_data = any(x.perturbed for x in jax.tree.leaves(batch))
         params, batch = jax.tree.map(lambda x: x.value, (params, batch))
-        return jax.vjp(value, params, batch) if by_data else value_and_grad(params, batch)
+        if by_data:
+            return jax.vjp(value, params, batch)
+        average, grads = value_and_grad(params, batch)
+        return average, Partial(pulled_back, grads)
 
-    def backward(kept, cotangent):
-        if callable(kept):
-            return kept(cotangent)
-        return tree.scale(cotangent, kept), None
+    def pulled_back(grads, cotangent):
+        return tree.scale(cotangent, grads), None
 
-    mean.defvjp(forward, backward, symbolic_zeros=True)
+    mean.defvjp(forward, lambda pullback, cotangent: pullback(cotangent), symbolic_zeros=True)
 
     def split(params: Params, batch: Batch) -> Array:
         tree.num_examples(batch)
@@ -182,7 +198,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
             parts.refuse_weighted("sharded", loss, params, batch)
         return mean(params, batch)
 
-    return split
+    return _weighted(split, weight)
 
 
 def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Loss:
@@ -203,7 +219,7 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
         denominator of a weighted mean. A part of weight 0 is left out.
     Cost: that of the loss; of its gradient, one forward pass more (a chunk is gone through again on the way back).
     """
-    require("chunked", loss=loss)
+    require("chunked", loss=loss, **({} if weight is None else {"weight": weight}))
     count("chunked", num_chunks=num_chunks)
     Coupled.refuse("chunked", loss)
 
@@ -226,7 +242,14 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
         rest = jax.tree.map(lambda x: x[even:], batch)
         return parts.plus(total, last, lambda: loss(params, rest)) if even < n else total
 
-    return whole
+    return _weighted(whole, weight)
+
+
+def _weighted(loss: Any, weight: Weight | None) -> Loss:
+    """The loss, which says that it is no plain mean where its parts have weights."""
+    if weight is not None:
+        loss.weight = weight
+    return loss
 
 
 def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
@@ -234,13 +257,22 @@ def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
     require("check", loss=loss)
     tree.check(params)
 
-    def checked(params: Params, batch: Batch) -> Array:
-        out = loss(params, batch)
-        if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-            raise ValueError(f"the loss gives {described(out)}, not one real number: {_remedy(out)}")
-        return out
+    try:
+        out = jax.eval_shape(loss, params, batch)  # the loss itself, so that JAX finds this trace again
+    except TypeError:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int):
+                raise TypeError(f"batch{jax.tree_util.keystr(path)} is {described(leaf)}, not an array") from None
+        jax.eval_shape(lambda *args: _real_number(loss(*args)), params, batch)  # where the output is what JAX can't take
+        raise
+    return _real_number(out)
 
-    return jax.eval_shape(checked, params, batch)
+
+def _real_number(out: Any) -> Any:
+    """What a loss gave, if it is one."""
+    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"the loss gives {described(out)}, not one real number: {_remedy(out)}") from None
+    return out
 
 
 def _remedy(out: Any) -> str:

@@ -52,11 +52,13 @@ def check(params: Params, name: str = "params") -> None:
                 "and let the loss hold the rest"
             )
     for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+        place = f"{name}{jax.tree_util.keystr(path)}"
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"{place} is a {type(leaf).__name__}, not an array: make one with jnp.asarray, or keep it out")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} has dtype {getattr(dtype, '__name__', dtype)}, not a real "
-                "floating-point one: cast it with jnp.asarray(leaf, float), or keep it out of the parameters"
+                f"{place} has dtype {getattr(leaf.dtype, '__name__', leaf.dtype)}, not a real floating-point one: cast it with "
+                "jnp.asarray(leaf, float), or keep it out of the parameters"
             )
 
 
@@ -73,8 +75,9 @@ def size(tree: Params) -> int:
 
 def dtype(tree: Params):
     """The dtype that holds a number computed from every leaf: the widest of theirs, and float32 at least."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]  # not the leaves: one of a weak type would not count
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(np.float32, *jax.tree.leaves(tree))
+        return jnp.result_type(np.float32, *dtypes)
 
 
 def eps(tree: Params) -> float:
@@ -120,7 +123,7 @@ def norm(x: Params) -> Array:
     return jnp.sqrt(vdot(shrunk, shrunk)) * unit
 
 
-def unit(x: Array, axis: int | None = None) -> Array:
+def unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """A power of two near max|x|, to divide by before squares are taken, along an axis (kept, of length 1) or of all of x.
 
     1 where max|x| is 0, infinite or NaN. A power of two, so that no digit changes.
@@ -130,8 +133,8 @@ def unit(x: Array, axis: int | None = None) -> Array:
     return jnp.where((power > 0) & (power < jnp.inf), power, 1)
 
 
-def norms(x: Array, axis: int = 0) -> Array:
-    """‖·‖₂ of an array along an axis, as safe as `norm`."""
+def norms(x: Array, axis: int | tuple[int, ...] = 0) -> Array:
+    """‖·‖₂ of an array along one axis or several, as safe as `norm`."""
     of_each = unit(x, axis)
     return jnp.sqrt(jnp.sum((x / of_each) ** 2, axis=axis)) * jnp.squeeze(of_each, axis)
 
@@ -172,7 +175,7 @@ def sub(x: Params, y: Params) -> Params:
     return jax.tree.map(operator.sub, x, y)
 
 
-def where(condition: Array, x, y):
+def where(condition: Array | bool, x, y):
     """x if `condition` ([], bool) holds, else y; leaves may be anything `jnp.where` takes, typed keys too."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
@@ -267,7 +270,8 @@ class Joined:
 
     row: Array  # [..., p]
     shapes: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
-    treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+    # a class, which jaxlib has no stub for
+    treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})  # pyright: ignore[reportInvalidTypeForm]
     dtypes: tuple = dataclasses.field(metadata={"static": True})
 
     def plain(self) -> Params:

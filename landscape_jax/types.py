@@ -28,6 +28,9 @@ class Coupled:
     Calls go to `fn`. A loss, or a curvature, made of one is `Coupled` again.
     """
 
+    of_loss: Loss  # of a curvature, where it is set: the loss that it comes from
+    acts_on: Any  # and what its vectors are: `curvature.domain.Part`
+
     def __init__(self, fn: Callable, why: str):
         self.fn, self.why = fn, why
 

@@ -61,7 +61,11 @@ def flip(path, at, bit=1):
 
 @pytest.fixture
 def no_steps(monkeypatch):
-    monkeypatch.setattr(driver, "_compiled_advance", lambda *_: pytest.fail("a finished run was run again"))
+    def driving(rebuild):
+        return driving_as_ever(rebuild)._replace(advance=lambda *_: pytest.fail("a finished run was run again"))
+
+    driving_as_ever = driver._driving
+    monkeypatch.setattr(driver, "_driving", driving)
 
 
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -123,6 +123,15 @@ def test_nothing_else_differs(folder):
         drive(folder, y=LABELS[SHUFFLED])
 
 
+def test_a_long_list_in_a_configuration_is_told_by_its_first_difference(tmp_path):
+    one = {"config.grid": [0.0] * 1000}
+    with lj.checkpoint.opened(tmp_path / "run", one):
+        pass
+    with pytest.raises(ValueError, match=r"differs in config\.grid\[700\]: 0\.0 there, 1\.0 here\. Choose"):
+        with lj.checkpoint.opened(tmp_path / "run", {"config.grid": [0.0] * 700 + [1.0] * 300}):
+            pass
+
+
 def test_the_last_bits_of_a_start_may_differ_and_are_told_of(folder):
     noise = 1 + 1e-7 * np.random.default_rng(2).normal(size=(16, 3))
     with pytest.warns(UserWarning, match=r"the last bits of start\['params'\] differ"):

@@ -40,7 +40,7 @@ def test_dtype_and_shape_tell_what_targets_mean(outputs, shape, dtype, meaning):
 @pytest.mark.parametrize(
     ("outputs", "shape", "dtype", "said"),
     [
-        (SEVERAL, (4,), "float32", r"f: outputs \(4, 3\) and targets \(4,\) differ .*float32 .*shape \(4,\): cast them with"),
+        (SEVERAL, (4,), "float32", r"f: outputs \(4, 3\) and targets \(4,\) differ .*float32 .*shape \(4,\): write targets"),
         (SEVERAL, (4, 1), "int32", r"integer targets \(4, 1\) do not fit outputs \(4, 3\): pass one class .*\(4,\)"),
         (SEVERAL, (3,), "int32", r"integer targets \(3,\) do not fit"),
         (TOKENS, (4,), "int32", r"do not fit outputs \(4, 5, 3\).*shape \(4, 5\)"),

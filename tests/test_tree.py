@@ -162,3 +162,10 @@ def test_leaves_of_16_bits_are_summed_in_32_and_rounded_once():
     scattered = tree.scattered_like(3, x)
     assert tree.all_finite(scattered)
     assert 0.5 < np.std(np.float64(scattered["a"])) < 0.65
+
+
+def test_a_number_of_a_weak_type_keeps_its_dtype(x64):
+    x = jnp.array(0.3)
+    assert x.dtype == jnp.float64
+    assert tree.dtype({"x": x}) == jnp.float64
+    assert tree.axpy(2.0, {"x": x}, {"x": x})["x"].dtype == jnp.float64

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from landscape_jax.checkpoint import identity, manifest
 from landscape_jax.checkpoint.identity import Fields
@@ -87,8 +88,17 @@ def _changes(theirs: Mapping, ours: Mapping) -> list[str]:
     return [f"{n} {theirs.get(n)}, now {ours.get(n)}" for n in names if theirs.get(n) != ours.get(n)]
 
 
+def _apart(name: str, there: Any, here: Any) -> str:
+    """Where a field differs; of long lists in a configuration the first entry that does."""
+    listed = name.startswith("config.")
+    while listed and isinstance(there, list) and isinstance(here, list) and len(there) == len(here) and len(str(here)) > 80:
+        i = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+        name, there, here = f"{name}[{i}]", there[i], here[i]
+    return f"{name}: {identity.short(there)[:200]} there, {identity.short(here)[:200]} here"
+
+
 def _difference(folder: Path, names: list[str], theirs: Mapping, ours: Mapping, versions: list[str]) -> str:
-    parts = [f"{n}: {identity.short(theirs.get(n))} there, {identity.short(ours.get(n))} here" for n in names[:6]]
+    parts = [_apart(n, theirs.get(n), ours.get(n)) for n in names[:6]]
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     why = " (other functions, or other numbers in them, such as a learning rate)" if "program" in names else ""
     if "program" in names and versions:

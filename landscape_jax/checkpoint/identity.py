@@ -117,7 +117,7 @@ def _told(x: Any, loose: bool) -> Any:
             eps = float(jnp.finfo(x.dtype).eps)
             return [min(100 * eps, 1e-5 + eps / 16) if host else 1e-4, *numbers]
     if host:
-        digest = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()[:16]
+        digest = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data).hexdigest()[:16]
         return f"{digest}, first {x.flat[0]!s}" if x.size and jnp.issubdtype(x.dtype, jnp.floating) else digest
     return "".join(f"{int(word):08x}" for word in np.asarray(_device_hash(shards.bits(x))))
 

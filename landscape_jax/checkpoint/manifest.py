@@ -56,10 +56,12 @@ def seal(content: Mapping) -> bytes:
 
 
 def digest(content: Any) -> str:
+    """SHA-256 of JSON values, in hexadecimal; the order of names does not count."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `Damaged` where it is none, `record.Unreadable` where it can't be read."""
     with disk.reading(path):
         content = path.read_bytes()
     try:
@@ -90,6 +92,7 @@ def set_aside(at: Path) -> Path:
 
 
 def other_format(folder: Path, known: Mapping) -> str:
+    """What to say of checkpoints of another format."""
     return (
         f"{folder} holds checkpoints of format {known.get('format')}, written by another version of landscape_jax; this one "
         f"has format {FORMAT}: finish that run with the version that began it, or choose another folder"
@@ -97,4 +100,5 @@ def other_format(folder: Path, known: Mapping) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from landscape_jax import devices
+from landscape_jax.arguments import described
 from landscape_jax.checkpoint import claim, shards
 from landscape_jax.checkpoint.identity import Fields
 from landscape_jax.checkpoint.manifest import (
@@ -226,6 +227,8 @@ def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
       like: a run of the same structure, e.g. from `start`.
     Raises: `FileNotFoundError` where there is none; `record.Unreadable` where it can't be read.
     """
+    if not hasattr(like, "step") or not hasattr(like, "memory"):
+        raise TypeError(f"load: like must be a Run, but is {described(like)}: write lj.start(key, params, dynamics, observe)")
     folder = disk.expand(folder)
     if not saved_steps(folder) and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no checkpoints: give the folder that was checkpoint= of an earlier drive")

@@ -23,6 +23,7 @@ def bits(x: Any) -> Any:
 
 
 def kind(x: Any) -> str:
+    """The dtype and shape of an array, as text."""
     return f"{x.dtype}{list(x.shape)}"
 
 
@@ -45,7 +46,7 @@ def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
     """This process's file in a folder that is there, safely on disk."""
     path = folder / f"{jax.process_index()}.npz"
     with open(path, "w+b", opener=disk.no_link) as file:
-        np.savez(file, **parts)
+        np.savez(file, **parts)  # pyright: ignore[reportArgumentType]  # its stub: one might be allow_pickle
         file.flush()
         os.fsync(file.fileno())
     return path
@@ -103,7 +104,8 @@ def _restored(x: jax.Array, parts: list) -> jax.Array:
                 out[here] = part[there]
         return out
 
-    return jax.make_array_from_callback(x.shape, x.sharding, at)
+    # JAX's stub says that the index may be None, which it never is
+    return jax.make_array_from_callback(x.shape, x.sharding, at)  # pyright: ignore[reportArgumentType]
 
 
 def _native(x: np.ndarray) -> np.ndarray:

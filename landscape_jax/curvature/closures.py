@@ -26,8 +26,8 @@ def opened(update: Callable) -> tuple[str, dict]:
 
 def updates_in(inside: Any) -> Iterator[Callable]:
     """The update functions among what a closure holds, in the order of their states."""
-    if isinstance(inside, tuple) and hasattr(inside, "update"):
-        yield inside.update
+    if isinstance(inside, tuple) and (update := getattr(inside, "update", None)):
+        yield update
     elif isinstance(inside, (tuple, list)):
         for x in inside:
             yield from updates_in(x)

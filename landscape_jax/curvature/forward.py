@@ -30,8 +30,8 @@ def pushforward(fn: Callable[[Params], Any], x: Params, name: str) -> Callable[[
     forward = _forward(fn, x)
     if forward is None:
         warn(name, "by two reverse passes in place of each forward pass")
-        return lambda v: _transposed_twice(fn, x, v)
-    return forward
+        return _of_vectors_like(x, name, lambda v: _transposed_twice(fn, x, v))
+    return _of_vectors_like(x, name, forward)
 
 
 def symmetric_pushforward(fn: Callable[[Params], Params], x: Params, name: str) -> Callable[[Params], Params]:
@@ -39,8 +39,21 @@ def symmetric_pushforward(fn: Callable[[Params], Params], x: Params, name: str) 
     forward = _forward(fn, x)
     if forward is None:
         warn(name, "by reverse over reverse; curvature.reverse_hessian says that this is meant")
-        return lambda v: jax.vjp(fn, x)[1](v)[0]
-    return forward
+        return _of_vectors_like(x, name, lambda v: jax.vjp(fn, x)[1](v)[0])
+    return _of_vectors_like(x, name, forward)
+
+
+def _of_vectors_like(x: Params, name: str, product: Callable) -> Callable:
+    """The product, which refuses a vector that is not shaped like x."""
+
+    def checked(v: Params):
+        here, there = jax.tree.flatten(v), jax.tree.flatten(x)
+        if here[1] != there[1] or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(here[0], there[0], strict=True)):
+            told = [", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves[:4]) for leaves, _ in (here, there)]
+            raise ValueError(f"{name}: a product takes a vector shaped like θ, {told[1]}, not {told[0]}")
+        return product(v)
+
+    return checked
 
 
 def allows_forward_mode(linear: Callable, v: Params) -> bool:
@@ -49,6 +62,7 @@ def allows_forward_mode(linear: Callable, v: Params) -> bool:
 
 
 def warn(name: str, how: str) -> None:
+    """Warn that `name` does without forward mode, and `how`."""
     warnings.warn(
         f"{name}: what is differentiated does not allow forward mode (it holds a jax.custom_vjp): products go {how}",
         stacklevel=4,

@@ -25,6 +25,7 @@ from landscape_jax.arguments import count, number, pair, require
 from landscape_jax.curvature.domain import Part
 from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
+from landscape_jax.losses import of_examples
 from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
 
 Apply = Callable[[Params, Array], Array]  # (θ, x [n, ...]) ↦ outputs [n, c]
@@ -43,7 +44,7 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
         inputs, targets, n = _checked(params, batch)
 
         def loss_of(outputs: Array) -> Array:
-            return jnp.sum(criterion(outputs, targets)) / n
+            return jnp.sum(of_examples(criterion, outputs, targets)) / n
 
         def network(theta: Params) -> Array:
             return apply(theta, inputs)
@@ -76,7 +77,8 @@ def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
         with jax.default_matmul_precision(precision):
-            residual = jax.grad(lambda f: jnp.sum(criterion(f, targets)) / n)(apply(params, inputs))  # ∂L/∂f  [n, c]
+            loss_of = lambda f: jnp.sum(of_examples(criterion, f, targets)) / n  # noqa: E731
+            residual = jax.grad(loss_of)(apply(params, inputs))  # ∂L/∂f  [n, c]
         return hessian(lambda theta, x: jnp.sum(residual * apply(theta, x)), precision=precision)(params, inputs)
 
     return Coupled.like(apply, at)
@@ -93,7 +95,7 @@ def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
-        return _outer_products(lambda theta: criterion(apply(theta, inputs), targets), params, precision, n)
+        return _outer_products(lambda theta: of_examples(criterion, apply(theta, inputs), targets), params, precision, n)
 
     return Coupled.like(apply, at)
 
@@ -112,7 +114,7 @@ def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = 
     def at(params: Params, batch: Batch) -> MatVec:
         inputs, targets, n = _checked(params, batch)
         return _outer_products(
-            lambda theta: criterion(apply(theta, inputs), targets), params, precision, n, lambda u: u - jnp.mean(u)
+            lambda theta: of_examples(criterion, apply(theta, inputs), targets), params, precision, n, lambda u: u - jnp.mean(u)
         )
 
     return Coupled(at, "gradient_covariance is centred over its whole batch")
@@ -163,7 +165,7 @@ def sampled_fisher(
 
         def each(theta: Params) -> Array:  # [S, n]
             outputs = apply(theta, inputs)
-            return jax.vmap(lambda y: criterion(outputs, y))(targets)
+            return jax.vmap(lambda y: of_examples(criterion, outputs, y))(targets)
 
         return _outer_products(each, params, precision, n * num_samples / s)
 

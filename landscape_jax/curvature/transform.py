@@ -41,7 +41,7 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
         denominator of a weighted mean. A part of weight 0 is left out.
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
     """
-    require("chunked", curvature=curvature)
+    require("chunked", curvature=curvature, **({} if weight is None else {"weight": weight}))
     count("chunked", num_chunks=num_chunks)
     Coupled.refuse("chunked", curvature)
 
@@ -85,7 +85,7 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight
       weight: as for `chunked`.
     Cost: 1/devices of a product's time and memory, and one all-reduce of p numbers.
     """
-    require("sharded", curvature=curvature, mesh=mesh)
+    require("sharded", curvature=curvature, mesh=mesh, **({} if weight is None else {"weight": weight}))
     Coupled.refuse("sharded", curvature)
     one = lambda params, batch, v: product_at("sharded", curvature, params, batch)(v)  # noqa: E731
     product = devices.mean_over(one, mesh, axis, weight)

@@ -206,7 +206,7 @@ class _Flat:
 
 def _flat(name: str, like: Params, d: int) -> _Flat:
     tree.check(like, "like")
-    count(name, d=d)
+    count(name, None, d=d)
     leaves, treedef = jax.tree.flatten(like)
     flat = _Flat(treedef, tuple(x.shape for x in leaves), tuple(jnp.dtype(x.dtype) for x in leaves))
     if not 1 <= d <= flat.size:

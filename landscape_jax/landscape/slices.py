@@ -186,8 +186,8 @@ def filter_normalised(direction: Params, params: Params, axis: int | Outputs = -
             return jnp.zeros_like(d)
         kept = {i % x.ndim for i in kept}
         rest = tuple(i for i in range(x.ndim) if i not in kept)
-        length, target = (jnp.sqrt(jnp.sum(jnp.square(z), axis=rest, keepdims=True)) for z in (d, x))
-        return d * (target / jnp.where(length > 0, length, 1))
+        length, target = (jnp.expand_dims(tree.norms(z, rest), rest) for z in (d, x))
+        return d / jnp.where(length > 0, length, 1) * target
 
     return jax.tree_util.tree_map_with_path(leaf, direction, params)
 

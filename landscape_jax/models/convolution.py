@@ -101,11 +101,13 @@ def convolved(
         y = _quick(x, k, tuple(window_strides), pads, precision)
         return y.transpose(np.argsort([of_y[0], *of_y[2:], of_y[1]]))
 
-    explicit = _explicit_axes(output)
-    return jax.sharding.auto_axes(ours, axes=explicit, out_sharding=output.sharding)(lhs, rhs) if explicit else ours(lhs, rhs)
+    if axes := _explicit_axes(output):
+        automatic: Callable = jax.sharding.auto_axes(ours, axes=axes, out_sharding=output.sharding)
+        return automatic(lhs, rhs)
+    return ours(lhs, rhs)
 
 
-def _quick(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads, precision) -> Array:
+def _quick(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, precision) -> Array:
     within = all(pad < taps for taps, side in zip(kernel.shape[:2], pads, strict=True) for pad in side)
     if strides == (1, 1) and math.prod(kernel.shape[:2]) > 1 and within and x.dtype == jnp.float32:
         return stationary(x, kernel, pads)
@@ -280,7 +282,10 @@ def _varying_alike(*operands: Array) -> tuple[Array, ...]:
     """All of them varying over the mesh axes that any varies over, as JAX's operations have it: the transpose is a sum."""
     varying = [_varying(jax.typeof(z)) for z in operands]
     every = frozenset().union(*varying)
-    cast = functools.partial(jax.lax.pcast, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary
+    if hasattr(jax.lax, "pcast"):
+        cast = functools.partial(jax.lax.pcast, to="varying")
+    else:
+        cast = jax.lax.pvary  # pyright: ignore[reportAttributeAccessIssue]  # what it was called before
     missing = (tuple(every - axes) for axes in varying)
     return tuple(cast(z, axes) if axes else z for z, axes in zip(operands, missing, strict=True))
 

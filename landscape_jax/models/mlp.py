@@ -1,8 +1,6 @@
 """Fully connected networks."""
 
-from collections.abc import Callable, Sequence
-from numbers import Real
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -89,7 +87,7 @@ def mlp(
     counts("mlp", widths=widths)
     count("mlp", outputs=outputs)
     sizes = (*widths, outputs)
-    scales = (init_scale,) * len(sizes) if isinstance(init_scale, Real) else tuple(cast(Sequence[float], init_scale))
+    scales = tuple(init_scale) if isinstance(init_scale, Iterable) else (init_scale,) * len(sizes)
     if len(scales) != len(sizes):
         raise ValueError(
             f"mlp: init_scale has {len(scales)} numbers for {len(sizes)} layers "

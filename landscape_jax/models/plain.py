@@ -19,7 +19,7 @@ def warn_of_slow_convolutions(body: Callable, carry: Any, xs: Any = None) -> Non
 
     On a CPU only. Cost: a walk over the equations; `scan` caches the jaxpr of `body`, which is traced once for both.
     """
-    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
+    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]  # set late
         return
     length = 1 if xs is None else None
     jaxpr = jax.make_jaxpr(lambda carry, xs: jax.lax.scan(body, carry, xs, length=length))(carry, xs)

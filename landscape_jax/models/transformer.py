@@ -43,6 +43,7 @@ class _Decoder(nn.Module):
             raise ValueError(f"transformer: {t} tokens are more than length={self.length} positions")
         normal = nn.initializers.normal(0.02)
         x = nn.Embed(self.vocabulary, self.width, embedding_init=normal, name="tokens")(tokens)
+        x = jnp.where((tokens >= 0)[..., None], x, jnp.nan)  # −1 would count from the end; what is too large is NaN already
         x = x + self.param("positions", normal, (self.length, self.width))[None, :t]
         mask = jnp.tril(jnp.ones((1, 1, t, t), bool))  # position i sees 0 … i
         for i in range(self.depth):

@@ -45,11 +45,11 @@ def mean_cosines(gradients: Callable[[Any], Array], examples: Any, labels: Array
         whole, own, count, alone, total = sums
         example, label = entry
         found = gradients(example)  # [C, p]
-        square = jnp.sum(found**2, axis=1)
-        u = found * jnp.where(square > 0, jax.lax.rsqrt(square), 0)[:, None]
+        length = tree.norms(found, axis=1)  # [C]
+        u = found / jnp.where(length > 0, length, 1)[:, None]
         mine = one_hot("mean_cosines", label, classes, u.dtype)  # [C]
         alone += jnp.sum(u.sum(0) ** 2) - jnp.sum(u**2)  # Σ_{k≠l} of one example
-        return (whole + u, own + mine[:, None] * u, count + mine, alone, total + jnp.mean(square)), None
+        return (whole + u, own + mine[:, None] * u, count + mine, alone, total + jnp.mean(length**2)), None
 
     start = none, none, none[:, 0], zero, zero
     (whole, own, count, alone, total), _ = jax.lax.scan(add, start, (examples, labels))

@@ -42,7 +42,7 @@ distance = Observable(
 """‖θ_t − θ₀‖₂, the straight-line distance from where the run began."""
 
 
-def on_data(check: Callable[[Batch, Params], None], measure: Callable[[Batch, Moment], object], data: Batch) -> Observable:
+def on_data(check: Callable[[Batch, Params], object], measure: Callable[[Batch, Moment], object], data: Batch) -> Observable:
     """An observable of given data that remembers nothing; at the start, `check(data, θ₀)` raises for data that don't fit."""
     data = jax.tree.map(jnp.asarray, data)
     return Observable(Partial(_checked, check, data), Partial(_measured, Partial(measure, data)))

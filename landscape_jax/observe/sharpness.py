@@ -50,7 +50,7 @@ def eigenpairs(
     Cost: a product a measurement at least, few more where the curvature changes slowly. Memory: 3 (k + guards) + num_steps
     vectors at each end.
     """
-    require("eigenpairs", curvature=curvature)
+    require("eigenpairs", curvature=curvature, **({} if preconditioner is None else {"preconditioner": preconditioner}))
     measures = [measure] if isinstance(measure, Observable) else jax.tree.leaves(measure, is_leaf=callable)
     for each in measures or [measure]:
         require("eigenpairs", measures=each)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from landscape_jax.arguments import described
 from landscape_jax.plots.style import number_labels
 from landscape_jax.record import Record, clock
 
@@ -28,10 +29,12 @@ class Curves(NamedTuple):
 
 def read_curves(record: Mapping, by: str | None, labels: Sequence[str] | None) -> Curves:
     """The record's loss and sharpness, grouped by the axis `by`."""
+    if not isinstance(record, Mapping):
+        raise TypeError(f"sharpness: record must be a Record, but is {described(record)}: give the second of what run returns")
     for name in ("step", "loss", "sharpness"):
         if name not in record:
             raise ValueError(
-                f"sharpness: the record has {', '.join(sorted(record))}, but no {name!r}: run with "
+                f"sharpness: the record has {', '.join(sorted(record)) or 'nothing'}, but no {name!r}: run with "
                 'observe={"loss": observe.loss, "sharpness": observe.sharpness(curvature)}'
             )
     loss, values = (np.asarray(record[name], float) for name in ("loss", "sharpness"))

@@ -114,6 +114,8 @@ def flat(record: Mapping, joint: str = "/", prefix: str = "") -> dict[str, np.nd
 
 def _array(value: Any) -> np.ndarray:
     value = np.asarray(value)
+    if value.dtype.kind == "O":
+        raise TypeError("a record holds arrays of numbers, booleans or text, but an entry is an array of Python objects")
     return value.astype(np.float32) if value.dtype.kind == "V" else value  # bfloat16 and kin: not NumPy's own
 
 

@@ -148,9 +148,9 @@ def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Cl
     contents = {}
     if record is not None:
         with io.BytesIO() as file:
-            np.savez_compressed(file, **flat(record))
+            np.savez_compressed(file, **flat(record))  # pyright: ignore[reportArgumentType]  # its stub: one might be allow_pickle
             contents["record.npz"] = file.getvalue()
-    if config:
+    if config or not (folder / "config.json").is_file():
         contents["config.json"] = json.dumps(plain(config), indent=2).encode()
     if claims is not None:
         rows = [

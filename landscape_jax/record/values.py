@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,7 +31,7 @@ def plain(x: Any, name: str = "", *, nonfinite: Callable[[float], Any] = lambda 
         return float(x) if math.isfinite(x) else nonfinite(float(x))
     if isinstance(x, Mapping):
         return {str(key): again(value, f"{name}.{key}" if name else str(key)) for key, value in x.items()}
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return {str(x.dtype): again(jax.random.key_data(x), name)}
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         return _of_array(np.asarray(x), name, again)
@@ -59,7 +60,7 @@ def _named(x: Any, name: str, again: Callable) -> Any:
         return str(np.dtype(x))
     if isinstance(getattr(x, "dtype", None), np.dtype):  # jnp.float32
         return str(x.dtype)
-    if callable(x) and hasattr(x, "__qualname__"):
+    if callable(x) and hasattr(x, "__qualname__") and "<" not in x.__qualname__:  # not one of many that a function makes
         return f"{x.__module__}.{x.__qualname__}"
     if isinstance(x, (datetime.date, datetime.time)):
         return x.isoformat()

@@ -26,7 +26,7 @@ def refine(
     start: Params,
     k: int = 1,
     *,
-    tol: float = 3e-3,
+    tol: float | Array = 3e-3,
     num_steps: int = 12,
     at_least: int | Array = 0,
     max_rounds: int = 10,
@@ -98,7 +98,7 @@ def refine(
 
         fresh = begin(jax.tree.map(lambda x: x[::-1], eigs.vectors), depth)
         krylov, count, worst = jax.lax.while_loop(more, once, (fresh, jnp.array(0), unknown))
-        values, rotation, residuals, _ = projected(krylov, count)
+        values, rotation, residuals, *_ = projected(krylov, count)
         vectors, sound = rectified(rotated(krylov, rotation[:, :b]))
         products = eigs.products + count.astype(jnp.int32)
         return Eigs(values[:b], vectors, residuals[:b], (worst <= tol) & sound, products), rounds + 1, worst, count == p

@@ -27,6 +27,7 @@ from landscape_jax.types import Eigs, MatVec, Params
 
 MOST_PASSES = 4  # of Gram–Schmidt
 LEAST_LEFT = 1e-2  # of a direction, outside of the basis: less is not taken for a new one
+ROOM = 8  # dimensions beside the basis: with more of them no scattered direction lies in it by chance
 OTHERS = 2**20  # between the numbers of directions tried for one row
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -145,7 +146,7 @@ def extend(matvec: MatVec, krylov: Krylov, j) -> Krylov:
     """One product: A q_j is resolved in the basis, and what is left of it becomes q_{j+b}. `j` may be traced."""
     basis, gram, *_ = krylov
     b = gram.shape[0] - gram.shape[1]
-    q = jax.lax.optimization_barrier(tree.row(basis, j))  # one copy of it, where a reader of another shape would make its own
+    q = tree.row(basis, j)
     w = matvec(q)
     if b > 1:
         basis, column = appended(basis, j + b, w, j + b, jnp.max(jnp.abs(gram)))
@@ -215,15 +216,16 @@ def settled(
     basis: Params, i, rest: Params, column: Array, length: Array, vanished: Array, direction
 ) -> tuple[Params, Array]:
     """What `appended` gives, from what is left of w, its coefficients, and whether that is nothing but rounding."""
-
-    full = jnp.asarray(i >= tree.size(rest))
+    p = tree.size(rest)
+    crowded = tree.num_examples(basis) > p - ROOM
+    full = jnp.asarray(i >= p) & crowded
 
     def replaced(carry):
         like, _, tries, _ = carry
         fresh = tree.scattered_like(direction + tries * OTHERS, like)
         rest, _, length = removed(basis, fresh)
-        inside = length <= LEAST_LEFT * tree.norm(fresh)  # but for this it lies in the basis: by chance, where p is small
-        return rest, length, tries + 1, inside & (tries < 3)
+        inside = length <= LEAST_LEFT * tree.norm(fresh)  # but for this it lies in the basis
+        return rest, length, tries + 1, inside & (tries < 3) & crowded
 
     # an if in the form of a loop: vmapped, it is entered only where some lane needs it, where a cond would run for all
     rest, length, *_ = jax.lax.while_loop(lambda carry: carry[3], replaced, (rest, length, 0, vanished & ~full))
@@ -281,7 +283,7 @@ def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
     m = krylov.gram.shape[1]
     if not 1 <= k + smallest <= m:
         raise ValueError(f"ritz: k={k} and smallest={smallest} must add up to between 1 and m={m}, the number of products")
-    values, rotation, residuals, _ = projected(krylov, m, slack)
+    values, rotation, residuals, *_ = projected(krylov, m, slack)
     ends = np.r_[0:k, m - smallest : m]
     vectors, are_orthonormal = rectified(rotated(krylov, rotation[:, ends]))
     allowed = tolerance(values.dtype, krylov.eps, m) * jnp.max(jnp.abs(values))
@@ -307,12 +309,12 @@ def rounding(dtype, eps: float | Array, m: int) -> float | Array:
     return 10 * own * m**0.5 + 4 * (eps - own)
 
 
-def larger(x, y):
+def larger(x: float | Array, y: float | Array) -> float | Array:
     """The larger of two numbers, as a Python number where both are."""
     return jnp.maximum(x, y) if isinstance(x, Array) or isinstance(y, Array) else max(x, y)
 
 
-def attainable(tol: float, like: Params, m: int) -> float:
+def attainable(tol: float | Array, like: Params, m: int) -> float | Array:
     """`tol`, or where a leaf is narrower than the widest twice the rounding of m products, if that is more."""
     real, eps = tree.dtype(like), tree.eps(like)
     return larger(tol, 2 * rounding(real, eps, m)) if eps > jnp.finfo(real).eps else tol
@@ -325,6 +327,7 @@ class Projected(NamedTuple):
     rotation: Array  # [m, m]: coefficients in the basis, in columns
     residuals: Array  # [m]
     floors: Array  # [m]: what of these no further product will lower
+    excess: Array  # [m]: and what of that is more than slack and rounding allow
 
 
 def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int | Array = 0) -> Projected:
@@ -355,8 +358,8 @@ def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int |
     below = row >= count
     coupling, uneven = (_full(jnp.where(part, beside, 0), rotation) for part in (below, ~below))
     allowed = (rounding(values.dtype, krylov.eps, m) + jnp.maximum(krylov.slack, slack)) * size
-    floors = jnp.maximum(1.1 * tree.norms(uneven), allowed)  # a tenth for the rounding of what is that uneven
-    return Projected(values, rotation, tree.norms(coupling) + floors, floors)
+    excess = jnp.maximum(1.1 * tree.norms(uneven) - allowed, 0)  # a tenth for the rounding of what is that uneven
+    return Projected(values, rotation, tree.norms(coupling) + (allowed + excess), allowed + excess, excess)
 
 
 @jax.custom_batching.custom_vmap

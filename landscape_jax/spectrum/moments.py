@@ -199,8 +199,11 @@ def _checked(name: str, matvec: MatVec, key: Key, what: str, count: int, like: P
     tree.check(like, "like")
     count_of(name, None, **{what.split(" ")[0]: count})
     p = tree.size(like)
+    each = int(what.split("// ")[1]) if "//" in what else 1  # products a probe
+    told = f"{name}: {what} is {count}"
     if count < least:
-        raise ValueError(f"{name}: {what} is {count}, but a standard error needs at least {least}")
+        enough = f"{what.split(' ')[0]}={each * least}"
+        raise ValueError(f"{told}, but a standard error needs at least {least}: pass {enough} or more")
     if what != "num_probes" and count > p:
-        raise ValueError(f"{name}: {what} is {count}, more than the p={p} dimensions there are: {p} give the exact trace")
+        raise ValueError(f"{told}, more than the p={p} dimensions there are: num_products={each * p} give the exact trace")
     return matvec

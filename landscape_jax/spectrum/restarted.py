@@ -42,7 +42,7 @@ def eigsh(
     smallest: int = 0,
     num_steps: int | None = None,
     depth: int | None = None,
-    tol: float | None = None,
+    tol: float | Array | None = None,
     confirm: int = 1,
     max_restarts: int = 100,
 ) -> Eigs:
@@ -104,7 +104,7 @@ def block_eigsh(
     smallest: int = 0,
     num_steps: int | None = None,
     depth: int | None = None,
-    tol: float | None = None,
+    tol: float | Array | None = None,
     confirm: int = 1,
     max_restarts: int = 100,
 ) -> Eigs:
@@ -114,8 +114,8 @@ def block_eigsh(
     Args, returns, cost, source: as for `eigsh`; the b vectors need not be orthonormal, the depth must be more than b, and
       memory is b vectors more. The more exact the guesses, the fewer products beyond b + 1 it takes.
     """
-    for name, n, least in (("num_steps", num_steps, 1), ("depth", depth, 1), ("max_restarts", max_restarts, 0)):
-        count("eigsh", least, **({} if n is None else {name: n}))
+    count("eigsh", **{name: n for name, n in (("num_steps", num_steps), ("depth", depth)) if n is not None})
+    count("eigsh", 0, max_restarts=max_restarts)
     count("eigsh", None, k=k, smallest=smallest)  # their range is told below
     if tol is not None:
         number("eigsh", tol=tol, more_than=0)
@@ -154,6 +154,7 @@ def block_eigsh(
             f"eigsh: tol={tol:g} is less than what rounding leaves in a residual after m={m} products of vectors with "
             f"ε = {tree.eps(start):.1g}, {least:.1g}: ask for no less, or cast θ to a wider dtype (float64: jax_enable_x64)"
         )
+    tol = tolerance(real, tree.eps(start), m) if tol is None else tol
     eigs = _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
     return eigs._replace(vectors=eigs.vectors.plain())
 
@@ -177,6 +178,7 @@ class _Solved(NamedTuple):
     margin: Array  # []: what these may be
     ended: Array  # [], bool: they all are
     stuck: Array  # [], bool: they would be, but for what no product more will lower
+    excess: Array  # []: how far A is from symmetric on those asked for, beyond rounding
 
 
 class _Ends(NamedTuple):
@@ -186,6 +188,7 @@ class _Ends(NamedTuple):
     products: Array
     settled: Array  # [wanted]: the values at the last end
     dropped: Array  # []: and the largest residual there, forgotten by a restart from a fresh direction
+    forgotten: Array  # []: what restarts forget of an operator that is not symmetric
     agreed: Array  # []: how many ends in a row agreed with the one before
     waited: Array  # []: restarts since all but the other Ritz values was settled
     converged: Array
@@ -194,13 +197,12 @@ class _Ends(NamedTuple):
 
 
 def _restarted(
-    matvec: MatVec, start: Params, k: int, smallest: int, m: int, tol: float | None, confirm: int, max_restarts: int
+    matvec: MatVec, start: Params, k: int, smallest: int, m: int, tol: float | Array, confirm: int, max_restarts: int
 ) -> Eigs:
     p, wanted = tree.size(tree.row(start, 0)), k + smallest
     keep = min(wanted + (m - wanted) // 2, m - 1)
     order = _wanted_first(m, k, smallest)
     real, eps = tree.dtype(start), tree.eps(start)
-    tol = tolerance(real, eps, m) if tol is None else tol
     if m == p:
         tol = larger(tol, 2 * rounding(real, eps, m))  # all there is to find is found then, to rounding
 
@@ -211,8 +213,9 @@ def _restarted(
 
     none, no = jnp.array(0), jnp.array(False)
 
-    def solved(krylov: Krylov, count: Array, borrowed: Array) -> _Solved:
-        values, rotation, residuals, floors = projected(krylov, count, first.slack, borrowed)
+    def solved(krylov: Krylov, count: Array, borrowed: Array, forgotten: Array) -> _Solved:
+        values, rotation, residuals, floors, excess = projected(krylov, count, first.slack, borrowed)
+        residuals, floors = residuals + forgotten, floors + forgotten
         margin = tol * jnp.max(jnp.where(jnp.arange(m) < count, jnp.abs(values), 0))
         place = order - jnp.where(order >= m - smallest, m - count, 0)  # what is not reached stands below the smallest
         error = residuals[place[:wanted]]
@@ -223,23 +226,23 @@ def _restarted(
             above = (values + reach > values[max(k, 1) - 1] + margin) & (k > 0)
             below = (values - reach < values[count - max(smallest, 1)] - margin) & (smallest > 0)
             ended &= ~jnp.any(others & (above | below))
-        floor = floors[place[:wanted]]
+        floor, excess = floors[place[:wanted]], jnp.max(excess[place[:wanted]])
         stuck = jnp.all(error - floor <= margin) & jnp.any(floor > margin) & (count >= wanted)
-        return _Solved(count, values[place], rotation[:, place], error, margin, ended, stuck)
+        return _Solved(count, values[place], rotation[:, place], error, margin, ended, stuck, excess)
 
     def going_on(carry) -> Array:
         last = carry[1]
         return (last.count < m) & ~last.ended
 
     def multiplied(carry):
-        krylov, last, borrowed = carry
+        krylov, last, *beside = carry
         krylov, count = extend(matvec, krylov, last.count), last.count + 1
         due = count == m
         if not confirm:
             near = jnp.all(last.error <= 4 * last.margin)  # a few products are left: then a look after each saves some
             due |= (count >= wanted) & (near | (count % ((wanted + 1) // 2) == 0))
-        last = jax.lax.cond(due, lambda: solved(krylov, count, borrowed), lambda: last._replace(count=count))
-        return krylov, last, borrowed
+        last = jax.lax.cond(due, lambda: solved(krylov, count, *beside), lambda: last._replace(count=count))
+        return krylov, last, *beside
 
     def cycle(carry):
         krylov, last, ends = carry
@@ -255,7 +258,7 @@ def _restarted(
         krylov, last, _ = jax.lax.while_loop(lambda c: c[2], restarted, (krylov, last, ends.restarts > 0))
         begun = last.count
         borrowed = jnp.where(afresh, begun, 0)
-        krylov, last, _ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed))
+        krylov, last, *_ = jax.lax.while_loop(going_on, multiplied, (krylov, last, borrowed, ends.forgotten))
         near = jnp.all(jnp.abs(last.values[:wanted] - ends.settled) <= last.margin)
         agreed = jnp.where(last.ended, jnp.where(near, ends.agreed + 1, 0), ends.agreed)
         unsettled = jnp.all(last.error <= last.margin) & ~last.ended
@@ -269,6 +272,7 @@ def _restarted(
             ends.products + last.count - begun,
             jnp.where(last.ended, last.values[:wanted], ends.settled),
             jnp.where(last.ended, jnp.max(error), ends.dropped),
+            ends.forgotten + jnp.where(krylov.slack > 0, 0, last.excess),
             agreed,
             waited,
             last.ended & (whole | (agreed >= confirm)) & ~broken,
@@ -282,8 +286,9 @@ def _restarted(
         return ~ends.converged & ~ends.over & (ends.restarts <= max_restarts)
 
     unknown = jnp.zeros(m, real), jnp.zeros((m, m), real), jnp.full(wanted, jnp.inf, real), jnp.zeros((), real)
-    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), jnp.zeros((), real), none, none, no, no, no)
-    krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no), ends))
+    zero = jnp.zeros((), real)
+    ends = _Ends(none, none, jnp.full(wanted, jnp.nan, real), zero, zero, none, none, no, no, no)
+    krylov, last, ends = jax.lax.while_loop(going, cycle, (first, _Solved(none, *unknown, no, no, zero), ends))
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
     (vectors, sound), error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
     if m == p:  # all eigenvalues are there if the basis is whole
@@ -339,6 +344,8 @@ def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, to
     v, w = tree.normal_like(one, like), tree.normal_like(two, like)
     av, aw = matvec(v), matvec(w)
     left, right = float(tree.vdot(w, av)), float(tree.vdot(v, aw))
+    if not (np.isfinite(left) and np.isfinite(right)):
+        raise ValueError("the operator is not symmetric: A v is not finite for a random v; look at θ, the batch and the loss")
     size = float(tree.norm(av) * tree.norm(w) + tree.norm(aw) * tree.norm(v)) / (2 * tree.size(like) ** 0.5)
     tol = tree.eps(like) ** 0.5 if tol is None else tol
     if not abs(left - right) <= tol * size:

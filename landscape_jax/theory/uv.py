@@ -18,6 +18,8 @@ Source: D. Kalra and M. Barkeshli 2023, arXiv 2302.12250 (y = 0); D. Kalra, T. H
 (y ≠ 0). The closed forms here are derived from the two maps above.
 """
 
+from jax.typing import ArrayLike
+
 TRACE_THRESHOLD = MAX_THRESHOLD = 4.0
 """k above which the trace grows, and k above which training diverges: the same 4, at every width."""
 
@@ -35,7 +37,7 @@ def trace(u, v):
     return (u * u + v * v).sum(axis=-1) / u.shape[-1]
 
 
-def step(f, lam, rate, width, target=0.0):
+def step(f, lam, rate, width, target: ArrayLike = 0.0):
     """(f, λ) after one step of gradient descent with rate η, exactly."""
     z = f - target
     gain = 1 - rate * lam + rate**2 * z * f / width

@@ -149,7 +149,7 @@ def test_sampled_fisher_of_a_sequence_is_the_ggn(positions):
         sampled = matrix(cv.sampled_fisher(apply, criterion, jax.random.key(0), num_samples=500, **how), theta, (x, y))
         assert np.trace(sampled) / np.trace(true) == pytest.approx(1, abs=0.03)
         assert np.linalg.norm(sampled - true) < 0.05 * np.linalg.norm(true)
-    with pytest.raises(ValueError, match="scale=0 must be positive"):
+    with pytest.raises(ValueError, match="scale=0 must be more than 0"):
         cv.sampled_fisher(apply, thirds, jax.random.key(0), sample=drawn, scale=0)
 
 

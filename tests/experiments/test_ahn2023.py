@@ -208,6 +208,7 @@ def test_steps_that_were_not_run_are_not_judged():
 
 
 def test_a_tiny_run_has_every_part(record):
+    assert isinstance(record, lj.Record)
     network = record["network"]
     assert network["final_bias"].shape == network["accuracy"].shape == (2, 8)
     assert network["loss"].shape == network["sharpness"].shape == (2, 8, 8)

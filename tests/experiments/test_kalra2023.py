@@ -208,6 +208,7 @@ def test_simulations_that_do_not_agree_are_told_apart(simulated):
 
 
 def test_a_tiny_run_has_every_part(record):
+    assert isinstance(record, lj.Record)
     first = record["phases"]
     assert first["loss"].shape == (1, 2, 3, 4, 5)
     assert first["boundaries"].shape == (1, 2, 3, 4)

@@ -297,3 +297,12 @@ def test_a_slice_leaves_no_program_behind_its_loss():
     cut(2.0)
     gc.collect()
     assert len(programs._made) == before
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_filters_of_any_scale_have_the_length_of_their_weights(scale):
+    params = {"kernel": scale * jnp.arange(1.0, 7).reshape(2, 3)}
+    direction = {"kernel": jnp.ones((2, 3)) / scale}
+    found = lj.landscape.filter_normalised(direction, params)["kernel"]
+    expected = jnp.linalg.norm(jnp.arange(1.0, 7).reshape(2, 3), axis=0)
+    np.testing.assert_allclose(lj.tree.norms(found) / scale, expected, rtol=1e-5)

@@ -250,7 +250,7 @@ def test_batch_norm_is_marked_refused_and_can_be_held():
     [
         (lambda: models.resnet(30), r"depth=30 must be 6k \+ 2"),
         (lambda: models.myrtle(6, 8), r"depth=6 must be 5, 7 or 10"),
-        (lambda: models.cnn((0,)), r"0 filters must be a positive integer"),
+        (lambda: models.cnn((0,)), r"filters=\(0,\) must be positive integers"),
         (lambda: models.transformer(5, width=6, heads=4), r"width=6 must be a multiple of heads=4"),
         (lambda: models.vit().init(jax.random.key(0), jnp.zeros((1, 30, 30, 1))), r"30 × 30 pixels don't divide"),
         (lambda: models.transformer(5, length=3).init(jax.random.key(0), jnp.zeros((1, 4), int)), r"4 tokens are more than"),

@@ -34,15 +34,19 @@ def warnings_of(call):
 
 
 def test_a_plain_convolution_in_a_loop_is_warned_of_once_a_program():
-    params, gd, watch = training(jax.lax.conv_general_dilated)
     key = jax.random.key(0)
-    run = lj.start(key, params, gd, watch)
-    go = functools.partial(lj.run, key, params, gd, watch, num_steps=2)
+    params, *both = training(jax.lax.conv_general_dilated)
+    go = functools.partial(lj.run, key, params, *both, num_steps=2)
     assert len(warnings_of(go)) == 1
     assert warnings_of(go) == []  # compiled before
-    assert len(warnings_of(lambda: jax.jit(lambda r: lj.advance(r, gd, watch, num_steps=2)).lower(run))) == 1
-    assert len(warnings_of(lambda: lj.paced(run, gd, watch, jnp.array([1, 2])))) == 1
-    assert len(warnings_of(lambda: lj.drive(run, gd, watch, num_steps=2, chunk=2, progress=False))) == 1
+    for call in (
+        lambda run, gd, watch: jax.jit(lambda r: lj.advance(r, gd, watch, num_steps=2)).lower(run),
+        lambda run, gd, watch: lj.paced(run, gd, watch, jnp.array([1, 2])),
+        lambda run, gd, watch: lj.drive(run, gd, watch, num_steps=2, chunk=2, progress=False),
+    ):
+        params, *both = training(jax.lax.conv_general_dilated)  # other functions, and so another program
+        run = lj.start(key, params, *both)
+        assert len(warnings_of(lambda run=run, both=both, call=call: call(run, *both))) == 1
 
 
 def test_fast_convolutions_and_those_without_a_remedy_are_not_warned_of(monkeypatch):

@@ -118,3 +118,10 @@ def test_targets_that_do_not_fit():
     found = jax.jit(lambda y: observe.mean_cosines(lambda j: j, jnp.ones((3, 3, 4)), y))(jnp.array([0, -1, 0]))
     assert np.isnan(found["same_class"])
     assert found["same_logit"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_cosines_of_gradients_of_any_scale_are_the_same(scale):
+    made = draw(jax.random.key(3), 4, 30, 11, sigma_c=1.5)
+    cosines = jax.jit(lambda g: observe.mean_cosines(lambda j: j, g, made.labels)["same_logit"])
+    np.testing.assert_allclose(cosines(scale * made.gradients), cosines(made.gradients), rtol=1e-5)
