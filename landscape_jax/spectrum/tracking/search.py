@@ -167,11 +167,10 @@ def multiplied(matvec: MatVec, plan: Plan, look: Look) -> Look:
     basis, column = settled(look.basis, i, rest, column, length, vanished, look.number + i)
     small = learned(small, a, column)
     small = small._replace(open=small.open.at[i, i].set(1), count=i + 1)
-    random = look.cold & (look.products == 1) & (look.number == 0)  # the first vector of a first look
     scout = jnp.where(i + 1 < plan.rows, jnp.where(scouts(look, plan), i, look.scout), -1)
     look = look._replace(
         basis=basis, small=small, size=jnp.maximum(look.size, jnp.max(jnp.abs(column))), products=look.products + 1,
-        mean=jnp.where(random, column[0], look.mean), scout=scout, guarding=jnp.array(False),
+        scout=scout, guarding=jnp.array(False),
     )  # fmt: skip
     return solved(look, plan)
 
@@ -199,32 +198,23 @@ def beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, A
 
 
 def opened(look: Look, first: First, old: Params, unfolded: Array, cold: Array, scout: Array, plan: Plan) -> Look:
-    """The look with a basis, and room for more products: V and the remainder, and for a scout a direction nobody has seen. A
-    cold look begins a Krylov space instead, with the sum of all vectors in V; the first of all with v₁, a scattered one."""
-    b, rows, real = plan.b, plan.rows, unfolded.dtype
-    each, count = jnp.eye(rows, dtype=real), look.small.count
-    every = jnp.where(look.number == 0, each[0, :b], jnp.sum(unfolded, axis=0) / b**0.5)
-    kept = tree.combine(jnp.where(cold, jnp.outer(each[0, :b], every), unfolded), old)
-    rest, _, length = beyond(kept, first.vector, each[0, :b], first.image)
-    rest = tree.scale(jnp.where(cold | (first.length == 0), 0, 1 / length), rest)
+    """The look with a basis, V and the remainder, and room for more products. For a scout one row is a direction nobody has
+    seen. A cold look counts as full: a Krylov space takes its place."""
+    b, rows, count = plan.b, plan.rows, look.small.count
+    kept = tree.combine(unfolded, old)
+    along = jnp.eye(1, b, dtype=unfolded.dtype)[0]
+    rest, _, length = beyond(kept, first.vector, along, first.image)
+    rest = tree.scale(jnp.where(first.length == 0, 0, 1 / length), rest)
     head = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), kept, rest)
     basis = jax.tree.map(lambda x: jnp.pad(x, [(0, rows - b - 1)] + [(0, 0)] * (x.ndim - 1)), head)
-    none = tree.zeros_like(rest), jnp.zeros(rows, real), jnp.ones((), real)
-    basis, _ = settled(basis, count, *none, scout & ~cold, look.number + count)
+    none = tree.zeros_like(rest), jnp.zeros(rows, unfolded.dtype), jnp.ones((), unfolded.dtype)
+    basis, _ = settled(basis, count, *none, scout, look.number + count)
     wide = lambda x: jnp.pad(x, [(0, rows - b - 1)] * x.ndim)  # noqa: E731
-    small = Small(*(wide(x) for x in look.small[:5]), count + scout.astype(jnp.int32))
+    small = Small(*(wide(x) for x in look.small[:5]), jnp.where(cold, rows, count + scout.astype(jnp.int32)))
     small = small._replace(open=jnp.where(scout, small.open.at[count, count].set(1), small.open))
-    found = look.found._replace(
-        values=wide(look.found.values), rotation=wide(look.found.rotation), rising=wide(look.found.rising)
-    )
-    row = jnp.where(scout & ~cold, count, -1)
-    return look._replace(basis=basis, small=tree.where(cold, krylov(rows, real), small), found=found, cold=cold, scout=row)
-
-
-def krylov(rows: int, real) -> Small:
-    """What is known of a Krylov space before its first product."""
-    nothing = jnp.zeros((rows, rows), real)
-    return Small(nothing, nothing, nothing, nothing.at[0, 0].set(1), nothing, jnp.int32(1))
+    found = look.found
+    found = found._replace(values=wide(found.values), rotation=wide(found.rotation), rising=wide(found.rising))
+    return look._replace(basis=basis, small=small, found=found, scout=jnp.where(scout, count, -1))
 
 
 def restarted(look: Look, plan: Plan) -> Look:
@@ -236,9 +226,12 @@ def restarted(look: Look, plan: Plan) -> Look:
     single = jnp.outer(each[0], jnp.sum(thick[:b], axis=0) / b**0.5)
     weights = jnp.where(look.cold, thick, single)
     kept = compressed(look.small, look.off, weights)._replace(count=jnp.int32(b + 1))
-    small = tree.where(look.cold, kept, krylov(rows, each.dtype))
+    nothing = jnp.zeros_like(each)
+    empty = Small(nothing, nothing, nothing, nothing.at[0, 0].set(1), nothing, jnp.int32(1))
+    small = tree.where(look.cold, kept, empty)
+    found = look.found._replace(rotation=each)
     basis = tree.combine(weights, look.basis)
-    return solved(look._replace(basis=basis, small=small, cold=jnp.array(True), guarding=jnp.array(False)), plan)
+    return look._replace(basis=basis, small=small, found=found, cold=jnp.array(True), guarding=jnp.array(False))
 
 
 def searched(matvec: MatVec, plan: Plan, look: Look) -> Look:
@@ -251,7 +244,8 @@ def searched(matvec: MatVec, plan: Plan, look: Look) -> Look:
         look = jax.lax.while_loop(going, functools.partial(multiplied, matvec, plan), look)
         return look._replace(rounds=look.rounds + 1)
 
-    return jax.lax.while_loop(lambda x: unfinished(x, plan) & (x.rounds < plan.policy.rounds), filled, look)
+    again = lambda x: unfinished(x, plan) & (x.rounds < plan.policy.rounds)  # noqa: E731
+    return jax.lax.while_loop(lambda x: (x.rounds == 0) | again(x), filled, look)
 
 
 def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:

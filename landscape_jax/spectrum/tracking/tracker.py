@@ -190,22 +190,28 @@ def _followed(
     drift = drifted(change, memory.drift, step - memory.step, first.size, policy)
     drift = jnp.where(made == 0, policy.first_drift * first.size, drift)
     before = aged(before, drift)
-    look = begun(before, first, policy.forget * memory.reach, memory.mean, made * plan.rows, plan)
+    mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
+    look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
     cold = (made == 0) | (change > policy.jump * first.size)
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
-    frame, after, told, mean, weights, share = kept
+    frame, after, told, weights, share = kept
 
     fine = alive & told.finite
+    last = jnp.where(_every(policy.scout_every, made), -policy.recent - 1, memory.last)  # what a scout met both sides are to know
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
     remembered = (
         *tree.with_row((memory.frame, memory.sides), side, (frame, after)), jnp.minimum(drift, told.size),
-        jnp.maximum(policy.forget * memory.reach, told.size), mean, made + 1, memory.last.at[side].set(made), step,
+        jnp.maximum(policy.forget * memory.reach, told.size), mean, made + 1, last.at[side].set(made), step,
     )  # fmt: skip
     memory = Memory(stored, *tree.where(fine, remembered, memory[1:]))
     vectors = jax.tree.map(lambda x: x[None], y1)
     if plan.k > 1:
         vectors = tree.combine(unfolded(memory.frame[side])[: plan.k], _half(stored, side, plan.b))
     return memory, _told(told, vectors.plain(), plan, tree.eps(stored))
+
+
+def _every(n: int, made: Array) -> Array:
+    return made % n == n - 1
 
 
 def _half(stored: Params, side: Array, b: int) -> Params:
@@ -223,7 +229,7 @@ def _ended(
     unfold, y1 = unfolded(memory.frame[start]), look.found.rotation[0]
     share = y1[b] / jnp.where(first.length > 0, first.length, 1)
     frame, lost = refolded(memory.frame[start], look.found.rotation[:b])
-    scout, guard = (~cold & (made % every == every - 1) for every in (policy.scout_every, policy.guard_every))
+    scout, guard = (~cold & _every(n, made) for n in (policy.scout_every, policy.guard_every))
     look = look._replace(guarding=guard)
     after, told = outcome(look, before, plan)
     due = unfinished(look, plan) | cold | scout | (start != side) | ~(lost <= policy.most_lost)
@@ -238,9 +244,9 @@ def _ended(
         new = tree.where(told.finite, new, _half(stored, side, b))
         stored = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, side * b, 0), stored, new)
         each = jnp.eye(b, dtype=real)
-        return stored, (each, after, told, found.mean, each[0], jnp.zeros((), real)), jnp.array(False)
+        return stored, (each, after, told, each[0], jnp.zeros((), real)), jnp.array(False)
 
-    kept = frame, after, told, memory.mean, _full(y1[:b] - share * first.column, unfold), share
+    kept = frame, after, told, _full(y1[:b] - share * first.column, unfold), share
     # an if in the form of a loop: vmapped, it is entered only where some lane needs it, where a cond would run for all
     carry = memory.vectors, kept, alive & told.finite & due
     return jax.lax.while_loop(lambda c: c[2], rewritten, carry)[:2]
