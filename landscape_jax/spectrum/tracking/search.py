@@ -77,6 +77,7 @@ class Told(NamedTuple):
     converged: Array  # [] bool
     products: Array  # [] int32
     finite: Array  # [] bool
+    rival: Array  # [] bool: whether one of the b − 1 best is mostly new
 
 
 def first_product(matvec: MatVec, stored: Params, unfolded: Array, start: Array) -> First:
@@ -263,5 +264,6 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     ceiling = jnp.where(cold, values[b - 1], look.off.high)
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
-    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite)
+    rival = jnp.any(jnp.sum(squares, axis=1)[: b - 1] < 0.5)
+    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite, rival)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

@@ -197,7 +197,8 @@ def _followed(
     frame, after, told, weights, share = kept
 
     fine = alive & told.finite
-    last = jnp.where(_every(policy.scout_every, made), -policy.recent - 1, memory.last)  # what a scout met both sides are to know
+    met = told.rival & _every(policy.scout_every, made)  # by a scout: then the other side is to start from here
+    last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
     remembered = (
         *tree.with_row((memory.frame, memory.sides), side, (frame, after)), jnp.minimum(drift, told.size),
