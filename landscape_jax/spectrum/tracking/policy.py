@@ -7,13 +7,13 @@ from typing import NamedTuple
 class Policy(NamedTuple):
     """How far an operator is thought to move, when a memory is trusted, and what is looked at unasked."""
 
-    gain: float = 2.8  # drift over the change of the first value, which stands for all; measured: 2.2 is too little
+    gain: float = 3.3  # drift over the change of the first value, which stands for all; measured: 2.8 is too little
     decay: float = 0.93  # of the drift, a step; measured: changes at the edge of stability come in bursts
     least_decay: float = 0.5  # of the drift, a look: one small change says little, however many steps lie between
     least_drift: float = 2e-3  # a look, of the size of the operator: nothing stands still
     first_drift: float = 0.1  # the same after the first look, as long as no change was measured
     most_rise: float = 0.1  # a look, of the size: more is no trend
-    jump: float = 0.5  # of the size: the operator is another one then, and the look is a cold one
+    jump: float = 0.25  # of the size: the operator is another one then, and the look is a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
     recent: int = 2  # looks: what is older is no start
     better: float = 3.0  # times less doubt, and the memory of the other side is the start

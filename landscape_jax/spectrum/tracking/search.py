@@ -78,6 +78,7 @@ class Told(NamedTuple):
     products: Array  # [] int32
     finite: Array  # [] bool
     rival: Array  # [] bool: whether one of the b − 1 best is mostly new
+    cold: Array  # [] bool: whether it ended in a Krylov space
 
 
 def first_product(matvec: MatVec, stored: Params, unfolded: Array, start: Array) -> First:
@@ -265,5 +266,5 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
     rival = jnp.any(jnp.sum(squares, axis=1)[: b - 1] < 0.5)
-    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite, rival)
+    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite, rival, cold)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

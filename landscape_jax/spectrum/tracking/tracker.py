@@ -197,7 +197,7 @@ def _followed(
     frame, after, told, weights, share = kept
 
     fine = alive & told.finite
-    met = told.rival & _every(policy.scout_every, made)  # by a scout: then the other side is to start from here
+    met = told.cold | told.rival & _every(policy.scout_every, made)  # then the other side is to start from here
     last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
     remembered = (
