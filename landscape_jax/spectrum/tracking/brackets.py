@@ -120,13 +120,11 @@ def compressed(small: Small, off: Outside, weights: Array) -> Small:
 
     here with τ the distance from there to the largest value, at which this is exact.
     """
-    low, mid, high = bounds(small, off)
-    over = _full(weights, high)  # [r, r]
-    upper = _full(over, weights.T)
-    dropped = over - _full(upper, weights)  # C
+    over = _full(weights, jnp.stack(bounds(small, off)))  # [3, r, r]
+    low, mid, upper = _full(over, weights.T)
+    dropped = over[2] - _full(upper, weights)  # C
     apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, tree.norm(dropped)), jnp.finfo(mid.dtype).tiny)
     part = dropped / apart  # at most 1: squares of what is large or small would not be held
     upper = upper + apart * _full(part, part.T)
-    low, mid = (_full(_full(weights, x), weights.T) for x in (low, mid))
     nothing = jnp.zeros_like(mid)
     return Small(mid, mid - low, upper - mid, nothing, nothing, small.count)

@@ -259,9 +259,8 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     above = jnp.where(cold, jnp.diag(coupling(look.small, found)[:b]), small.above[:b, :b])
     squares = best[:, :b] ** 2  # [b, b]: of the old vectors in the new
     left = jnp.sum((best - _full(best, look.small.known)) ** 2, axis=1)  # what share of each was not multiplied
-    values, ages = found.values[:b], _full(squares, before.ages)
-    change = values - _full(squares, before.values)
-    rises = jnp.where(cold, 0, trend(1 - left, change, ages, _full(squares, before.rises), look.size, plan.policy))
+    values, (was, rose, ages) = found.values[:b], _full(jnp.stack([before.values, before.rises, before.ages]), squares.T)
+    rises = jnp.where(cold, 0, trend(1 - left, values - was, ages, rose, look.size, plan.policy))
     ceiling = jnp.where(cold, values[b - 1], look.off.high)
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
