@@ -202,7 +202,8 @@ def _followed(
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
     remembered = (
         *tree.with_row((memory.frame, memory.sides), side, (frame, after)), jnp.minimum(drift, told.size),
-        jnp.maximum(policy.forget * memory.reach, told.size), mean, made + 1, last.at[side].set(made), step,
+        jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size)), mean, made + 1,
+        last.at[side].set(made), step,
     )  # fmt: skip
     memory = Memory(stored, *tree.where(fine, remembered, memory[1:]))
     vectors = jax.tree.map(lambda x: x[None], y1)
@@ -268,6 +269,7 @@ def _first_written(
 def _told(told: Told, vectors: Params, plan: Plan, eps: float | Array) -> Tracked:
     """With what products may round, and the margin; the value at what is reckoned with."""
     noise = rounding(told.values.dtype, eps, plan.rows) * told.size
-    value = jnp.where(told.finite, jnp.clip(told.values, told.low, told.high), jnp.nan)
-    low, high = told.low - noise, told.high + plan.policy.margin * (told.high - told.low) + noise
+    low, high = jnp.minimum(told.low, told.high), jnp.maximum(told.low, told.high)  # rounding may exchange them
+    value = jnp.where(told.finite, jnp.clip(told.values, low, high), jnp.nan)
+    low, high = low - noise, high + plan.policy.margin * (high - low) + noise
     return Tracked(value, vectors, jnp.maximum(high - value, value - low), told.converged, told.products, low, high)
