@@ -79,6 +79,7 @@ class Told(NamedTuple):
     finite: Array  # [] bool
     rival: Array  # [] bool: whether one of the b − 1 best is mostly new
     cold: Array  # [] bool: whether it ended in a Krylov space
+    moved: Array  # []: by how much the value of a vector changed from look to look, at most
 
 
 def first_product(matvec: MatVec, stored: Params, unfolded: Array, start: Array) -> First:
@@ -261,9 +262,10 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     left = jnp.sum((best - _full(best, look.small.known)) ** 2, axis=1)  # what share of each was not multiplied
     values, (was, rose, ages) = found.values[:b], _full(jnp.stack([before.values, before.rises, before.ages]), squares.T)
     rises = jnp.where(cold, 0, trend(1 - left, values - was, ages, rose, look.size, plan.policy))
+    moved = jnp.where(cold, 0, jnp.max((1 - left) * jnp.abs(values - was) / jnp.maximum(ages, 1)))
     ceiling = jnp.where(cold, values[b - 1], look.off.high)
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
     rival = jnp.any(jnp.sum(squares, axis=1)[: b - 1] < 0.5)
-    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite, rival, cold)
+    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite, rival, cold, moved)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

@@ -201,7 +201,7 @@ def _followed(
     last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
     remembered = (
-        *tree.with_row((memory.frame, memory.sides), side, (frame, after)), jnp.minimum(drift, told.size),
+        *tree.with_row((memory.frame, memory.sides), side, (frame, after)), jnp.minimum(jnp.maximum(drift, policy.gain * told.moved), told.size),
         jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size)), mean, made + 1,
         last.at[side].set(made), step,
     )  # fmt: skip
