@@ -13,7 +13,7 @@ class Policy(NamedTuple):
     least_drift: float = 2e-3  # a look, of the size of the operator: nothing stands still
     first_drift: float = 0.1  # the same after the first look, as long as no change was measured
     most_rise: float = 0.1  # a look, of the size: more is no trend
-    jump: float = 0.25  # of the size: the operator is another one then, and the look is a cold one; measured
+    jump: float = 0.5  # of the size: with more drift the operator is another one, and the look a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
     recent: int = 2  # looks: what is older is no start
     better: float = 3.0  # times less doubt, and the memory of the other side is the start
