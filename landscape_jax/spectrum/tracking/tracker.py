@@ -192,7 +192,7 @@ def _followed(
     before = aged(before, drift)
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
-    cold = (made == 0) | (drift > policy.jump * first.size)
+    cold = (made == 0) | (drift > policy.jump * jnp.maximum(first.size, memory.reach))
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
     frame, after, told, weights, share = kept
 
