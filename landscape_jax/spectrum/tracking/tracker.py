@@ -268,8 +268,9 @@ def _first_written(
 
 def _told(told: Told, vectors: Params, plan: Plan, eps: float | Array) -> Tracked:
     """With what products may round, and the margin; the value at what is reckoned with."""
-    noise = rounding(told.values.dtype, eps, plan.rows) * told.size
+    policy, noise = plan.policy, rounding(told.values.dtype, eps, plan.rows) * told.size
     low, high = jnp.minimum(told.low, told.high), jnp.maximum(told.low, told.high)  # rounding may exchange them
     value = jnp.where(told.finite, jnp.clip(told.values, low, high), jnp.nan)
-    low, high = low - noise, high + plan.policy.margin * (high - low) + noise
+    margin = policy.margin * (high - low) + jnp.where(told.cold, 0, policy.least_width * plan.tol * told.size)
+    low, high = low - noise, high + margin + noise
     return Tracked(value, vectors, jnp.maximum(high - value, value - low), told.converged, told.products, low, high)

@@ -61,7 +61,7 @@ def looked(network, criterion, optimizer, sampled, every):
         return lj.run(two, model.init(one, train[0]), descent, watch, num_steps=LOOKS * every, every=every)[1]
 
     rates = np.geomspace(*RATES[criterion, optimizer], LANES)
-    seed = KINDS.index((network, criterion, optimizer, sampled, every))
+    seed = 1000 + KINDS.index((network, criterion, optimizer, sampled, every))
     record = jax.device_get(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), LANES), rates))
 
     @jax.jit
