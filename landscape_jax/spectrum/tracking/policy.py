@@ -15,7 +15,7 @@ class Policy(NamedTuple):
     most_rise: float = 0.1  # a look, of the size: more is no trend
     jump: float = 0.35  # of the size: with more drift the operator is another one, and the look a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
-    least_width: float = 0.5  # of the tolerance, added likewise but after a cold look; measured: it covers drift that is too small
+    least_width: float = 0.5  # of the tolerance, added likewise but after a cold look; measured: for drift that is too small
     recent: int = 2  # looks: what is older is no start
     better: float = 3.0  # times less doubt, and the memory of the other side is the start
     most_lost: float = 1e-4  # of b vectors, squared, that writing v₁ alone may lose; else all are written

@@ -267,5 +267,6 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
     rival = jnp.any(jnp.sum(squares, axis=1)[: b - 1] < 0.5)
-    told = Told(values[:k], found.low, found.high, look.size, finite & ~too_wide(look, plan), look.products, finite, rival, cold, moved)
+    sure = finite & ~too_wide(look, plan)
+    told = Told(values[:k], found.low, found.high, look.size, sure, look.products, finite, rival, cold, moved)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

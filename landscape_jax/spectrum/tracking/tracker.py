@@ -200,11 +200,10 @@ def _followed(
     met = told.cold | told.rival & _every(policy.scout_every, made)  # then the other side is to start from here
     last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
-    remembered = (
-        *tree.with_row((memory.frame, memory.sides), side, (frame, after)), jnp.minimum(jnp.maximum(drift, policy.gain * told.moved), told.size),
-        jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size)), mean, made + 1,
-        last.at[side].set(made), step,
-    )  # fmt: skip
+    drift = jnp.minimum(jnp.maximum(drift, policy.gain * told.moved), told.size)
+    reach = jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size))
+    sides = tree.with_row((memory.frame, memory.sides), side, (frame, after))
+    remembered = *sides, drift, reach, mean, made + 1, last.at[side].set(made), step
     memory = Memory(stored, *tree.where(fine, remembered, memory[1:]))
     vectors = jax.tree.map(lambda x: x[None], y1)
     if plan.k > 1:

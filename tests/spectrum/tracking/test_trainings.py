@@ -84,8 +84,10 @@ def test_no_value_is_outside_of_its_bracket(network, criterion, optimizer, sampl
     rounding = 1e-4 * size
     outside = seen & ((true < told["low"] - rounding) | (true > told["high"] + rounding))
     sure = seen & told["converged"] & (wrong > 2e-3)
-    print(f"looks {seen.sum()} died {(~seen).any(1).sum()} worst {wrong[seen].max():.1e} outside {outside.sum()} sure {sure.sum()} "
-          f"unsure {(seen & ~told['converged']).sum()} products {told['products'][seen].mean():.2f}")
+    print(
+        f"looks {seen.sum()}, died {(~seen).any(1).sum()}, worst {wrong[seen].max():.1e}, outside {outside.sum()}, "
+        f"sure {sure.sum()}, unsure {(seen & ~told['converged']).sum()}, products {told['products'][seen].mean():.2f}"
+    )
     assert seen.sum() > 40
     assert not outside.any(), (np.argwhere(outside), wrong[outside])
     assert not sure.any(), (np.argwhere(sure), wrong[sure])
