@@ -192,7 +192,8 @@ def _followed(
     before = aged(before, drift)
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
-    cold = (made == 0) | (drift > policy.jump * jnp.maximum(first.size, memory.reach))
+    moved = jnp.maximum(drift, first.size - memory.reach)  # or an operator is larger than it ever was
+    cold = (made == 0) | (moved > policy.jump * jnp.maximum(first.size, memory.reach))
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
     frame, after, told, weights, share = kept
 
