@@ -107,7 +107,8 @@ def begun(before: Side, first: First, reach: Array, mean: Array, number: Array, 
     mid, below, above = (jnp.pad(x, (0, 1)) for x in (jnp.diag(before.values), before.below, before.above))
     small = Small(mid, below, above, jnp.diag(each[b]), jnp.zeros_like(each), b + (first.length > 0).astype(jnp.int32))
     small = learned(small, each[0], jnp.append(first.column, first.length))
-    found = Brackets(each[0], each, *jnp.zeros((2, plan.k), real), each[0])
+    nothing = jnp.zeros(plan.k, real)
+    found = Brackets(each[0], each, nothing, nothing, each[0])
     off, no, one = Outside(zero, zero, zero), jnp.array(False), jnp.int32(1)
     look = Look((), small, found, off, first.size, reach, before.ceiling, mean, one, one - 1, number, no, -one, no)
     return solved(look, plan)
@@ -213,8 +214,9 @@ def opened(look: Look, first: First, old: Params, unfolded: Array, cold: Array, 
     none = tree.zeros_like(rest), jnp.zeros(rows, unfolded.dtype), jnp.ones((), unfolded.dtype)
     basis, _ = settled(basis, count, *none, scout, look.number + count)
     wide = lambda x: jnp.pad(x, [(0, rows - b - 1)] * x.ndim)  # noqa: E731
-    small = Small(*(wide(x) for x in look.small[:5]), jnp.where(cold, rows, count + scout.astype(jnp.int32)))
-    small = small._replace(open=jnp.where(scout, small.open.at[count, count].set(1), small.open))
+    mid, below, above, remainders, known = (wide(x) for x in look.small[:5])
+    remainders = jnp.where(scout, remainders.at[count, count].set(1), remainders)
+    small = Small(mid, below, above, remainders, known, jnp.where(cold, rows, count + scout.astype(jnp.int32)))
     found = look.found
     found = found._replace(values=wide(found.values), rotation=wide(found.rotation), rising=wide(found.rising))
     return look._replace(basis=basis, small=small, found=found, scout=jnp.where(scout, count, -1))

@@ -73,7 +73,8 @@ def tracker(
         L ⪯ G ⪯ H   and so   λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) :
 
     exact on what this look has multiplied, as remembered on the rest, give or take how far the operator may have moved. While
-    a bracket is too wide it multiplies the Ritz vector that is to blame. `tracking.md`, beside the code, has the rest.
+    a bracket is too wide it multiplies the Ritz vector that the upper end owes most to. `tracking.md`, beside the code, has
+    the rest.
 
     Args:
       k: how many of the largest; 0 with `smallest`.
