@@ -118,9 +118,7 @@ def drive(
         if checkpoint is not None:
             fields = _fields(run, whole, stretch.jaxpr, every, config)
             on = _devices(run)
-            saved = stack.enter_context(
-                opened(checkpoint, fields, ndim=run.step.ndim, keep=keep, on=on, accept=accept)
-            )
+            saved = stack.enter_context(opened(checkpoint, fields, ndim=run.step.ndim, keep=keep, on=on, accept=accept))
             done, run = saved.newest(run) or (0, run)
             if done > num_steps:
                 raise ValueError(f"{checkpoint} holds {done} steps, more than num_steps={num_steps}: ask for at least those")
@@ -152,6 +150,7 @@ def drive(
         whole = gathered.read() if saved is None else saved.whole_record()
     run = tree.regrouped(run, 1, shape) if len(shape) > 1 else run
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
+    _warn_unconverged(whole)
     if done < num_steps:
         raise Interrupted(f"stopped by Ctrl-C after {done} of {num_steps} steps", run, whole)
     return run, whole
@@ -197,6 +196,21 @@ def _driving(rebuild: Callable) -> _Compiled:
         return go(run, whole)
 
     return _Compiled(stretch, advance)
+
+
+def _warn_unconverged(record: Mapping) -> None:
+    """Say how many looks of each observable that records `converged` were not, of those that have a value."""
+    for name, told in record.items():
+        if isinstance(told, Mapping) and "converged" in told:
+            made = np.isfinite(next(np.asarray(told[x]) for x in ("value", "eigenvalues") if x in told))
+            made = made if made.ndim == np.ndim(told["converged"]) else made.all(-1)
+            count = int(np.sum(made & ~np.asarray(told["converged"])))
+            if count:
+                warnings.warn(
+                    f"drive: {count} of {int(made.sum())} looks of {name!r} did not converge: their brackets are wider "
+                    "than tol; leave them out, or track with more guards or a larger num_steps",
+                    stacklevel=3,
+                )
 
 
 def _last_row(record: Record, ndim: int, done: int, num_steps: int) -> Record:
@@ -319,7 +333,8 @@ def _lines(num_steps: int, done: int) -> Callable:
 
 
 def _summary(record: Record, status: np.ndarray, speed: float | None) -> str:
-    told = [f"{name} {_last(record[name]):.4g}" for name in ("loss", "sharpness") if name in record]
+    values = {name: record[name] for name in ("loss", "sharpness") if name in record}
+    told = [f"{name} {_last(x['value'] if isinstance(x, Mapping) else x):.4g}" for name, x in values.items()]
     told += [f"{speed:.0f} steps/s"] if speed else []
     diverged = int(np.sum(status == Status.DIVERGED))
     told += [f"{status.size - diverged} of {status.size} runs alive"] if status.size > 1 or diverged else []

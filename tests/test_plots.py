@@ -401,3 +401,16 @@ def test_number_labels():
     assert style.number_labels(np.array([-2.7e-301, 8.4e-201, 8.3e7])) == ["−2.7e−301", "8.4e−201", "8.3e+07"]
     assert style.number_labels([2.302583]) == style.number_labels([2.302583, 2.302583])[:1] == ["2.30258"]
     assert style.number_labels([]) == []
+
+
+def test_brackets_are_a_band(tmp_path):
+    steps, value = np.arange(20), np.linspace(5.0, 7.0, 20)
+    told = {"value": value, "low": value - 0.1, "high": value + 1.0, "converged": value < 6, "products": steps}
+    record = {"step": steps, "loss": np.exp(-steps / 9.0), "sharpness": told}
+    figure = plots.sharpness(record, 6.5)
+    (band,) = figure.axes[1].collections
+    ends = band.get_paths()[0].vertices[:, 1]
+    assert ends.min() == pytest.approx(4.9)
+    assert ends.max() == pytest.approx(8.0)
+    plain = plots.sharpness({**record, "sharpness": value}, 6.5)
+    assert not plain.axes[1].collections

@@ -61,7 +61,7 @@ def overlaps(vectors: Vectors = gradient_taken) -> Measure:
 
     Hold them against `random_cosine(p)` and k/p, which is what a random v gives. A vector of length 0 counts as 0.
 
-    Returns: a measure for `eigenpairs`, with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
+    Returns: a measure for `eigenpairs`, with values {"eigenvalues" [k], "converged" [] bool, "cosines" [k], "energy" []}.
     """
 
     require("overlaps", vectors=vectors)
@@ -72,7 +72,10 @@ def overlaps(vectors: Vectors = gradient_taken) -> Measure:
         length = jax.vmap(tree.norm)(drawn)[:, None]  # [m, 1]
         cosines = jnp.where(length > 0, overlap / jnp.where(length > 0, length, 1), 0)
         energy = jnp.sum(cosines**2, axis=1)  # [m]
-        return {"eigenvalues": eigs.values, "cosines": jnp.mean(jnp.abs(cosines), axis=0), "energy": jnp.mean(energy)}
+        cosines = jnp.mean(jnp.abs(cosines), axis=0)  # [k]
+        return {
+            "eigenvalues": eigs.values, "converged": eigs.converged, "cosines": cosines, "energy": jnp.mean(energy)
+        }  # fmt: skip
 
     return Partial(measure, vectors)
 
@@ -97,7 +100,7 @@ def alignment(
       batch: where to measure the curvature; default: the batch of the step. Give a fixed sample, or the gradient and its
         own batch's curvature are compared.
       num_steps, tol, guards: of the tracker, see `eigenpairs`.
-    Returns: an observable with values {"eigenvalues" [k], "cosines" [k], "energy" []}.
+    Returns: an observable with values {"eigenvalues" [k], "converged" [] bool, "cosines" [k], "energy" []}.
 
     Cost: the tracker's products, k at least, and what `vectors` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §3.

@@ -63,6 +63,7 @@ def changes(
         return {
             "loss": here,
             "eigenvalues": eigs.values,
+            "converged": eigs.converged,
             "slope": tree.dots(eigs.vectors, slope),
             "first": jnp.mean(c, axis=0),
             "second": jnp.mean(c**2, axis=0),
@@ -99,8 +100,8 @@ def step_effect(
       batch: where loss and curvature are measured; default: the batch of the step. Give a fixed sample: on its own batch a
         step always looks good.
       num_steps, tol, guards: of the tracker, see `eigenpairs`.
-    Returns: an observable with values {"loss" [], "eigenvalues" [k], "slope" ḡ·e_i [k], "first" E[c] [k], "second" E[c²] [k],
-      and ΔL as "sharpest" [k, A], "subspace" [A], "random" [A], "whole" [A]}.
+    Returns: an observable with values {"loss" [], "eigenvalues" [k], "converged" [] bool, "slope" ḡ·e_i [k], "first" E[c] [k],
+      "second" E[c²] [k], and ΔL as "sharpest" [k, A], "subspace" [A], "random" [A], "whole" [A]}.
 
     Cost: m A (k + 3) losses and one gradient on `batch`, one at a time; the tracker's products and what `steps` takes.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §4.

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from landscape_jax.plots.runs import Curves, read_curves, read_thresholds
 from landscape_jax.plots.style import STYLE, Figure, colours, draw_curve, styles, thinned
+from landscape_jax.record import Record
 
 DASHED: Any = (0, (4, 3))
 DOTTED: Any = (0, (1, 1.5))
@@ -36,7 +37,8 @@ def sharpness(
     axis is logarithmic where its values span decades (sharpness two, the loss a factor of two).
 
     Args:
-      record: with "step", "loss" and "sharpness": leaves [T] for one run; with axes of runs before T as a sweep names them;
+      record: with "step", "loss" and "sharpness", numbers or what `observe.sharpness(..., told=True)` records: then the bracket
+        is a band, which shows where it is wide. Leaves [T] for one run; with axes of runs before T as a sweep names them;
         without names [g, T] for g groups of one run, or [g, s, T] for g groups of s runs. Of k eigenvalues, sharpness
         [..., T, k], the first is drawn as above and the others as thin dotted medians.
       threshold: what sharpness is held against, e.g. 2/η: a number; [g], one for each entry of `by`; [T], one for each
@@ -47,6 +49,7 @@ def sharpness(
       threshold_label: the threshold's name, e.g. "2/η", "38/η" or "2(1 + β)/η" (`theory.stability`).
     Returns: a figure of two panels: `savefig` it, or end a notebook's cell with it.
     """
+    record, bracket = _value_and_bracket(record)
     curves = read_curves(record, by, labels)
     limits = read_thresholds(threshold, curves, np.shape(record["loss"]))
     with matplotlib.rc_context(STYLE):
@@ -55,6 +58,8 @@ def sharpness(
         _frame(above, curves, curves.loss, limits[:0], span=2.0, from_zero=False)
         seen = _frame(below, curves, curves.sharpness, limits, span=100.0, from_zero=True)
         _draw(above, curves, curves.loss)
+        if bracket is not None:
+            _draw_band(below, curves, *(read_curves(end, by, labels).sharpness for end in bracket))
         _draw(below, curves, curves.sharpness)
         _draw_further(below, curves)
         _draw_thresholds(below, curves, limits, seen, threshold_label)
@@ -67,6 +72,16 @@ def sharpness(
         _add_colour_key(figure, curves, titled=labels is None)
         _add_line_key(figure, curves, threshold_label if seen.any() else None)
         return figure
+
+
+def _value_and_bracket(record: Mapping) -> tuple[Mapping, tuple[Mapping, Mapping] | None]:
+    """The record with sharpness as numbers; and where brackets were recorded, records of their ends."""
+    told = record.get("sharpness") if isinstance(record, Mapping) else None
+    if not isinstance(told, Mapping):
+        return record, None
+    axes = record.axes if isinstance(record, Record) else {}
+    value, low, high = (Record({**record, "sharpness": told[name]}, dict(axes)) for name in ("value", "low", "high"))
+    return value, (low, high)
 
 
 # ── axes ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,6 +146,12 @@ def _draw(axes: Axes, curves: Curves, values: np.ndarray) -> None:
         last = [_last_finite(curves.step, row, n, axes.get_ylim()) for row, n in zip(group, end, strict=True) if n < row.size]
         if last:
             axes.plot(*np.transpose(last), "x", color=colour, ms=5, mew=1.3, clip_on=False, zorder=5)
+
+
+def _draw_band(axes: Axes, curves: Curves, low: np.ndarray, high: np.ndarray) -> None:
+    for lows, highs, colour in zip(low, high, colours(len(low)), strict=True):
+        for one, other in zip(lows, highs, strict=True):
+            axes.fill_between(curves.step, one, other, color=colour, alpha=0.3, lw=0, zorder=1.5)
 
 
 def _median(group: np.ndarray, end: np.ndarray) -> np.ndarray:

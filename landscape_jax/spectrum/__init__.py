@@ -5,11 +5,13 @@ from landscape_jax.spectrum.density import Density, density, function_trace, smo
 from landscape_jax.spectrum.lanczos import Krylov, lanczos, recurrence, ritz
 from landscape_jax.spectrum.moments import diagonal, frobenius_norm, hutch_plus_plus, trace, xtrace
 from landscape_jax.spectrum.restarted import assert_symmetric, block_eigsh, eigsh
-from landscape_jax.spectrum.tracker import Tracker, tracker
+from landscape_jax.spectrum.tracking import Policy, Tracked, Tracker, tracker
 
 __all__ = [
     "Density",
     "Krylov",
+    "Policy",
+    "Tracked",
     "Tracker",
     "assert_symmetric",
     "block_eigsh",

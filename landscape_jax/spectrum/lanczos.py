@@ -28,6 +28,7 @@ from landscape_jax.types import Eigs, MatVec, Params
 MOST_PASSES = 4  # of Gram–Schmidt
 LEAST_LEFT = 1e-2  # of a direction, outside of the basis: less is not taken for a new one
 ROOM = 8  # dimensions beside the basis: with more of them no scattered direction lies in it by chance
+FEW = 2  # matrices: a loop over them takes longer to begin than to run
 OTHERS = 2**20  # between the numbers of directions tried for one row
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -381,7 +382,10 @@ def _eigh(matrix: Array) -> tuple[Array, Array]:
 
 @eigh.def_vmap
 def _eigh_batched(size: int, batched, matrices: Array):
-    one_by_one = functools.partial(jax.lax.map, eigh)  # mapped once more, it comes here again
+    if size <= FEW:
+        one_by_one = lambda matrices: tuple(map(jnp.stack, zip(*map(eigh, matrices), strict=True)))  # noqa: E731
+    else:
+        one_by_one = functools.partial(jax.lax.map, eigh)  # mapped once more, it comes here again
     return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=jax.vmap(_eigh)), (True, True)
 
 

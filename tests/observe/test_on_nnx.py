@@ -12,9 +12,10 @@ import landscape_jax as lj
 
 SHAPES = {
     "sharpness": (2,),
-    "alignment": {"eigenvalues": (2,), "cosines": (2,), "energy": ()},
+    "alignment": {"eigenvalues": (2,), "converged": (), "cosines": (2,), "energy": ()},
     "change": {"loss": (), "sharpest": (2, 2), "subspace": (2,), "random": (2,), "whole": (2,)}
-    | dict.fromkeys(("eigenvalues", "slope", "first", "second"), (2,)),
+    | dict.fromkeys(("eigenvalues", "slope", "first", "second"), (2,))
+    | {"converged": ()},
     "sections": {"unit": (2,), "loss": (2, 2)},
 }
 

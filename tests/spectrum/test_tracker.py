@@ -10,7 +10,9 @@ import pytest
 
 import landscape_jax as lj
 from landscape_jax import spectrum, tree
-from landscape_jax.spectrum.tracker import MAX_LOSS, _beyond, _other_is_better, _refolded, _unfolded
+from landscape_jax.spectrum.tracking.memory import chosen, refolded, unfolded
+from landscape_jax.spectrum.tracking.policy import POLICY
+from landscape_jax.spectrum.tracking.search import beyond
 
 P = 600
 
@@ -70,14 +72,15 @@ def test_a_side_that_lags_far_behind_starts_from_the_other():
     memory, look = track.init(diagonal), looking(track, diagonal)
     for step in (0, 1, 2):
         memory, _ = look(memory, step)
-    lagging = memory._replace(doubts=memory.doubts.at[1].set(0.5))
-    assert not _other_is_better(memory, jnp.int32(1))
-    assert _other_is_better(lagging, jnp.int32(1))
-    assert not _other_is_better(lagging._replace(made=jnp.int32(9)), jnp.int32(1))  # the other is long ago too
-    apart = lagging._replace(values=lagging.values.at[0].multiply(1.5))
-    assert not _other_is_better(apart, jnp.int32(1))  # the valley's sides differ too much
-    *_, products = look(lagging, 3)[1]
-    assert products <= 2
+    sides, doubtful = memory.sides, memory.sides.above.at[1].set(jnp.eye(6))
+    lagging = memory._replace(sides=sides._replace(above=doubtful))
+    assert chosen(memory, jnp.int32(1), POLICY) == 1
+    assert chosen(lagging, jnp.int32(1), POLICY) == 0
+    assert chosen(lagging, jnp.int32(0), POLICY) == 0
+    assert chosen(lagging._replace(made=jnp.int32(9)), jnp.int32(0), POLICY) == 1  # its own is too long ago
+    apart = lagging._replace(sides=sides._replace(above=doubtful, values=sides.values.at[0].multiply(1.5)))
+    assert chosen(apart, jnp.int32(1), POLICY) == 1  # the valley's sides differ too much
+    assert look(lagging, 3)[1].products <= 2
 
 
 def test_what_was_multiplied_in_an_earlier_round_of_a_look_is_known_as_new():
@@ -96,7 +99,7 @@ def test_what_was_multiplied_in_an_earlier_round_of_a_look_is_known_as_new():
         memory, eigs = looks(memory, mirror * axis)
         np.testing.assert_allclose(eigs.values, 1, atol=2e-3)
     assert eigs.products.min() > 4  # more than a round has room for
-    assert memory.ages[:, 0].max() < 0.01
+    assert memory.sides.ages[:, 0].max() < 0.01
 
 
 def test_in_double_precision():
@@ -113,12 +116,12 @@ def test_in_double_precision():
 def test_with_more_guards_more_is_remembered():
     diagonal = 0.8 ** jnp.arange(P, dtype=jnp.float32)
     few, many = (spectrum.tracker(1, guards=guards) for guards in (4, 8))
-    assert [len(track.init(diagonal).values[0]) for track in (few, many)] == [5, 9]
+    assert [len(track.init(diagonal).sides.values[0]) for track in (few, many)] == [5, 9]
     memory, look = many.init(diagonal), looking(many, diagonal)
     for step in range(2):
         memory, eigs = look(memory, step)
     np.testing.assert_allclose(eigs.values, 1, atol=2e-3)
-    np.testing.assert_allclose(memory.values[1], diagonal[:9], atol=2e-3)
+    np.testing.assert_allclose(memory.sides.values[1], diagonal[:9], atol=2e-3)
     with pytest.raises(ValueError, match="guards=0 must be at least 1"):
         spectrum.tracker(guards=0)
 
@@ -157,7 +160,7 @@ def test_what_is_new_in_a_product_is_orthogonal_to_all_before_however_little_it_
     basis, new = jnp.asarray(q[:5], jnp.float32), q[5]
     for size in (1, 1e-2, 1e-4):
         w = jnp.asarray(q[0] + np.array([3.0, 1.0, -0.5, 0.5, 2.0]) @ q[:5] + size * new, jnp.float32)
-        rest, column, length = jax.jit(_beyond)(basis, basis[0], jnp.eye(5)[0], w)
+        rest, column, length = jax.jit(beyond)(basis, basis[0], jnp.eye(5)[0], w)
         np.testing.assert_allclose(column, [4.0, 1.0, -0.5, 0.5, 2.0], atol=2e-6)
         np.testing.assert_allclose(length, size, rtol=1e-5 / size**0.5)
         assert np.abs(q[:5] @ (np.asarray(rest, np.float64) / float(length))).max() < 1e-6
@@ -207,9 +210,10 @@ def test_a_change_is_forgotten_by_the_clock_of_the_steps():
 
 def test_what_writing_one_vector_would_lose_is_seen():
     frame, rotation = jnp.eye(4), jnp.eye(4, 5)
-    assert _refolded(frame, rotation)[1] <= MAX_LOSS
-    assert not _refolded(frame, rotation[jnp.array([1, 0, 2, 3])])[1] <= MAX_LOSS  # v₂ is first now: v₁ would be overwritten
-    assert not _refolded(frame, rotation.at[3].set(jnp.eye(5)[4]))[1] <= MAX_LOSS  # and a remainder among the others
+    assert refolded(frame, rotation)[1] <= POLICY.most_lost
+    exchanged = rotation[jnp.array([1, 0, 2, 3])]  # v₂ is first now: v₁ would be overwritten
+    assert not refolded(frame, exchanged)[1] <= POLICY.most_lost
+    assert not refolded(frame, rotation.at[3].set(jnp.eye(5)[4]))[1] <= POLICY.most_lost  # and a remainder among the others
 
 
 LOOKS = 400
@@ -227,7 +231,7 @@ def along_a_crossing(tol, steps):
     diagonal = jnp.r_[1, 0.8, 0.7, 0.6, jnp.linspace(-0.1, 0.5, 156) ** 3]
     one, two = jnp.linalg.qr(jax.random.normal(jax.random.key(5), (160, 2)))[0].T
     unravel, init = jax.flatten_util.ravel_pytree(like)[1], track.init(like)
-    b = init.values.shape[1]
+    b = init.frame.shape[1]
 
     def matrix(t):
         x = jnp.cos(t / 200) * one + jnp.sin(t / 200) * two
@@ -241,7 +245,7 @@ def along_a_crossing(tol, steps):
         a, side = matrix(t), step % 2
         memory, eigs = track.update(lambda v: product(a, v), memory, step=step)
         stored = jax.tree.map(lambda z: jax.lax.dynamic_slice_in_dim(z, side * b, b), memory.vectors)
-        gram = tree.overlaps(tree.combine(_unfolded(memory.frame[side]), stored))
+        gram = tree.overlaps(tree.combine(unfolded(memory.frame[side]), stored))
         v = tree.row(eigs.vectors, 0)
         told = eigs.values[0], eigs.residuals[0], eigs.products, tree.vdot(v, product(a, v)), tree.vdot(v, v)
         return memory, (*told, gram, jnp.linalg.eigvalsh(a)[-1])

@@ -1,0 +1,130 @@
+"""A small symmetric matrix that is known in part, and brackets of its eigenvalues."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax import tree
+from landscape_jax.spectrum.lanczos import eigh
+
+_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Outside(NamedTuple):
+    """What ⟨x, A x⟩ may be for unit vectors x off the remembered ones."""
+
+    low: Array  # []
+    mid: Array  # [] what is reckoned with
+    high: Array  # []
+
+
+class Small(NamedTuple):
+    """What is known of G = Q A Qᵀ, the rows of Q orthonormal: the b remembered vectors, then remainders of products.
+
+        mid − below + low · open  ⪯  G  ⪯  mid + above + high · open
+
+    with `Outside(low, mid, high)`. Rows from `count` on are not reached yet.
+    """
+
+    mid: Array  # [r, r]
+    below: Array  # [r, r] ⪰ 0
+    above: Array  # [r, r] ⪰ 0
+    open: Array  # [r, r] ⪰ 0: the remainders, less what was multiplied of them
+    known: Array  # [r, r]: P, the projection on all that was multiplied
+    count: Array  # [] int32
+
+
+class Brackets(NamedTuple):
+    """The eigenpairs of `mid`, and between which bounds those of G lie."""
+
+    values: Array  # [r], descending
+    rotation: Array  # [r, r]: rows y, in the order of the values
+    low: Array  # [k]
+    high: Array  # [k]
+    rising: Array  # [r]: the eigenvector of the upper bound whose bracket is the widest
+
+
+def agreeing(matrix: Array, a: Array, column: Array) -> Array:
+    """The symmetric X nearest to a symmetric M with X a = c, |a| = 1 (M. Powell 1970):
+
+        X = M + r aᵀ + a rᵀ − ⟨a, r⟩ a aᵀ ,   r = c − M a .
+
+    On what is orthogonal to a it is M. With c = 0 it is (1 − a aᵀ) M (1 − a aᵀ).
+    """
+    missed = column - _full(matrix, a)  # [r]
+    cross = jnp.outer(missed, a)
+    return matrix + cross + cross.T - _full(a, missed) * jnp.outer(a, a)
+
+
+def learned(small: Small, a: Array, column: Array) -> Small:
+    """After the product G a = c, |a| = 1: all bounds agree with it, and stay as they were on what is orthogonal to a."""
+    nothing = jnp.zeros_like(column)
+    mid, below, above, open_ = jax.vmap(agreeing, in_axes=(0, None, 0))(
+        jnp.stack(small[:4]), a, jnp.stack([column, nothing, nothing, nothing])
+    )
+    return small._replace(mid=mid, below=below, above=above, open=open_, known=small.known + jnp.outer(a, a))
+
+
+def hidden(small: Small, y: Array) -> Array:
+    """(1 − P) y, what of y was not multiplied; twice, for what is left may be little."""
+    y = y - _full(small.known, y)
+    return y - _full(small.known, y)
+
+
+def bounds(small: Small, off: Outside) -> tuple[Array, Array, Array]:
+    """The lower bound of G, what is reckoned with, and the upper bound, each [r, r]."""
+    low = small.mid - small.below + off.low * small.open
+    high = small.mid + small.above + off.high * small.open
+    return low, small.mid + off.mid * small.open, high
+
+
+def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
+    """Brackets of the k largest eigenvalues of G's first `count` rows. With L ⪯ G ⪯ H, and rows Y the k leading eigenvectors of
+    what is reckoned with,
+
+        λᵢ(Y L Yᵀ) ≤ λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H)   (Cauchy; Weyl).
+    """
+    rows = len(small.mid)
+    reached = jnp.arange(rows, dtype=jnp.int32) < count
+    matrices = jnp.where((reached[:, None] & reached[None])[None], jnp.stack(bounds(small, off)), 0)
+    largest = jnp.max(jnp.abs(matrices))
+    far = jnp.where(largest == 0, -1, -2 * rows * largest)  # what is not reached sorts last
+    matrices = matrices + jnp.diag(jnp.where(reached, 0, far))[None]
+    values, vectors = jax.vmap(eigh)(matrices[1:])
+    values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [2, r], [2, r, r] in rows
+    # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
+    rotation = 1.5 * vectors[0] - 0.5 * _full(_full(vectors[0], vectors[0].T), vectors[0])
+    within = _full(_full(rotation[:k], matrices[0]), rotation[:k].T)  # [k, k]
+    low, high = within[0] if k == 1 else eigh(within)[0][::-1], values[1, :k]
+    return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(high - low)])
+
+
+def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
+    """Off the b leading vectors no eigenvalue is above the smallest of theirs, nor above `ceiling` if that is higher. All are
+    within ± `reach`; `mean` is what is reckoned with."""
+    smallest = jnp.min(jnp.diagonal(small.mid + small.above)[:b])
+    high = jnp.clip(jnp.maximum(smallest, ceiling), -reach, reach)
+    return Outside(-reach, jnp.clip(mean, -reach, high), high)
+
+
+def compressed(small: Small, off: Outside, weights: Array) -> Small:
+    """The same knowledge in a smaller space, whose vectors are rows of `weights` S [r, r] in Q; rows of 0 are not reached.
+    What was multiplied has no doubt left, and counts as not multiplied.
+
+    With C the part of the upper bound between S and the space that is dropped, on which it is at most `off.high`,
+
+        [S H Sᵀ, C; Cᵀ, high]  ⪯  [S H Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 ,
+
+    here with τ the distance from there to the largest value, at which this is exact.
+    """
+    over = _full(weights, jnp.stack(bounds(small, off)))  # [3, r, r]
+    low, mid, upper = _full(over, weights.T)
+    dropped = over[2] - _full(upper, weights)  # C
+    apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, tree.norm(dropped)), jnp.finfo(mid.dtype).tiny)
+    part = dropped / apart  # at most 1: squares of what is large or small would not be held
+    upper = upper + apart * _full(part, part.T)
+    nothing = jnp.zeros_like(mid)
+    return Small(mid, mid - low, upper - mid, nothing, nothing, small.count)

@@ -1,0 +1,43 @@
+"""How far an operator may have moved since it was last looked at."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax.spectrum.tracking.memory import Side
+from landscape_jax.spectrum.tracking.policy import Policy
+
+
+def drifted(change: Array, before: Array, elapsed: Array, size: Array, policy: Policy) -> Array:
+    """How far A may move from look to look, in its own units: a multiple of the change of the first Rayleigh quotient since the
+    memory was made, or what is left of the drift before, which fades by the clock of the steps.
+
+        drift = max(gain |⟨v₁, A v₁⟩ − θ₁|, max(decay^elapsed, least_decay) · before, least_drift · size)
+
+    Measured: 0.93 a step and 2.8 times; see `tracking.md` for others.
+    """
+    faded = jnp.maximum(policy.decay ** elapsed.astype(before.dtype), policy.least_decay) * before
+    return jnp.maximum(jnp.maximum(policy.gain * change, faded), policy.least_drift * size)
+
+
+def trend(share: Array, change: Array, age: Array, before: Array, size: Array, policy: Policy) -> Array:
+    """By how much values rise from look to look: what was measured of it where a vector was multiplied, and else what it was.
+
+        rise = share · change / age + (1 − share) · before
+
+    The first value may rest, and drift be little, while another comes up to it.
+
+    Args:
+      share, change, age, before, each [b]: how much of a vector was multiplied, by how much its value changed since it was
+        multiplied before, how many looks ago that was, and the trend then.
+    """
+    most = policy.most_rise * size
+    return share * jnp.clip(change / jnp.maximum(age, 1), -most, most) + (1 - share) * before
+
+
+def aged(side: Side, drift: Array) -> Side:
+    """What is still known a look later: the bounds widen by the drift, and by a vector's own trend; the ceiling comes down no
+    faster than A can move."""
+    moved = drift * jnp.eye(len(side.values), dtype=side.values.dtype)
+    above = side.above + moved + jnp.diag(jnp.maximum(side.rises, 0))
+    below = side.below + moved + jnp.diag(jnp.maximum(-side.rises, 0))
+    return side._replace(below=below, above=above, ages=side.ages + 1, ceiling=side.ceiling - drift)

@@ -1,0 +1,93 @@
+"""What a tracker remembers, and how its vectors are kept so that an ordinary look writes one of them."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from landscape_jax import tree
+from landscape_jax.spectrum.lanczos import appended
+from landscape_jax.spectrum.tracking.policy import Policy
+from landscape_jax.types import Params
+
+_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Side(NamedTuple):
+    """What was known of b Ritz vectors V when a look ended,
+
+        diag(values) − below  ⪯  V A Vᵀ  ⪯  diag(values) + above ,
+
+    and of all that is off V: no eigenvalue there is above `ceiling`. In the operator's own units.
+    """
+
+    values: Array  # [b], descending
+    below: Array  # [b, b] ⪰ 0
+    above: Array  # [b, b] ⪰ 0
+    rises: Array  # [b]: by how much each value rises from look to look
+    ages: Array  # [b]: how many looks ago each vector was multiplied
+    ceiling: Array  # []
+
+
+class Memory(NamedTuple):
+    """What is known from the last looks at even and at odd steps: at the edge of stability θ hops from one side of a valley to
+    the other, and the operator with it."""
+
+    vectors: Params  # Z, leaves [2 b, ...]: v₁, and as they were when all were last written, q₂ … q_b, orthonormal
+    frame: Array  # [2, b, b]: V in the orthonormal frame of (v₁ − Σ ⟨v₁, qⱼ⟩ qⱼ) / ‖·‖ and q₂ … q_b
+    sides: Side  # leaves [2, ...]
+    drift: Array  # []: how far A may move from look to look
+    reach: Array  # []: the largest |eigenvalue| seen, slowly forgotten
+    mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p
+    made: Array  # [] int32: how many looks
+    last: Array  # [2] int32: which of them was the last on each side
+    step: Array  # [] int32: of the last look
+
+    stays = True  # of a run that has diverged nothing is forgotten
+
+
+def empty(params: Params, b: int, policy: Policy) -> Memory:
+    """Before the first look: b scattered directions, of which nothing is known."""
+    start = tree.stacked(tree.wide(params), b)
+    scattered = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
+    start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
+    real = tree.dtype(params)
+    vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
+    zeros, nothing, zero = jnp.zeros((2, b), real), jnp.zeros((2, b, b), real), jnp.zeros((), real)
+    sides = Side(zeros, nothing, nothing, zeros, zeros, zeros[:, 0])
+    none, never = jnp.int32(0), jnp.full(2, -policy.recent - 1, jnp.int32)
+    return Memory(vectors, jnp.stack([frame, frame]), sides, zero, zero, zero, none, never, none)
+
+
+def chosen(memory: Memory, side: Array, policy: Policy) -> Array:
+    """Which side's memory a look on `side` starts from: its own, if it is recent and not in much more doubt than the other's,
+    to whose doubts is added what lies between the first values of the two."""
+    first, other = memory.sides.values[:, 0], 1 - side
+    recent = memory.made - memory.last <= policy.recent  # [2]
+    doubts = jnp.trace(memory.sides.above, axis1=1, axis2=2) / memory.frame.shape[1]  # [2]
+    apart = policy.gain * jnp.abs(first[0] - first[1])
+    better = policy.better * (doubts[other] + jnp.maximum(memory.drift, apart)) < doubts[side] + memory.drift
+    return jnp.where(recent[side] & ~(better & recent[other]), side, other)
+
+
+def unfolded(frame: Array) -> Array:
+    """F with V = F Z: Ritz vectors from what is stored of them."""
+    x, along = frame[:, :1] / frame[0, 0], frame[0, 1:]
+    return jnp.concatenate([x, frame[:, 1:] - x * along[None]], axis=1)
+
+
+def refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
+    """The frame once y₁ has taken v₁'s place in Z and all else has stayed.
+
+    Args:
+      rotation: the new Ritz vectors y, [b, b + 1], in V and one remainder.
+    Returns: the frame, and how much of a y, squared, is not in the span of the new Z; NaN where y₁ is among q₂ … q_b.
+    """
+    along = _full(rotation[:, : len(frame)], frame[:, 1:])  # [b, b − 1]: ⟨yᵢ, qⱼ⟩
+    y1 = along[0]
+    beyond = (jnp.eye(1, len(frame), dtype=frame.dtype)[0] - _full(along, y1)) / jnp.sqrt(1 - jnp.sum(y1**2))
+    frame = jnp.concatenate([beyond[:, None], along], axis=1)
+    gram = _full(frame, frame.T)
+    return 1.5 * frame - 0.5 * _full(gram, frame), jnp.max(jnp.abs(1 - jnp.diagonal(gram)))

@@ -1,0 +1,29 @@
+"""The numbers of a tracker that are neither asked for nor derived. Those called measured are the best of sweeps over eight to
+41 trainings of digits at the edge of stability (`tracking.md`)."""
+
+from typing import NamedTuple
+
+
+class Policy(NamedTuple):
+    """How far an operator is thought to move, when a memory is trusted, and what is looked at unasked."""
+
+    gain: float = 2.2  # drift over the largest change of a value that was measured; measured: 1.5 is too little
+    decay: float = 0.9  # of the drift, a step; measured: changes at the edge of stability come in bursts
+    least_decay: float = 0.5  # of the drift, a look: one small change says little, however many steps lie between
+    least_drift: float = 2e-3  # a look, of the size of the operator: nothing stands still
+    first_drift: float = 0.1  # the same after the first look, as long as no change was measured
+    most_rise: float = 0.1  # a look, of the size: more is no trend
+    jump: float = 0.35  # of the size: with more drift the operator is another one, and the look a cold one; measured
+    margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
+    least_width: float = 0.5  # of the tolerance, added likewise but after a cold look; measured: for drift that is too small
+    recent: int = 2  # looks: what is older is no start
+    better: float = 3.0  # times less doubt, and the memory of the other side is the start
+    most_lost: float = 1e-4  # of b vectors, squared, that writing v₁ alone may lose; else all are written
+    cold_tol: float = 2e-3  # of a cold look's residuals, relative; measured: guards at 1e-2 are not good enough
+    rounds: int = 12  # how often a cold look may fill its space
+    guard_every: int = 33  # looks: then the guard in most doubt is multiplied. Odd, so that both sides get it
+    scout_every: int = 99  # looks: then a short Lanczos run starts from a direction that nobody has seen
+    forget: float = 0.99  # of the reach, a look
+
+
+POLICY = Policy()
