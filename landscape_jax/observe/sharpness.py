@@ -9,7 +9,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax import spectrum
-from landscape_jax.arguments import product_at, require
+from landscape_jax.arguments import count, product_at, require
 from landscape_jax.curvature import preconditioned
 from landscape_jax.curvature.domain import domain, embed
 from landscape_jax.spectrum import Tracked
@@ -98,6 +98,7 @@ def sharpness(
     Cost: one product a measurement for each at least, 1.2 to 4 on average at the edge for k = 1. Memory: as `eigenpairs`.
     Under vmap the runs wait for the slowest of them at each step.
     """
+    count("sharpness", k=k, smallest=smallest, at_least=0)
     squeezed = (lambda x: x[0]) if k + smallest == 1 else (lambda x: x)
 
     def values(key: Key, eigs: Tracked, moment: Moment) -> Array | dict[str, Array]:

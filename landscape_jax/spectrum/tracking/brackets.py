@@ -44,7 +44,7 @@ class Brackets(NamedTuple):
     rotation: Array  # [r, r]: rows y, in the order of the values
     low: Array  # [k]
     high: Array  # [k]
-    rising: Array  # [r]: the eigenvector of the upper bound whose bracket is the widest
+    rising: Array  # [r]: of the upper bound's k leading eigenvectors the one of which least is known
 
 
 def agreeing(matrix: Array, a: Array, column: Array) -> Array:
@@ -95,11 +95,13 @@ def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
     matrices = matrices + jnp.diag(jnp.where(reached, 0, far))[None]
     values, vectors = jax.vmap(eigh)(matrices[1:])
     values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [2, r], [2, r, r] in rows
-    # orthonormal to the last digit (a step of Newton's): what is lost here, look after look, nothing would bring back
+    # one Newton step restores orthonormality: rounding would accumulate from look to look
     rotation = 1.5 * vectors[0] - 0.5 * _full(_full(vectors[0], vectors[0].T), vectors[0])
-    within = _full(_full(rotation[:k], matrices[0]), rotation[:k].T)  # [k, k]
+    lower, _, upper = matrices
+    within = _full(_full(rotation[:k], lower), rotation[:k].T)  # [k, k]
     low, high = within[0] if k == 1 else eigh(within)[0][::-1], values[1, :k]
-    return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(high - low)])
+    doubts = jnp.sum(_full(vectors[1, :k], upper - lower) * vectors[1, :k], axis=1)  # [k]: zᵀ (H − L) z
+    return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(doubts)])
 
 
 def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
@@ -112,13 +114,14 @@ def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> 
 
 def compressed(small: Small, off: Outside, weights: Array) -> Small:
     """The same knowledge in a smaller space, whose vectors are rows of `weights` S [r, r] in Q; rows of 0 are not reached.
-    What was multiplied has no doubt left, and counts as not multiplied.
+    `known` is reset to 0: what was multiplied has no doubt left.
 
     With C the part of the upper bound between S and the space that is dropped, on which it is at most `off.high`,
 
-        [S H Sᵀ, C; Cᵀ, high]  ⪯  [S H Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 ,
+        [S H Sᵀ, C; Cᵀ, high]  ⪯  [S H Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 .
 
-    here with τ the distance from there to the largest value, at which this is exact.
+    τ = (S H Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller one it is an estimate, for the
+    dropped space is remembered as at most `high`, not high + τ.
     """
     over = _full(weights, jnp.stack(bounds(small, off)))  # [3, r, r]
     low, mid, upper = _full(over, weights.T)

@@ -8,14 +8,14 @@ from landscape_jax.spectrum.tracking.policy import Policy
 
 
 def drifted(change: Array, before: Array, elapsed: Array, size: Array, policy: Policy) -> Array:
-    """How far A may move from look to look, in its own units: a multiple of the change of the first Rayleigh quotient since the
-    memory was made, or what is left of the drift before, which fades by the clock of the steps.
+    """How far A may move from look to look, in its own units: a multiple of the change of v₁'s Rayleigh quotient, or what is
+    left of the drift before, which fades with the steps that have passed. The other vectors that a look multiplies count from
+    the next look on.
 
         drift = max(gain |⟨v₁, A v₁⟩ − θ₁|, max(decay^elapsed, least_decay) · before, least_drift · size)
-
-    Measured: 0.93 a step and 2.8 times; see `tracking.md` for others.
     """
-    faded = jnp.maximum(policy.decay ** elapsed.astype(before.dtype), policy.least_decay) * before
+    steps = jnp.maximum(elapsed, 0).astype(before.dtype)  # a run may have begun anew with the memory of another
+    faded = jnp.maximum(policy.decay**steps, policy.least_decay) * before
     return jnp.maximum(jnp.maximum(policy.gain * change, faded), policy.least_drift * size)
 
 

@@ -27,7 +27,7 @@ class Side(NamedTuple):
     below: Array  # [b, b] ⪰ 0
     above: Array  # [b, b] ⪰ 0
     rises: Array  # [b]: by how much each value rises from look to look
-    ages: Array  # [b]: how many looks ago each vector was multiplied
+    ages: Array  # [b]: looks since each vector was multiplied, mixed as the vectors are
     ceiling: Array  # []
 
 
@@ -39,8 +39,8 @@ class Memory(NamedTuple):
     frame: Array  # [2, b, b]: V in the orthonormal frame of (v₁ − Σ ⟨v₁, qⱼ⟩ qⱼ) / ‖·‖ and q₂ … q_b
     sides: Side  # leaves [2, ...]
     drift: Array  # []: how far A may move from look to look
-    reach: Array  # []: the largest |eigenvalue| seen, slowly forgotten
-    mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p
+    reach: Array  # []: the largest size seen, slowly forgotten; a cold look resets it
+    mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p, measured at the first look
     made: Array  # [] int32: how many looks
     last: Array  # [2] int32: which of them was the last on each side
     step: Array  # [] int32: of the last look
@@ -79,7 +79,7 @@ def unfolded(frame: Array) -> Array:
 
 
 def refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
-    """The frame once y₁ has taken v₁'s place in Z and all else has stayed.
+    """The frame after v₁ in Z is replaced by y₁, and q₂ … q_b are unchanged.
 
     Args:
       rotation: the new Ritz vectors y, [b, b + 1], in V and one remainder.

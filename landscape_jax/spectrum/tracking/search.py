@@ -55,12 +55,12 @@ class Look(NamedTuple):
     small: Small
     found: Brackets
     off: Outside
-    size: Array  # []: the largest that this look has measured, what the tolerance refers to
+    size: Array  # []: the largest |coefficient| of this look's products, a lower bound of ‖A‖: what the tolerance refers to
     reach: Array  # []
     ceiling: Array  # []
     mean: Array  # []
     products: Array  # [] int32
-    rounds: Array  # [] int32: how often a Krylov space was begun or restarted
+    rounds: Array  # [] int32: how often the space was filled
     number: Array  # [] int32: of the first scattered direction; another for each look
     cold: Array  # [] bool: Q is a Krylov space. All in it was multiplied, save for the last
     scout: Array  # [] int32: the row that a scout multiplies next; −1 without one
@@ -115,7 +115,7 @@ def begun(before: Side, first: First, reach: Array, mean: Array, number: Array, 
 
 
 def solved(look: Look, plan: Plan) -> Look:
-    """The brackets of what is known by now. In a Krylov space they are residuals: an eigenvalue is within each."""
+    """The brackets of what is known by now. In a Krylov space [value, value + residual]: Ritz values converge from below."""
     reach = jnp.maximum(look.size, look.reach)
     off = outside(look.small, plan.b, look.ceiling, reach, look.mean)
     found = ends(look.small, off, look.small.count - look.cold.astype(jnp.int32), plan.k)
@@ -149,11 +149,11 @@ def direction(look: Look, plan: Plan) -> Array:
     low, _, high = bounds(look.small, look.off)
     doubts = jnp.sum(_full(ritz, high - low) * ritz, axis=1)
     blamed = jnp.argmax(_full(ritz, look.found.rising) ** 2 * doubts)
-    guard = 1 + jnp.argmax(jnp.diagonal(look.small.above)[1 : plan.b])
-    a = hidden(look.small, jnp.where(look.guarding, each[guard], ritz[blamed]))
+    guard = plan.k + jnp.argmax(jnp.diagonal(look.small.above)[plan.k : plan.b])
+    scouted = jnp.where(scouts(look, plan), each[look.scout], ritz[blamed])
+    a = hidden(look.small, jnp.where(look.guarding, each[guard], scouted))
     a = jnp.where(tree.norm(a) > 1e-3, a, hidden(look.small, look.found.rising))
-    last = jnp.where(look.cold, look.small.count - 1, look.scout)
-    return jnp.where(look.cold | scouts(look, plan), each[last], a / tree.norm(a))
+    return jnp.where(look.cold, each[look.small.count - 1], a / jnp.maximum(tree.norm(a), jnp.finfo(a.dtype).eps))
 
 
 def scouts(look: Look, plan: Plan) -> Array:
@@ -262,13 +262,18 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     above = jnp.where(cold, jnp.diag(coupling(look.small, found)[:b]), small.above[:b, :b])
     squares = best[:, :b] ** 2  # [b, b]: of the old vectors in the new
     left = jnp.sum((best - _full(best, look.small.known)) ** 2, axis=1)  # what share of each was not multiplied
-    values, (was, rose, ages) = found.values[:b], _full(jnp.stack([before.values, before.rises, before.ages]), squares.T)
-    rises = jnp.where(cold, 0, trend(1 - left, values - was, ages, rose, look.size, plan.policy))
-    moved = jnp.where(cold, 0, jnp.max((1 - left) * jnp.abs(values - was) / jnp.maximum(ages, 1)))
+    old = jnp.sum(squares, axis=1)  # [b]: what share of each is in the old vectors
+    mixed = _full(jnp.stack([before.values, before.rises, before.ages]), squares.T) / jnp.maximum(old, 1e-6)[None]
+    values, (was, rose, ages), share = found.values[:b], mixed, (1 - left) * old
+    rises = trend(share, values - was, ages, rose, look.size, plan.policy)
+    rises = jnp.where(old < 0.5, plan.policy.most_rise * look.size, rises)  # a new one is to be measured again soon
+    rises = jnp.where(cold, 0, rises)
+    moved = jnp.where(cold, 0, jnp.max(share * jnp.abs(values - was) / jnp.maximum(ages, 1)))
     ceiling = jnp.where(cold, values[b - 1], look.off.high)
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
-    rival = jnp.any(jnp.sum(squares, axis=1)[: b - 1] < 0.5)
+    rival = jnp.any(old[: b - 1] < 0.5)
     sure = finite & ~too_wide(look, plan)
-    told = Told(values[:k], found.low, found.high, look.size, sure, look.products, finite, rival, cold, moved)
+    size = jnp.maximum(look.size, jnp.max(jnp.abs(values)))  # no coefficient of a Krylov space need be as large
+    told = Told(values[:k], found.low, found.high, size, sure, look.products, finite, rival, cold, moved)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

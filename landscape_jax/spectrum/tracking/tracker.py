@@ -36,16 +36,17 @@ class Tracker(NamedTuple):
     """Eigenpairs that are followed."""
 
     init: Callable  # θ ↦ m₀
-    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Tracked); where not alive nothing is looked for
+    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Tracked); not alive: one product, and m' = m
 
 
 class Tracked(NamedTuple):
-    """What a look tells: `Eigs`, and the bracket of each value. NaN where products were not finite."""
+    """What a look tells: `Eigs`, and the bracket of each value. Where products were not finite the values are NaN, `converged`
+    is False, and the vectors are those remembered."""
 
     values: Array  # [k], descending
     vectors: Params  # leaves [k, ...], orthonormal over the whole tree
     residuals: Array  # [k]: how wrong a value may be, max(high − value, value − low)
-    converged: Array  # [] bool: whether each bracket is as narrow as the tolerance asks
+    converged: Array  # [] bool: whether each bracket, before the margin, is at most tol · size wide
     products: Array  # [] int32
     low: Array  # [k]
     high: Array  # [k]
@@ -64,11 +65,10 @@ def tracker(
     k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-3, guards: int = 5, smallest: int = 0,
     policy: Policy = POLICY,
 ) -> Tracker:  # fmt: skip
-    """The k largest eigenvalues and the `smallest` smallest with their vectors, from look to look, each with a bracket that is
-    no wider than `tol` times the largest |eigenvalue| measured, in little more than a product for each a look.
+    """The k largest eigenvalues and the `smallest` smallest with their vectors, from look to look, each with a bracket.
 
-    A look remembers b = k + `guards` Ritz vectors V and how well each is known. The next one multiplies v₁, and has bounds of
-    the small matrix G on V and on what products leave over,
+    A *look* is one call of `update`, often with one product. It remembers b = k + `guards` Ritz vectors V and how well each is
+    known. The next one multiplies v₁, and has bounds of the small matrix G on V and on what products leave over,
 
         L ⪯ G ⪯ H   and so   λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) :
 
@@ -79,19 +79,22 @@ def tracker(
     Args:
       k: how many of the largest; 0 with `smallest`.
       num_steps: products that the space of a look has room for; default 10, or k + 3. It bounds the memory, not the products:
-        a look that takes more starts anew, as a first one does.
-      tol: of a bracket's width, relative to the largest |eigenvalue| of the look. A vector's angle to the true one is about
+        a look that needs more continues as a cold one (Lanczos, restarted).
+      tol: of a bracket's width, relative to the largest |coefficient| of the look's products, about ‖A‖. The bracket told has a
+        margin besides, and may be 2.5 times as wide. A vector's angle to the true one is about
         √(tol · λ₁ / its gap). With leaves of 16 bits not less than twice their rounding.
         None: each look is Lanczos by itself, exactly `num_steps` products (default 2 (k + smallest) + 10) from a fixed
         direction, and nothing is remembered: for looks so far apart that old vectors are no guesses.
       guards: vectors remembered at an end beyond those asked for: rivals, that may overtake.
-      smallest: how many of the smallest eigenvalues; they are followed as the largest of −A, by themselves.
+      smallest: how many of the smallest eigenvalues; they are followed as the largest of −A, with a memory of their own. With k
+        their tolerance is relative to the largest eigenvalue too, if that is larger.
       policy: the other numbers.
     Returns: a `Tracker`. Its `update` takes the number of the step, [] int, whose parity tells the side of the valley; without,
       looks take turns, a step apart. It gives `Tracked`, [k + smallest] values in descending order.
 
-    Cost: one product a look at least; 1.2 to 4 on average at the edge of stability, 25 to 45 in a first look or where the
-    operator jumps. Memory, for each end: 3 b + `num_steps` vectors. Vmapped, all that are alive wait for the slowest.
+    Cost: one product a look and end at least; 1.2 to 4 on average at the edge of stability, 3 to 21 in rougher trainings, 25 to
+    45 in a first look or where the operator jumps. Memory, for each end: 3 b + `num_steps` vectors. Vmapped, all that are alive
+    wait for the slowest.
     """
     count("tracker", k=k, smallest=smallest, at_least=0)
     count("tracker", guards=guards)
@@ -101,7 +104,8 @@ def tracker(
     if num_steps is not None:
         count("tracker", num_steps=num_steps)
         if wanted > num_steps:
-            raise ValueError(f"tracker: {wanted} eigenpairs need at least as many products: num_steps={num_steps} is less")
+            asked = _asked(k, smallest)
+            raise ValueError(f"tracker: {asked} eigenpairs need at least as many products: num_steps={num_steps} is less")
     if tol is None:
         return _afresh(k, smallest, 2 * wanted + 10 if num_steps is None else num_steps)
     number("tracker", tol=tol, more_than=0)
@@ -115,7 +119,7 @@ def tracker(
 
     def init(params: Params) -> Memory | Ends | Params:
         tree.check(params)
-        if _fits(wanted, params) <= few:
+        if _fits(k, smallest, params) <= few:
             return tree.scattered_like(0, params)  # so few that Lanczos finds all there is
         memories = [empty(params, end.b, policy) for end in ends]
         return memories[0] if len(ends) == 1 else Ends(*memories)
@@ -156,16 +160,20 @@ def _joined(top: Tracked, bottom: Tracked) -> Tracked:
     return both._replace(converged=top.converged & bottom.converged, products=top.products + bottom.products)
 
 
-def _fits(wanted: int, params: Params) -> int:
+def _asked(k: int, smallest: int) -> str:
+    return f"k={k} and smallest={smallest}" if smallest else f"k={k}"
+
+
+def _fits(k: int, smallest: int, params: Params) -> int:
     p = tree.size(params)
-    if wanted > p:
-        raise ValueError(f"tracker: {wanted} eigenpairs are more than the p={p} parameters have")
+    if k + smallest > p:
+        raise ValueError(f"tracker: {_asked(k, smallest)} eigenpairs are more than the p={p} parameters have")
     return p
 
 
 def _afresh(k: int, smallest: int, num_steps: int) -> Tracker:
     def init(params: Params) -> Params:
-        _fits(k + smallest, params)
+        _fits(k, smallest, params)
         return tree.scattered_like(0, params)
 
     def update(matvec: MatVec, start: Params, alive=True, step=None) -> tuple[Params, Tracked]:
@@ -226,13 +234,14 @@ def _ended(
     matvec: MatVec, memory: Memory, plan: Plan, look: Look, first: First, before: Side, alive: Array, cold: Array,
     start: Array, side: Array,
 ):  # fmt: skip
-    """The vectors as they are stored when the look ends, but for y₁; and the rest of what it leaves behind. Most looks end with
-    their first product, and leave y₁ alone to be written: weights Z + share A v₁."""
+    """The stored vectors when the look ends, and the rest of what it leaves behind. After a single product the caller is to
+    write y₁, weights Z + share A v₁."""
     policy, made, b, real = plan.policy, memory.made, plan.b, before.values.dtype
     unfold, y1 = unfolded(memory.frame[start]), look.found.rotation[0]
     share = y1[b] / jnp.where(first.length > 0, first.length, 1)
     frame, lost = refolded(memory.frame[start], look.found.rotation[:b])
     scout, guard = (~cold & _every(n, made) for n in (policy.scout_every, policy.guard_every))
+    scout &= plan.rows > b + 2  # or it would find the space full
     look = look._replace(guarding=guard)
     after, told = outcome(look, before, plan)
     due = unfinished(look, plan) | cold | scout | (start != side) | ~(lost <= policy.most_lost)
@@ -268,7 +277,7 @@ def _first_written(
 
 
 def _told(told: Told, vectors: Params, plan: Plan, eps: float | Array) -> Tracked:
-    """With what products may round, and the margin; the value at what is reckoned with."""
+    """Adds rounding and the margin. The value is the Ritz value of the estimate, clipped to the bracket."""
     policy, noise = plan.policy, rounding(told.values.dtype, eps, plan.rows) * told.size
     low, high = jnp.minimum(told.low, told.high), jnp.maximum(told.low, told.high)  # rounding may exchange them
     value = jnp.where(told.finite, jnp.clip(told.values, low, high), jnp.nan)
