@@ -36,7 +36,7 @@ class Tracker(NamedTuple):
     """Eigenpairs that are followed."""
 
     init: Callable  # θ ↦ m₀
-    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Tracked); not alive: one product, and m' = m
+    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Tracked); not alive: one product an end, and m' = m
 
 
 class Tracked(NamedTuple):
@@ -73,8 +73,8 @@ def tracker(
         L ⪯ G ⪯ H   and so   λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) :
 
     exact on what this look has multiplied, as remembered on the rest, give or take how far the operator may have moved. While
-    a bracket is too wide it multiplies the Ritz vector that the upper end owes most to. `tracking.md`, beside the code, has
-    the rest.
+    a bracket is too wide it multiplies the Ritz vector that contributes most to the upper one. `tracking.md`, beside the code,
+    has the rest.
 
     Args:
       k: how many of the largest; 0 with `smallest`.
@@ -197,7 +197,6 @@ def _followed(
     first = first._replace(size=jnp.maximum(first.size, least))
     change = jnp.abs(first.column[0] - before.values[0])
     drift = drifted(change, memory.drift, step - memory.step, first.size, policy)
-    drift = jnp.where(made == 0, policy.first_drift * first.size, drift)
     before = aged(before, drift)
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
@@ -210,7 +209,8 @@ def _followed(
     met = told.cold | told.rival & _every(policy.scout_every, made)  # then the other side is to start from here
     last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
-    drift = jnp.minimum(jnp.maximum(drift, policy.gain * told.moved), told.size)
+    moved = jnp.where(made == 0, policy.first_drift * told.size, policy.gain * told.moved)
+    drift = jnp.minimum(jnp.maximum(drift, moved), told.size)
     reach = jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size))
     sides = tree.with_row((memory.frame, memory.sides), side, (frame, after))
     remembered = *sides, drift, reach, mean, made + 1, last.at[side].set(made), step
