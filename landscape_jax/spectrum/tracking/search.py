@@ -143,8 +143,8 @@ def unfinished(look: Look, plan: Plan) -> Array:
 
 def direction(look: Look, plan: Plan) -> Array:
     """What is multiplied next, [rows], of length 1: in a Krylov space its last vector. Otherwise what was not yet multiplied of
-    the Ritz vector that contributes most to the upper bound: yᵢ with the largest ⟨yᵢ, z⟩² yᵢᵀ (H − L) yᵢ, z the eigenvector of H
-    of which least is known. A whole Ritz vector: a mixture would leave each of its parts partly unknown."""
+    the Ritz vector that contributes most to the upper bound: yᵢ with the largest ⟨yᵢ, z⟩² yᵢᵀ (H − L) yᵢ, z the eigenvector of
+    H of which least is known. A whole Ritz vector: a mixture would leave each of its parts partly unknown."""
     each, ritz = jnp.eye(plan.rows, dtype=look.small.mid.dtype), look.found.rotation[: plan.b]
     low, _, high = bounds(look.small, look.off)
     doubts = jnp.sum(_full(ritz, high - low) * ritz, axis=1)
