@@ -11,7 +11,7 @@ class Policy(NamedTuple):
     decay: float = 0.9  # of the drift, a step; measured: changes at the edge of stability come in bursts
     least_decay: float = 0.5  # of the drift, a look: one small change says little, however many steps lie between
     least_drift: float = 2e-3  # a look, of the size of the operator: nothing stands still
-    first_drift: float = 0.1  # the same after the first look; it then fades like any other
+    first_drift: float = 0.1  # the same between the first two looks, when no change was measured
     most_rise: float = 0.1  # a look, of the size: more is no trend
     jump: float = 0.35  # of the size: with more drift the operator is another one, and the look a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured

@@ -209,8 +209,9 @@ def _followed(
     met = told.cold | told.rival & _every(policy.scout_every, made)  # then the other side is to start from here
     last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
-    moved = jnp.where(made == 0, policy.first_drift * told.size, policy.gain * told.moved)
-    drift = jnp.minimum(jnp.maximum(drift, moved), told.size)
+    drift = jnp.where(made == 1, policy.gain * change, drift)  # the first guess has served once a change is measured
+    drift = jnp.where(made == 0, policy.first_drift * told.size, jnp.maximum(drift, policy.gain * told.moved))
+    drift = jnp.minimum(drift, told.size)
     reach = jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size))
     sides = tree.with_row((memory.frame, memory.sides), side, (frame, after))
     remembered = *sides, drift, reach, mean, made + 1, last.at[side].set(made), step
