@@ -201,16 +201,17 @@ def _driving(rebuild: Callable) -> _Compiled:
 def _warn_unconverged(record: Mapping) -> None:
     """Say how many looks of each observable that records `converged` were not, of those that have a value."""
     for name, told in record.items():
-        if isinstance(told, Mapping) and "converged" in told:
-            made = np.isfinite(next(np.asarray(told[x]) for x in ("value", "eigenvalues") if x in told))
-            made = made if made.ndim == np.ndim(told["converged"]) else made.all(-1)
-            count = int(np.sum(made & ~np.asarray(told["converged"])))
-            if count:
-                warnings.warn(
-                    f"drive: {count} of {int(made.sum())} looks of {name!r} did not converge: their brackets are wider "
-                    "than tol; leave them out, or track with more guards or a larger num_steps",
-                    stacklevel=3,
-                )
+        values = told.get("value", told.get("eigenvalues")) if isinstance(told, Mapping) else None
+        if values is None or "converged" not in told:
+            continue
+        made, sure = np.isfinite(values), np.asarray(told["converged"])
+        made = made.all(-1) if made.ndim == sure.ndim + 1 else made
+        if made.shape == sure.shape and (unsure := int(np.sum(made & ~sure.astype(bool)))):
+            warnings.warn(
+                f"drive: {unsure} of {int(made.sum())} looks of {name!r} did not converge: their brackets are wider than tol; "
+                "leave them out, or track with more guards or a larger num_steps",
+                stacklevel=3,
+            )
 
 
 def _last_row(record: Record, ndim: int, done: int, num_steps: int) -> Record:
@@ -334,7 +335,8 @@ def _lines(num_steps: int, done: int) -> Callable:
 
 def _summary(record: Record, status: np.ndarray, speed: float | None) -> str:
     values = {name: record[name] for name in ("loss", "sharpness") if name in record}
-    told = [f"{name} {_last(x['value'] if isinstance(x, Mapping) else x):.4g}" for name, x in values.items()]
+    values = {name: x.get("value") if isinstance(x, Mapping) else x for name, x in values.items()}
+    told = [f"{name} {_last(x):.4g}" for name, x in values.items() if x is not None]
     told += [f"{speed:.0f} steps/s"] if speed else []
     diverged = int(np.sum(status == Status.DIVERGED))
     told += [f"{status.size - diverged} of {status.size} runs alive"] if status.size > 1 or diverged else []

@@ -1,5 +1,5 @@
-"""The numbers of a tracker that are neither asked for nor derived. Those called measured are the best of sweeps over eight to
-41 trainings of digits at the edge of stability (`tracking.md`)."""
+"""The numbers of a tracker that are neither asked for nor derived. Those called measured were chosen in sweeps over eight to 41
+trainings of digits at the edge of stability (`tracking.md`)."""
 
 from typing import NamedTuple
 

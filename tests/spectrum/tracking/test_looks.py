@@ -130,3 +130,13 @@ def test_drive_says_how_many_looks_did_not_converge():
     run = lj.start(jax.random.key(0), jnp.ones(3), descent, {"sharpness": told})
     with pytest.warns(UserWarning, match="2 of 6 looks of 'sharpness' did not converge"):
         lj.drive(run, descent, {"sharpness": told}, num_steps=6, progress=False)
+
+
+@pytest.mark.parametrize("own", [{"converged": True}, {"value": [1.0, 2.0], "converged": [[True]]}, {"other": 1.0}])
+def test_a_record_of_another_form_does_not_stop_a_drive_at_its_end(own):
+    data = lj.data.full_batch(jnp.ones((2, 1)))
+    descent = lj.dynamics.gradient(lambda params, batch: jnp.sum(params**2), optax.sgd(0.1), data)
+    watch = {"sharpness": lj.observe.stateless(lambda m: {name: jnp.array(x) for name, x in own.items()})}
+    run = lj.start(jax.random.key(0), jnp.ones(3), descent, watch)
+    _, record = lj.drive(run, descent, watch, num_steps=4, progress=True)
+    assert record["sharpness"].keys() == own.keys()
