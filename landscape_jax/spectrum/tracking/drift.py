@@ -34,10 +34,20 @@ def trend(share: Array, change: Array, age: Array, before: Array, size: Array, p
     return share * jnp.clip(change / jnp.maximum(age, 1), -most, most) + (1 - share) * before
 
 
-def aged(side: Side, drift: Array) -> Side:
+def repeated(values: Array, nearer: Array) -> Array:
+    """The largest of b values, descending, whose successor is nearer than `nearer`; −∞ if there is none. [].
+
+    A Krylov space of one vector holds one copy of a multiple eigenvalue. A second comes by rounding, and others may be missing.
+    """
+    equal = values[:-1] - values[1:] <= nearer
+    return jnp.max(jnp.where(equal, values[:-1], -jnp.inf), initial=-jnp.inf)
+
+
+def aged(side: Side, drift: Array, nearer: Array) -> Side:
     """What is still known a look later: the bounds widen by the drift, and by a vector's own trend; the ceiling comes down no
-    faster than A can move."""
+    faster than A can move, and stays above eigenvalues that are repeated."""
     moved = drift * jnp.eye(len(side.values), dtype=side.values.dtype)
     above = side.above + moved + jnp.diag(jnp.maximum(side.rises, 0))
     below = side.below + moved + jnp.diag(jnp.maximum(-side.rises, 0))
-    return side._replace(below=below, above=above, ages=side.ages + 1, ceiling=side.ceiling - drift)
+    ceiling = jnp.maximum(side.ceiling - drift, repeated(side.values, nearer) + drift)
+    return side._replace(below=below, above=above, ages=side.ages + 1, ceiling=ceiling)

@@ -16,6 +16,7 @@ class Policy(NamedTuple):
     jump: float = 0.35  # of the size: with more drift the operator is another one, and the look a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
     least_width: float = 0.5  # of the tolerance, added to it too, except after a cold look; measured
+    equal: float = 0.25  # of the tolerance: values that are nearer may be copies of one, of which others were missed; measured
     recent: int = 2  # looks: a memory older than this is not used
     better: float = 3.0  # use the other side's memory if its doubt is this many times smaller
     most_lost: float = 1e-4  # the largest share, ‖·‖², of a Ritz vector that writing v₁ alone may lose; else all are written

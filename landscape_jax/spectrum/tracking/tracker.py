@@ -197,11 +197,13 @@ def _followed(
     first = first._replace(size=jnp.maximum(first.size, least))
     change = jnp.abs(first.column[0] - before.values[0])
     drift = drifted(change, memory.drift, step - memory.step, first.size, policy)
-    before = aged(before, drift)
+    before = aged(before, drift, policy.equal * plan.tol * first.size)
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
     moved = jnp.maximum(drift, first.size - memory.reach)  # or an operator is larger than it ever was
-    cold = (made == 0) | (moved > policy.jump * jnp.maximum(first.size, memory.reach))
+    unit = rounding(first.column.dtype, tree.eps(memory.vectors), plan.rows)
+    noise = unit * memory.reach  # of what is remembered
+    cold = (made == 0) | (moved > policy.jump * jnp.maximum(first.size, memory.reach)) | (noise > policy.jump * first.size)
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
     frame, after, told, weights, share = kept
 
@@ -212,6 +214,7 @@ def _followed(
     drift = jnp.where(made == 1, policy.gain * change, drift)  # the first guess has served once a change is measured
     drift = jnp.where(made == 0, policy.first_drift * told.size, jnp.maximum(drift, policy.gain * told.moved))
     drift = jnp.minimum(drift, told.size)
+    noise = jnp.where(told.cold, unit * told.size, jnp.maximum(noise, unit * told.size))
     reach = jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size))
     sides = tree.with_row((memory.frame, memory.sides), side, (frame, after))
     remembered = *sides, drift, reach, mean, made + 1, last.at[side].set(made), step
@@ -219,7 +222,7 @@ def _followed(
     vectors = jax.tree.map(lambda x: x[None], y1)
     if plan.k > 1:
         vectors = tree.combine(unfolded(memory.frame[side])[: plan.k], _half(stored, side, plan.b))
-    return memory, _told(told, vectors.plain(), plan, tree.eps(stored))
+    return memory, _told(told, vectors.plain(), plan, noise)
 
 
 def _every(n: int, made: Array) -> Array:
@@ -277,9 +280,9 @@ def _first_written(
     return tree.with_row(stored, side * b, y1), y1
 
 
-def _told(told: Told, vectors: Params, plan: Plan, eps: float | Array) -> Tracked:
+def _told(told: Told, vectors: Params, plan: Plan, noise: Array) -> Tracked:
     """Adds rounding and the margin. The value is the Ritz value of the estimate, clipped to the bracket."""
-    policy, noise = plan.policy, rounding(told.values.dtype, eps, plan.rows) * told.size
+    policy = plan.policy
     low, high = jnp.minimum(told.low, told.high), jnp.maximum(told.low, told.high)  # rounding may exchange them
     value = jnp.where(told.finite, jnp.clip(told.values, low, high), jnp.nan)
     margin = policy.margin * (high - low) + jnp.where(told.cold, 0, policy.least_width * plan.tol * told.size)

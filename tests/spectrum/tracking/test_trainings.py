@@ -1,6 +1,7 @@
-"""Short trainings of many kinds, each sampled look against dense eigenvalues.
+"""Short trainings of many kinds, each sampled look against dense eigenvalues in float64.
 
-Known to fail for some kinds, as `tracking.md` says: where a network has died, or a run is on its way to infinity.
+Where the dense Hessian in float32 is itself off by half of the tolerance, a look is not judged: near overflow, at losses of 1e10,
+products are rounding.
 """
 
 import functools
@@ -67,28 +68,40 @@ def looked(network, criterion, optimizer, sampled, every):
     seed = 1000 + KINDS.index((network, criterion, optimizer, sampled, every))
     record = jax.device_get(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), LANES), rates))
 
-    @jax.jit
-    def ends(theta):
-        values = jnp.linalg.eigvalsh(jax.hessian(lambda theta: loss(unravel(theta), train))(theta))
+    theta = record["theta"][:, SAMPLE - 1 :: SAMPLE]
+    true, size = extremes(loss, unravel, train, theta, jnp.float64)
+    noise = np.abs(extremes(loss, unravel, train, theta, jnp.float32)[0] - true)
+    told = {name: np.asarray(x)[:, SAMPLE - 1 :: SAMPLE] for name, x in record["sharpness"].items()}
+    return told, true, size, noise
+
+
+def extremes(loss, unravel, train, theta, dtype):
+    """The largest eigenvalue and the largest |eigenvalue| of the dense Hessian at each θ, both [lanes, looks]."""
+    cast = lambda t: jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, t)  # noqa: E731
+
+    def ends(theta, train):
+        values = jnp.linalg.eigvalsh(jax.hessian(lambda theta: loss(cast(unravel(theta)), train))(theta))
         return values[-1], jnp.max(jnp.abs(values))
 
-    theta = record["theta"][:, SAMPLE - 1 :: SAMPLE]
-    true = np.array([[ends(x) if np.isfinite(x).all() else (np.nan, np.nan) for x in lane] for lane in theta])
-    told = {name: np.asarray(x)[:, SAMPLE - 1 :: SAMPLE] for name, x in record["sharpness"].items()}
-    return told, true[..., 0], true[..., 1]
+    with jax.enable_x64(True):
+        ends, train = jax.jit(ends), cast(train)
+        nothing = np.nan, np.nan
+        found = [[ends(jnp.asarray(x, dtype), train) if np.isfinite(x).all() else nothing for x in lane] for lane in theta]
+        return np.moveaxis(np.array(found, np.float64), -1, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "criterion", "optimizer", "sampled", "every"), KINDS)
 def test_no_value_is_outside_of_its_bracket(network, criterion, optimizer, sampled, every):
-    told, true, size = looked(network, criterion, optimizer, sampled, every)
-    seen = np.isfinite(true) & np.isfinite(told["value"])
+    told, true, size, noise = looked(network, criterion, optimizer, sampled, every)
+    seen = np.isfinite(true) & np.isfinite(told["value"]) & (noise < 1e-3 * size)
     wrong = np.abs(told["value"] - true) / size
     rounding = 1e-4 * size
     outside = seen & ((true < told["low"] - rounding) | (true > told["high"] + rounding))
     sure = seen & told["converged"] & (wrong > 2e-3)
     print(
-        f"looks {seen.sum()}, died {(~seen).any(1).sum()}, worst {wrong[seen].max():.1e}, outside {outside.sum()}, "
+        f"looks {seen.sum()}, died {(~seen).any(1).sum()}, noise {(noise >= 1e-3 * size).sum()}, "
+        f"worst {wrong[seen].max():.1e}, outside {outside.sum()}, "
         f"sure {sure.sum()}, unsure {(seen & ~told['converged']).sum()}, products {told['products'][seen].mean():.2f}"
     )
     assert seen.sum() > 40
