@@ -105,11 +105,12 @@ def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
 
 
 def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
-    """Off the b leading vectors no eigenvalue is above the smallest of theirs, nor above `ceiling` if that is higher. All are
-    within ± `reach`; `mean` is what is reckoned with."""
+    """Off the b leading vectors no eigenvalue is above the smallest of theirs, or above `ceiling` or their mean if those are
+    higher: of a rank below b Ritz values that are not leading were remembered. All are within ± `reach`; `mean` is what is
+    reckoned with."""
     smallest = jnp.min(jnp.diagonal(small.mid + small.above)[:b])
-    high = jnp.clip(jnp.maximum(smallest, ceiling), -reach, reach)
-    return Outside(-reach, jnp.clip(mean, -reach, high), high)
+    high = jnp.clip(jnp.maximum(jnp.maximum(smallest, ceiling), mean), -reach, reach)
+    return Outside(-reach, jnp.clip(mean, -reach, reach), high)
 
 
 def compressed(small: Small, off: Outside, weights: Array) -> Small:

@@ -274,6 +274,7 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
     rival = jnp.any(old[: b - 1] < 0.5)
     sure = finite & ~too_wide(look, plan)
-    size = jnp.maximum(look.size, jnp.max(jnp.abs(values)))  # no coefficient of a Krylov space need be as large
+    largest = jnp.where(cold, jnp.max(jnp.abs(values)), 0)  # no coefficient of a Krylov space need be as large
+    size = jnp.maximum(look.size, largest)
     told = Told(values[:k], found.low, found.high, size, sure, look.products, finite, rival, cold, moved)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

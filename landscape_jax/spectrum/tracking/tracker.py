@@ -198,12 +198,13 @@ def _followed(
     change = jnp.abs(first.column[0] - before.values[0])
     drift = drifted(change, memory.drift, step - memory.step, first.size, policy)
     before = aged(before, drift, policy.equal * plan.tol * first.size)
+    drift = jnp.where(made == 1, policy.gain * change, drift)  # the first guess has served once a change is measured
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
-    moved = jnp.maximum(drift, first.size - memory.reach)  # or an operator is larger than it ever was
     unit = rounding(first.column.dtype, tree.eps(memory.vectors), plan.rows)
     noise = unit * memory.reach  # of what is remembered
-    cold = (made == 0) | (moved > policy.jump * jnp.maximum(first.size, memory.reach)) | (noise > policy.jump * first.size)
+    grown = first.size - memory.reach  # beyond all that was seen
+    cold = (made == 0) | (jnp.maximum(jnp.maximum(drift, grown), noise) > policy.jump * first.size)
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
     frame, after, told, weights, share = kept
 
@@ -211,7 +212,6 @@ def _followed(
     met = told.cold | told.rival & _every(policy.scout_every, made)  # then the other side is to start from here
     last = jnp.where(met, -policy.recent - 1, memory.last)
     stored, y1 = _first_written(stored, first, weights, share, side, fine)
-    drift = jnp.where(made == 1, policy.gain * change, drift)  # the first guess has served once a change is measured
     drift = jnp.where(made == 0, policy.first_drift * told.size, jnp.maximum(drift, policy.gain * told.moved))
     drift = jnp.minimum(drift, told.size)
     noise = jnp.where(told.cold, unit * told.size, jnp.maximum(noise, unit * told.size))

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from landscape_jax.spectrum.tracking.drift import aged, drifted, trend
+from landscape_jax.spectrum.tracking.drift import aged, drifted, repeated, trend
 from landscape_jax.spectrum.tracking.memory import Side
 from landscape_jax.spectrum.tracking.policy import POLICY
 
@@ -27,8 +27,22 @@ def test_a_trend_is_what_was_measured_of_it():
 def test_bounds_widen_with_drift_and_trend():
     nothing = jnp.zeros((2, 2))
     side = Side(jnp.array([3.0, 1.0]), nothing, nothing, jnp.array([0.2, -0.3]), jnp.zeros(2), jnp.float32(1))
-    side = aged(side, jnp.float32(0.1))
+    side = aged(side, jnp.float32(0.1), jnp.float32(1e-3))
     np.testing.assert_allclose(jnp.diagonal(side.above), [0.3, 0.1], rtol=1e-6)
     np.testing.assert_allclose(jnp.diagonal(side.below), [0.1, 0.4], rtol=1e-6)
     np.testing.assert_allclose(side.ceiling, 0.9, rtol=1e-6)
     assert side.ages.tolist() == [1, 1]
+
+
+def test_the_largest_value_that_comes_twice():
+    values = jnp.array([9.0, 8.0, 7.9995, 1.0, 1.0])
+    assert repeated(values, jnp.float32(1e-3)) == 8
+    assert repeated(values, jnp.float32(1e-4)) == 1
+    assert repeated(values[:3], jnp.float32(1e-4)) == -jnp.inf
+    assert repeated(values[:1], jnp.float32(1)) == -jnp.inf
+
+
+def test_the_ceiling_stays_above_a_value_that_comes_twice():
+    nothing = jnp.zeros((3, 3))
+    side = Side(jnp.array([9.0, 8.0, 8.0]), nothing, nothing, jnp.zeros(3), jnp.zeros(3), jnp.float32(1))
+    np.testing.assert_allclose(aged(side, jnp.float32(0.1), jnp.float32(1e-3)).ceiling, 8.1, rtol=1e-6)

@@ -105,6 +105,17 @@ def test_a_jump_of_the_operator(shift):
     assert told.converged.all()
 
 
+def test_an_operator_that_falls_by_many_orders():
+    """What is remembered of 1e12 is rounding beside 5: for a while it was told with `converged`."""
+    huge = np.r_[NETWORK[:-1], -1e12]
+    spectra = np.concatenate([still(huge), still(NETWORK)])
+    told, wrong, holds = looks(spectra)
+    assert wrong[told.converged].max() < 2e-3
+    assert holds.all()
+    assert told.converged[45:].all()
+    assert told.products[50:].max() < 40
+
+
 @pytest.mark.parametrize("at", [0, 20])
 def test_a_look_that_is_not_finite_is_told_and_forgotten(at):
     """The next one starts from what was remembered before."""

@@ -1,7 +1,7 @@
 """Short trainings of many kinds, each sampled look against dense eigenvalues in float64.
 
-Where the dense Hessian in float32 is itself off by half of the tolerance, a look is not judged: near overflow, at losses of 1e10,
-products are rounding.
+Where the dense Hessian in float32 is itself off by half of the tolerance, a look is not judged: near overflow, at losses of
+1e10, products are rounding.
 """
 
 import functools
