@@ -63,7 +63,7 @@ class Look(NamedTuple):
     rounds: Array  # [] int32: how often the space was filled
     number: Array  # [] int32: of the first scattered direction; another for each look
     cold: Array  # [] bool: Q is a Krylov space. All in it was multiplied, save for the last
-    scout: Array  # [] int32: the row that a scout multiplies next; −1 without one
+    scout: Array  # [] int32: the row that a scout multiplies next; `rows` while it has none, −1 without a scout
     guarding: Array  # [] bool: the guard in most doubt is next
 
 
@@ -162,16 +162,18 @@ def scouts(look: Look, plan: Plan) -> Array:
 
 
 def multiplied(matvec: MatVec, plan: Plan, look: Look) -> Look:
-    """One product more."""
-    small, i = look.small, look.small.count
+    """One product more. A scout begins with a row that nobody has seen, in place of what its product leaves over: that one is
+    given up, in place of a second program for such rows."""
+    small, i, scouting = look.small, look.small.count, scouts(look, plan)
+    seeding = scouting & (look.scout == plan.rows)
     a = direction(look, plan)
     y = tree.combine(a, look.basis)
     rest, column, length = beyond(look.basis, y, a, matvec(y))
     vanished = length <= 10 * jnp.finfo(column.dtype).eps * tree.norm(column)
-    basis, column = settled(look.basis, i, rest, column, length, vanished, look.number + i)
-    small = learned(small, a, column)
+    basis, column = settled(look.basis, i, rest, column, length, vanished | seeding, look.number + i)
+    small = tree.where(seeding, small, learned(small, a, column))
     small = small._replace(open=small.open.at[i, i].set(1), count=i + 1)
-    scout = jnp.where(i + 1 < plan.rows, jnp.where(scouts(look, plan), i, look.scout), -1)
+    scout = jnp.where(i + 1 < plan.rows, jnp.where(scouting, i, look.scout), -1)
     look = look._replace(
         basis=basis, small=small, size=jnp.maximum(look.size, jnp.max(jnp.abs(column))), products=look.products + 1,
         scout=scout, guarding=jnp.array(False),
@@ -202,24 +204,21 @@ def beyond(basis: Params, along: Params, a: Array, w: Params) -> tuple[Params, A
 
 
 def opened(look: Look, first: First, old: Params, unfolded: Array, cold: Array, scout: Array, plan: Plan) -> Look:
-    """The look with a basis, V and the remainder, and room for more products. For a scout one row is a direction nobody has
-    seen. A cold look counts as full: a Krylov space takes its place."""
-    b, rows, count = plan.b, plan.rows, look.small.count
+    """The look with a basis, V and the remainder, and room for more products. A cold look counts as full: a Krylov space takes
+    its place."""
+    b, rows = plan.b, plan.rows
     kept = tree.combine(unfolded, old)
     along = jnp.eye(1, b, dtype=unfolded.dtype)[0]
     rest, _, length = beyond(kept, first.vector, along, first.image)
     rest = tree.scale(jnp.where(first.length == 0, 0, 1 / length), rest)
     head = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), kept, rest)
     basis = jax.tree.map(lambda x: jnp.pad(x, [(0, rows - b - 1)] + [(0, 0)] * (x.ndim - 1)), head)
-    none = tree.zeros_like(rest), jnp.zeros(rows, unfolded.dtype), jnp.ones((), unfolded.dtype)
-    basis, _ = settled(basis, count, *none, scout, look.number + count)
     wide = lambda x: jnp.pad(x, [(0, rows - b - 1)] * x.ndim)  # noqa: E731
     mid, below, above, remainders, known = (wide(x) for x in look.small[:5])
-    remainders = jnp.where(scout, remainders.at[count, count].set(1), remainders)
-    small = Small(mid, below, above, remainders, known, jnp.where(cold, rows, count + scout.astype(jnp.int32)))
+    small = Small(mid, below, above, remainders, known, jnp.where(cold, rows, look.small.count))
     found = look.found
     found = found._replace(values=wide(found.values), rotation=wide(found.rotation), rising=wide(found.rising))
-    return look._replace(basis=basis, small=small, found=found, scout=jnp.where(scout, count, -1))
+    return look._replace(basis=basis, small=small, found=found, scout=jnp.where(scout, rows, -1))
 
 
 def restarted(look: Look, plan: Plan) -> Look:
