@@ -44,7 +44,7 @@ class Brackets(NamedTuple):
     rotation: Array  # [r, r]: rows y, in the order of the values
     low: Array  # [k]
     high: Array  # [k]
-    rising: Array  # [r]: of the upper bound's k leading eigenvectors the one of which least is known
+    doubtful: Array  # [r]: of the upper bound's k leading eigenvectors the one of which least is known
 
 
 def agreeing(matrix: Array, a: Array, column: Array) -> Array:
@@ -82,10 +82,10 @@ def bounds(small: Small, off: Outside) -> tuple[Array, Array, Array]:
 
 
 def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
-    """Brackets of the k largest eigenvalues of G's first `count` rows. With L ⪯ G ⪯ H, and rows Y the k leading eigenvectors of
-    what is reckoned with,
+    """Brackets of the k largest eigenvalues of G's first `count` rows. With G₋ ⪯ G ⪯ G₊, and rows Y the k leading eigenvectors
+    of what is reckoned with,
 
-        λᵢ(Y L Yᵀ) ≤ λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H)   (Cauchy; Weyl).
+        λᵢ(Y G₋ Yᵀ) ≤ λᵢ(G₋) ≤ λᵢ(G) ≤ λᵢ(G₊)   (Cauchy; Weyl).
     """
     rows = len(small.mid)
     reached = jnp.arange(rows, dtype=jnp.int32) < count
@@ -100,14 +100,13 @@ def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
     lower, _, upper = matrices
     within = _full(_full(rotation[:k], lower), rotation[:k].T)  # [k, k]
     low, high = within[0] if k == 1 else eigh(within)[0][::-1], values[1, :k]
-    doubts = jnp.sum(_full(vectors[1, :k], upper - lower) * vectors[1, :k], axis=1)  # [k]: zᵀ (H − L) z
+    doubts = jnp.sum(_full(vectors[1, :k], upper - lower) * vectors[1, :k], axis=1)  # [k]: zᵀ (G₊ − G₋) z
     return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(doubts)])
 
 
 def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
-    """Off the b leading vectors no eigenvalue is above the smallest of theirs, or above `ceiling` or their mean if those are
-    higher: of a rank below b Ritz values that are not leading were remembered. All are within ± `reach`; `mean` is what is
-    reckoned with."""
+    """Off V no eigenvalue exceeds max(smallest upper bound in V, `ceiling`, `mean`), nor is any outside of ± `reach`. The mean
+    matters where A has a rank below b: then V holds vectors that are not leading. It is also what is reckoned with."""
     smallest = jnp.min(jnp.diagonal(small.mid + small.above)[:b])
     high = jnp.clip(jnp.maximum(jnp.maximum(smallest, ceiling), mean), -reach, reach)
     return Outside(-reach, jnp.clip(mean, -reach, reach), high)
@@ -119,9 +118,9 @@ def compressed(small: Small, off: Outside, weights: Array) -> Small:
 
     With C the part of the upper bound between S and the space that is dropped, on which it is at most `off.high`,
 
-        [S H Sᵀ, C; Cᵀ, high]  ⪯  [S H Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 .
+        [S G₊ Sᵀ, C; Cᵀ, high]  ⪯  [S G₊ Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 .
 
-    τ = (S H Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller one it is an estimate, for the
+    τ = (S G₊ Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller one it is an estimate, for the
     dropped space is remembered as at most `high`, not high + τ.
     """
     over = _full(weights, jnp.stack(bounds(small, off)))  # [3, r, r]

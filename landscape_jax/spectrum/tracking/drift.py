@@ -46,8 +46,8 @@ def repeated(values: Array, nearer: Array) -> Array:
 def aged(side: Side, drift: Array, nearer: Array) -> Side:
     """What is still known a look later: the bounds widen by the drift, and by a vector's own trend; the ceiling comes down no
     faster than A can move, and stays above eigenvalues that are repeated."""
-    moved = drift * jnp.eye(len(side.values), dtype=side.values.dtype)
-    above = side.above + moved + jnp.diag(jnp.maximum(side.rises, 0))
-    below = side.below + moved + jnp.diag(jnp.maximum(-side.rises, 0))
+    widening = drift * jnp.eye(len(side.values), dtype=side.values.dtype)
+    above = side.above + widening + jnp.diag(jnp.maximum(side.rises, 0))
+    below = side.below + widening + jnp.diag(jnp.maximum(-side.rises, 0))
     ceiling = jnp.maximum(side.ceiling - drift, repeated(side.values, nearer) + drift)
     return side._replace(below=below, above=above, ages=side.ages + 1, ceiling=ceiling)

@@ -27,7 +27,7 @@ class Side(NamedTuple):
     below: Array  # [b, b] ⪰ 0
     above: Array  # [b, b] ⪰ 0
     rises: Array  # [b]: by how much each value rises from look to look
-    ages: Array  # [b]: looks since each vector was multiplied, mixed as the vectors are
+    ages: Array  # [b]: looks of this side since each vector was multiplied, mixed as the vectors are
     ceiling: Array  # []
 
 
@@ -39,13 +39,13 @@ class Memory(NamedTuple):
     frame: Array  # [2, b, b]: V in the orthonormal frame of (v₁ − Σ ⟨v₁, qⱼ⟩ qⱼ) / ‖·‖ and q₂ … q_b
     sides: Side  # leaves [2, ...]
     drift: Array  # []: how far A may move from look to look
-    reach: Array  # []: the largest size seen, slowly forgotten; a cold look resets it
+    reach: Array  # []: the largest size seen; it loses 1 % a look, and a cold look sets it anew
     mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p, measured at the first look
     made: Array  # [] int32: how many looks
     last: Array  # [2] int32: which of them was the last on each side
     step: Array  # [] int32: of the last look
 
-    stays = True  # of a run that has diverged nothing is forgotten
+    stays = True  # read by the engine: of a run that has diverged this is kept as it is
 
 
 def empty(params: Params, b: int, policy: Policy) -> Memory:

@@ -7,12 +7,12 @@ from typing import NamedTuple
 class Policy(NamedTuple):
     """How far an operator is thought to move, when a memory is trusted, and what is looked at unasked."""
 
-    gain: float = 2.2  # drift over the largest change of a value that was measured; measured: 1.5 is too little
-    decay: float = 0.9  # of the drift, a step; measured: changes at the edge of stability come in bursts
-    least_decay: float = 0.5  # of the drift, a look: one small change says little, however many steps lie between
-    least_drift: float = 2e-3  # a look, of the size of the operator: nothing stands still
-    first_drift: float = 0.1  # the same between the first two looks, when no change was measured
-    most_rise: float = 0.1  # a look, of the size: more is no trend
+    gain: float = 2.2  # drift = gain · largest measured change of a value; measured: 1.5 is too little
+    decay: float = 0.9  # the drift is multiplied by this each step; measured: changes at the edge of stability come in bursts
+    least_decay: float = 0.5  # but by no less than this each look: one small change says little, however many steps lie between
+    least_drift: float = 2e-3  # the drift is at least this times the size: nothing stands still
+    first_drift: float = 0.1  # the drift after the first look, over the size: no change was measured yet
+    most_rise: float = 0.1  # a trend is at most this times the size, a look
     jump: float = 0.35  # of the size: with more drift the operator is another one, and the look a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
     least_width: float = 0.5  # of the tolerance, added to it too, except after a cold look; measured

@@ -79,7 +79,7 @@ class Told(NamedTuple):
     finite: Array  # [] bool
     rival: Array  # [] bool: whether one of the b − 1 best is mostly new
     cold: Array  # [] bool: whether it ended in a Krylov space
-    moved: Array  # []: by how much the value of a vector changed from look to look, at most
+    change: Array  # []: by how much the value of a vector changed from look to look, at most
 
 
 def first_product(matvec: MatVec, stored: Params, unfolded: Array, start: Array) -> First:
@@ -90,9 +90,9 @@ def first_product(matvec: MatVec, stored: Params, unfolded: Array, start: Array)
     vector = tree.row(stored, start * b)
     image = matvec(vector)
     rayleigh = tree.vdot(vector, image)
-    off = tree.axpy(-rayleigh, vector, image)
-    column = _full(unfolded, tree.row(tree.dots(stored, off).reshape(2, b), start))
-    length = tree.norm(off)
+    across = tree.axpy(-rayleigh, vector, image)
+    column = _full(unfolded, tree.row(tree.dots(stored, across).reshape(2, b), start))
+    length = tree.norm(across)
     part = column / jnp.where(length > 0, length, 1)
     rest = length * jnp.sqrt(jnp.maximum(1 - jnp.sum(part**2), 0))
     column = column.at[0].add(rayleigh)
@@ -143,16 +143,16 @@ def unfinished(look: Look, plan: Plan) -> Array:
 
 def direction(look: Look, plan: Plan) -> Array:
     """What is multiplied next, [rows], of length 1: in a Krylov space its last vector. Otherwise what was not yet multiplied of
-    the Ritz vector that contributes most to the upper bound: yᵢ with the largest ⟨yᵢ, z⟩² yᵢᵀ (H − L) yᵢ, z the eigenvector of
-    H of which least is known. A whole Ritz vector: a mixture would leave each of its parts partly unknown."""
+    the Ritz vector that contributes most to the upper bound: yᵢ with the largest ⟨yᵢ, z⟩² yᵢᵀ (G₊ − G₋) yᵢ, z the eigenvector
+    of G₊ of which least is known. A whole Ritz vector: a mixture would leave each of its parts partly unknown."""
     each, ritz = jnp.eye(plan.rows, dtype=look.small.mid.dtype), look.found.rotation[: plan.b]
     low, _, high = bounds(look.small, look.off)
     doubts = jnp.sum(_full(ritz, high - low) * ritz, axis=1)
-    blamed = jnp.argmax(_full(ritz, look.found.rising) ** 2 * doubts)
+    blamed = jnp.argmax(_full(ritz, look.found.doubtful) ** 2 * doubts)
     guard = plan.k + jnp.argmax(jnp.diagonal(look.small.above)[plan.k : plan.b])
     scouted = jnp.where(scouts(look, plan), each[look.scout], ritz[blamed])
     a = hidden(look.small, jnp.where(look.guarding, each[guard], scouted))
-    a = jnp.where(tree.norm(a) > 1e-3, a, hidden(look.small, look.found.rising))
+    a = jnp.where(tree.norm(a) > 1e-3, a, hidden(look.small, look.found.doubtful))
     return jnp.where(look.cold, each[look.small.count - 1], a / jnp.maximum(tree.norm(a), jnp.finfo(a.dtype).eps))
 
 
@@ -162,8 +162,7 @@ def scouts(look: Look, plan: Plan) -> Array:
 
 
 def multiplied(matvec: MatVec, plan: Plan, look: Look) -> Look:
-    """One product more. A scout begins with a row that nobody has seen, in place of what its product leaves over: that one is
-    given up, in place of a second program for such rows."""
+    """One product more. A scout's first one is of 0: it makes room for a random row, with no second program for such rows."""
     small, i, scouting = look.small, look.small.count, scouts(look, plan)
     seeding = scouting & (look.scout == plan.rows)
     a = direction(look, plan)
@@ -217,7 +216,7 @@ def opened(look: Look, first: First, old: Params, unfolded: Array, cold: Array, 
     mid, below, above, remainders, known = (wide(x) for x in look.small[:5])
     small = Small(mid, below, above, remainders, known, jnp.where(cold, rows, look.small.count))
     found = look.found
-    found = found._replace(values=wide(found.values), rotation=wide(found.rotation), rising=wide(found.rising))
+    found = found._replace(values=wide(found.values), rotation=wide(found.rotation), doubtful=wide(found.doubtful))
     return look._replace(basis=basis, small=small, found=found, scout=jnp.where(scout, rows, -1))
 
 
@@ -267,7 +266,7 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     rises = trend(share, values - was, ages, rose, look.size, plan.policy)
     rises = jnp.where(old < 0.5, plan.policy.most_rise * look.size, rises)  # a new one is to be measured again soon
     rises = jnp.where(cold, 0, rises)
-    moved = jnp.where(cold, 0, jnp.max(share * jnp.abs(values - was) / jnp.maximum(ages, 1)))
+    change = jnp.where(cold, 0, jnp.max(share * jnp.abs(values - was) / jnp.maximum(ages, 1)))
     ceiling = jnp.where(cold, values[b - 1], look.off.high)
     width = found.high - found.low
     finite = jnp.all(jnp.isfinite(width)) & jnp.all(jnp.isfinite(values)) & jnp.isfinite(look.size)
@@ -275,5 +274,5 @@ def outcome(look: Look, before: Side, plan: Plan) -> tuple[Side, Told]:
     sure = finite & ~too_wide(look, plan)
     largest = jnp.where(cold, jnp.max(jnp.abs(values)), 0)  # no coefficient of a Krylov space need be as large
     size = jnp.maximum(look.size, largest)
-    told = Told(values[:k], found.low, found.high, size, sure, look.products, finite, rival, cold, moved)
+    told = Told(values[:k], found.low, found.high, size, sure, look.products, finite, rival, cold, change)
     return Side(values, below, above, rises, jnp.where(cold, 0, left * ages), ceiling), told

@@ -58,7 +58,7 @@ class Ends(NamedTuple):
     largest: Memory
     smallest: Memory
 
-    stays = True
+    stays = True  # read by the engine
 
 
 def tracker(
@@ -70,7 +70,7 @@ def tracker(
     A *look* is one call of `update`, often with one product. It remembers b = k + `guards` Ritz vectors V and how well each is
     known. The next one multiplies v₁, and has bounds of the small matrix G on V and on what products leave over,
 
-        L ⪯ G ⪯ H   and so   λᵢ(L) ≤ λᵢ(G) ≤ λᵢ(H) :
+        G₋ ⪯ G ⪯ G₊   and so   λᵢ(G₋) ≤ λᵢ(G) ≤ λᵢ(G₊) :
 
     exact on what this look has multiplied, as remembered on the rest, give or take how far the operator may have moved. While
     a bracket is too wide it multiplies the Ritz vector that contributes most to the upper one. `tracking.md`, beside the code,
@@ -206,13 +206,13 @@ def _followed(
     grown = first.size - memory.reach  # beyond all that was seen
     cold = (made == 0) | (jnp.maximum(jnp.maximum(drift, grown), noise) > policy.jump * first.size)
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
-    frame, after, told, weights, share = kept
+    frame, after, told, weights, coefficient = kept
 
     fine = alive & told.finite
     met = told.cold | told.rival & _every(policy.scout_every, made)  # then the other side is to start from here
     last = jnp.where(met, -policy.recent - 1, memory.last)
-    stored, y1 = _first_written(stored, first, weights, share, side, fine)
-    drift = jnp.where(made == 0, policy.first_drift * told.size, jnp.maximum(drift, policy.gain * told.moved))
+    stored, y1 = _first_written(stored, first, weights, coefficient, side, fine)
+    drift = jnp.where(made == 0, policy.first_drift * told.size, jnp.maximum(drift, policy.gain * told.change))
     drift = jnp.minimum(drift, told.size)
     noise = jnp.where(told.cold, unit * told.size, jnp.maximum(noise, unit * told.size))
     reach = jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size))
@@ -239,10 +239,10 @@ def _ended(
     start: Array, side: Array,
 ):  # fmt: skip
     """The stored vectors when the look ends, and the rest of what it leaves behind. After a single product the caller is to
-    write y₁, weights Z + share A v₁."""
+    write y₁, weights Z + coefficient · A v₁."""
     policy, made, b, real = plan.policy, memory.made, plan.b, before.values.dtype
     unfold, y1 = unfolded(memory.frame[start]), look.found.rotation[0]
-    share = y1[b] / jnp.where(first.length > 0, first.length, 1)
+    coefficient = y1[b] / jnp.where(first.length > 0, first.length, 1)
     frame, lost = refolded(memory.frame[start], look.found.rotation[:b])
     scout, guard = (~cold & _every(n, made) for n in (policy.scout_every, policy.guard_every))
     scout &= plan.rows > b + 2  # or it would find the space full
@@ -262,21 +262,21 @@ def _ended(
         each = jnp.eye(b, dtype=real)
         return stored, (each, after, told, each[0], jnp.zeros((), real)), jnp.array(False)
 
-    kept = frame, after, told, _full(y1[:b] - share * first.column, unfold), share
+    kept = frame, after, told, _full(y1[:b] - coefficient * first.column, unfold), coefficient
     # an if in the form of a loop: vmapped, it is entered only where some lane needs it, where a cond would run for all
     carry = memory.vectors, kept, alive & told.finite & due
     return jax.lax.while_loop(lambda c: c[2], rewritten, carry)[:2]
 
 
 def _first_written(
-    stored: Params, first: First, weights: Array, share: Array, side: Array, fine: Array
+    stored: Params, first: First, weights: Array, coefficient: Array, side: Array, fine: Array
 ) -> tuple[Params, Params]:
     """Z with y₁ in v₁'s place, and y₁; v₁ as it was, where a look is not fine."""
     b = len(weights)
-    nothing = jnp.eye(b, dtype=weights.dtype)[0], jnp.zeros_like(share), tree.zeros_like(first.image)
-    weights, share, image = tree.where(fine, (weights, share, first.image), nothing)
+    nothing = jnp.eye(b, dtype=weights.dtype)[0], jnp.zeros_like(coefficient), tree.zeros_like(first.image)
+    weights, coefficient, image = tree.where(fine, (weights, coefficient, first.image), nothing)
     weights = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(2 * b, weights.dtype), weights, side * b, 0)
-    y1 = tree.axpy(share, image, tree.combine(weights, stored))
+    y1 = tree.axpy(coefficient, image, tree.combine(weights, stored))
     return tree.with_row(stored, side * b, y1), y1
 
 

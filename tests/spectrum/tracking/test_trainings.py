@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 import landscape_jax as lj
 
-EXAMPLES, LOOKS, SAMPLE, LANES = 100, 60, 4, 8
+EXAMPLES, LOOKS, LANES = 100, 60, 8
+SAMPLE = {"mlp": 4, "cnn": 12}  # looks: how often a dense Hessian is made
 NETWORKS = {
     "mlp": lj.models.mlp((8,), 10),
     "cnn": lj.models.cnn((4, 4), 10),
@@ -68,10 +69,11 @@ def looked(network, criterion, optimizer, sampled, every):
     seed = 1000 + KINDS.index((network, criterion, optimizer, sampled, every))
     record = jax.device_get(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), LANES), rates))
 
-    theta = record["theta"][:, SAMPLE - 1 :: SAMPLE]
+    judged = slice(SAMPLE[network] - 1, None, SAMPLE[network])
+    theta = record["theta"][:, judged]
     true, size = extremes(loss, unravel, train, theta, jnp.float64)
     noise = np.abs(extremes(loss, unravel, train, theta, jnp.float32)[0] - true)
-    told = {name: np.asarray(x)[:, SAMPLE - 1 :: SAMPLE] for name, x in record["sharpness"].items()}
+    told = {name: np.asarray(x)[:, judged] for name, x in record["sharpness"].items()}
     return told, true, size, noise
 
 
@@ -80,7 +82,9 @@ def extremes(loss, unravel, train, theta, dtype):
     cast = lambda t: jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, t)  # noqa: E731
 
     def ends(theta, train):
-        values = jnp.linalg.eigvalsh(jax.hessian(lambda theta: loss(cast(unravel(theta)), train))(theta))
+        gradient = jax.grad(lambda theta: loss(cast(unravel(theta)), train))
+        row = lambda v: jax.jvp(gradient, (theta,), (v,))[1]  # noqa: E731
+        values = jnp.linalg.eigvalsh(jax.lax.map(row, jnp.eye(len(theta), dtype=dtype)))
         return values[-1], jnp.max(jnp.abs(values))
 
     with jax.enable_x64(True):
@@ -104,6 +108,6 @@ def test_no_value_is_outside_of_its_bracket(network, criterion, optimizer, sampl
         f"worst {wrong[seen].max():.1e}, outside {outside.sum()}, "
         f"sure {sure.sum()}, unsure {(seen & ~told['converged']).sum()}, products {told['products'][seen].mean():.2f}"
     )
-    assert seen.sum() > 40
+    assert seen.sum() > 20
     assert not outside.any(), (np.argwhere(outside), wrong[outside])
     assert not sure.any(), (np.argwhere(sure), wrong[sure])
