@@ -38,7 +38,7 @@ class Small(NamedTuple):
 
 
 class Brackets(NamedTuple):
-    """The eigenpairs of `mid`, and between which bounds those of G lie."""
+    """The eigenpairs of the middle matrix, and between which bounds those of G lie."""
 
     values: Array  # [r], descending
     rotation: Array  # [r, r]: rows y, in the order of the values
@@ -106,7 +106,7 @@ def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
 
 def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
     """Off V no eigenvalue exceeds max(smallest upper bound in V, `ceiling`, `mean`), nor is any outside of ± `reach`. The mean
-    matters where A has a rank below b: then V holds vectors that are not leading. It is also what is reckoned with."""
+    matters where A has a rank below b: then V holds vectors that are not leading. It is also the estimate of what is off V."""
     smallest = jnp.min(jnp.diagonal(small.mid + small.above)[:b])
     high = jnp.clip(jnp.maximum(jnp.maximum(smallest, ceiling), mean), -reach, reach)
     return Outside(-reach, jnp.clip(mean, -reach, reach), high)
@@ -120,14 +120,14 @@ def compressed(small: Small, off: Outside, weights: Array) -> Small:
 
         [S G₊ Sᵀ, C; Cᵀ, high]  ⪯  [S G₊ Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 .
 
-    τ = (S G₊ Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller one it is an estimate, for the
-    dropped space is remembered as at most `high`, not high + τ.
+    τ = (S G₊ Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller one, and where ‖C‖ is larger
+    and taken for τ, it is an estimate, for the dropped space is remembered as at most `high`, not high + τ.
     """
     over = _full(weights, jnp.stack(bounds(small, off)))  # [3, r, r]
     low, mid, upper = _full(over, weights.T)
     dropped = over[2] - _full(upper, weights)  # C
     apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, tree.norm(dropped)), jnp.finfo(mid.dtype).tiny)
-    part = dropped / apart  # at most 1: squares of what is large or small would not be held
+    part = dropped / apart  # at most 1, for squares of large or small numbers would overflow or vanish
     upper = upper + apart * _full(part, part.T)
     nothing = jnp.zeros_like(mid)
     return Small(mid, mid - low, upper - mid, nothing, nothing, small.count)

@@ -63,7 +63,7 @@ def empty(params: Params, b: int, policy: Policy) -> Memory:
 
 def chosen(memory: Memory, side: Array, policy: Policy) -> Array:
     """Which side's memory a look on `side` starts from: its own, if it is recent and not in much more doubt than the other's,
-    to whose doubts is added what lies between the first values of the two."""
+    to whose mean width above is added what lies between the first values of the two."""
     first, other = memory.sides.values[:, 0], 1 - side
     recent = memory.made - memory.last <= policy.recent  # [2]
     doubts = jnp.trace(memory.sides.above, axis1=1, axis2=2) / memory.frame.shape[1]  # [2]

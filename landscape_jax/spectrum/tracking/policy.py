@@ -13,7 +13,7 @@ class Policy(NamedTuple):
     least_drift: float = 2e-3  # the drift is at least this times the size: nothing stands still
     first_drift: float = 0.1  # the drift after the first look, over the size: no change was measured yet
     most_rise: float = 0.1  # a trend is at most this times the size, a look
-    jump: float = 0.35  # of the size: with more drift the operator is another one, and the look a cold one; measured
+    jump: float = 0.35  # of the first product's size: with more drift, growth or rounding the look is a cold one; measured
     margin: float = 1.0  # of a bracket's width, added to the upper end that is told, for drift is an estimate; measured
     least_width: float = 0.5  # of the tolerance, added to it too, except after a cold look; measured
     equal: float = 0.25  # of the tolerance: values that are nearer may be copies of one, of which others were missed; measured

@@ -162,7 +162,8 @@ def scouts(look: Look, plan: Plan) -> Array:
 
 
 def multiplied(matvec: MatVec, plan: Plan, look: Look) -> Look:
-    """One product more. A scout's first one is of 0: it makes room for a random row, with no second program for such rows."""
+    """One product more. While `scout` is `rows` the vector is 0, the row that is still empty: its product
+    makes room for a random row, with no second program for such rows."""
     small, i, scouting = look.small, look.small.count, scouts(look, plan)
     seeding = scouting & (look.scout == plan.rows)
     a = direction(look, plan)
