@@ -39,6 +39,7 @@ class Interrupted(KeyboardInterrupt):
         self.run, self.record = run, record
 
 
+# Over a screen: one loop, whose state its checkpoints, Ctrl-C, the death of all runs and the progress bar share.
 def drive(
     run: Run,
     dynamics: Dynamics,

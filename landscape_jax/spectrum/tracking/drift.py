@@ -9,8 +9,8 @@ from landscape_jax.spectrum.tracking.policy import Policy
 
 def drifted(change: Array, before: Array, elapsed: Array, size: Array, policy: Policy) -> Array:
     """How far A may move from look to look, in its own units: a multiple of the change of v₁'s Rayleigh quotient, or what is
-    left of the drift before, which fades with the steps that have passed. The other vectors that a look multiplies are
-    added before it is stored.
+    left of the drift before, which fades with the steps that have passed. Changes of the other vectors that a look
+    multiplies raise it before it is stored.
 
         drift = max(gain |⟨v₁, A v₁⟩ − θ₁|, max(decay^elapsed, least_decay) · before, least_drift · size)
     """

@@ -96,18 +96,9 @@ def tracker(
     45 in a first look or where the operator jumps. Memory, for each end: 3 b + `num_steps` vectors. Vmapped, all that are alive
     wait for the slowest.
     """
-    count("tracker", k=k, smallest=smallest, at_least=0)
-    count("tracker", guards=guards)
-    wanted = k + smallest
-    if wanted < 1:
-        raise ValueError(f"tracker: k={k} and smallest={smallest} ask for no eigenvalue: one of them must be at least 1")
-    if num_steps is not None:
-        count("tracker", num_steps=num_steps)
-        if wanted > num_steps:
-            asked = _asked(k, smallest)
-            raise ValueError(f"tracker: {asked} eigenpairs need at least as many products: num_steps={num_steps} is less")
+    _check_counts(k, smallest, num_steps, guards)
     if tol is None:
-        return _afresh(k, smallest, 2 * wanted + 10 if num_steps is None else num_steps)
+        return _afresh(k, smallest, 2 * (k + smallest) + 10 if num_steps is None else num_steps)
     number("tracker", tol=tol, more_than=0)
 
     def plan(wanted: int) -> Plan:
@@ -140,6 +131,18 @@ def tracker(
         return Ends(top, bottom), _joined(told, _negated(other))
 
     return Tracker(init, update)
+
+
+def _check_counts(k: int, smallest: int, num_steps: int | None, guards: int) -> None:
+    count("tracker", k=k, smallest=smallest, at_least=0)
+    count("tracker", guards=guards)
+    if k + smallest < 1:
+        raise ValueError(f"tracker: k={k} and smallest={smallest} ask for no eigenvalue: one of them must be at least 1")
+    if num_steps is not None:
+        count("tracker", num_steps=num_steps)
+        if k + smallest > num_steps:
+            asked = _asked(k, smallest)
+            raise ValueError(f"tracker: {asked} eigenpairs need at least as many products: num_steps={num_steps} is less")
 
 
 def _bracketed(eigs: Eigs) -> Tracked:
@@ -202,9 +205,8 @@ def _followed(
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
     unit = rounding(first.column.dtype, tree.eps(memory.vectors), plan.rows)
-    noise = unit * memory.reach  # of what is remembered
     grown = first.size - memory.reach  # beyond all that was seen
-    cold = (made == 0) | (jnp.maximum(jnp.maximum(drift, grown), noise) > policy.jump * first.size)
+    cold = (made == 0) | (jnp.maximum(jnp.maximum(drift, grown), unit * memory.reach) > policy.jump * first.size)
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
     frame, after, told, weights, coefficient = kept
 
@@ -214,7 +216,7 @@ def _followed(
     stored, y1 = _first_written(stored, first, weights, coefficient, side, fine)
     drift = jnp.where(made == 0, policy.first_drift * told.size, jnp.maximum(drift, policy.gain * told.change))
     drift = jnp.minimum(drift, told.size)
-    noise = jnp.where(told.cold, unit * told.size, jnp.maximum(noise, unit * told.size))
+    noise = unit * jnp.where(told.cold, told.size, jnp.maximum(memory.reach, told.size))  # also of what is remembered
     reach = jnp.where(told.cold, told.size, jnp.maximum(policy.forget * memory.reach, told.size))
     sides = tree.with_row((memory.frame, memory.sides), side, (frame, after))
     remembered = *sides, drift, reach, mean, made + 1, last.at[side].set(made), step
