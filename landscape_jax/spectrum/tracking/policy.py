@@ -22,7 +22,7 @@ class Policy(NamedTuple):
     most_lost: float = 1e-4  # the largest share, ‖·‖², of a Ritz vector that writing v₁ alone may lose; else all are written
     cold_tol: float = 2e-3  # of a cold look's residuals, relative; measured: guards at 1e-2 are not good enough
     rounds: int = 12  # how often a cold look may fill its space
-    guard_every: int = 33  # looks: then the guard in most doubt is multiplied. Odd, so that both sides get it
+    guard_every: int = 11  # looks: then the guard in most doubt is multiplied. Odd, so that both sides get it; measured
     scout_every: int = 99  # looks: then a short Lanczos run starts from a direction that nobody has seen
     forget: float = 0.99  # of the reach, a look
 
