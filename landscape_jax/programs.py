@@ -1,7 +1,7 @@
-"""Compiled programs that are kept as long as the functions that they were made of.
+"""A cache of compiled programs. An entry lives as long as the functions that it was made from.
 
-`jax.jit` keeps a program for each function among its arguments, and the function with it, for good. A loss, a dynamics or
-an observable is often a closure made anew for each call: its programs would fill the memory of a long session.
+`jax.jit` keeps a program, and the function itself, for every function among its static arguments, and never frees them. A
+loss, a dynamics or an observable is often a closure that is made anew for each call: its programs would fill the memory.
 """
 
 import functools
@@ -18,13 +18,13 @@ from jax.tree_util import Partial
 from landscape_jax import tree
 from landscape_jax.arguments import product
 
-MOST = 256  # programs: each takes some hundred mappings of memory, and Linux allows a process 65,530
+MOST = 256  # programs; each takes some hundred memory mappings, and Linux allows a process 65,530
 
-_made: dict[tuple, tuple[tuple, Any]] = {}  # key: (key, what was made), in the order of their last use
+_cache: dict[tuple, tuple[tuple, Any]] = {}  # key: (key, program), least recently used first
 
 
-class _Opened(NamedTuple):
-    """A `Partial` whose function is a leaf."""
+class _PartialLeaves(NamedTuple):
+    """A `Partial` as a pytree in which the function is a leaf."""
 
     fn: Callable
     args: Any
@@ -32,49 +32,49 @@ class _Opened(NamedTuple):
 
 
 def program(make: Callable[[Callable], Any], functions: Any) -> tuple[Any, list]:
-    """`make(rebuild)`, made once for these functions and kept until one of them is garbage.
+    """`make(rebuild)`, called once for these functions; its result is kept until one of them is garbage collected.
 
     Args:
-      make: a module's own function: rebuild ↦ what is to be kept, e.g. a jitted function of `arrays`. It, and what it makes,
-        may hold on to `rebuild` but not to the functions; rebuild(arrays) is `functions` with other arrays in its `Partial`s.
+      make: a module-level function: rebuild ↦ the program, e.g. a jitted function of `arrays`. The program may hold a reference
+        to `rebuild`, but not to the functions. rebuild(arrays) gives `functions` with these arrays in its `Partial`s.
       functions: a pytree of functions and `Partial`s, e.g. a `Dynamics`.
-    Returns: what was made, and the arrays of `functions`.
+    Returns: the program, and the arrays of `functions`.
 
-    The last `MOST` are kept at most.
+    At most `MOST` programs are kept; the least recently used one goes first.
     """
-    leaves, treedef = jax.tree.flatten(_open(functions))
+    leaves, treedef = jax.tree.flatten(_to_leaves(functions))
     held = [callable(leaf) for leaf in leaves]
-    refs = tuple(_reference(leaf) for leaf, is_function in zip(leaves, held, strict=True) if is_function)
+    refs = tuple(_weak_reference(leaf) for leaf, is_function in zip(leaves, held, strict=True) if is_function)
     key = make, treedef, tuple(held), refs
     arrays = [leaf for leaf, is_function in zip(leaves, held, strict=True) if not is_function]
 
     def rebuild(arrays: list) -> Any:
         fns, others = iter(refs), iter(arrays)
-        return _close(treedef.unflatten([next(fns)() if is_function else next(others) for is_function in held]))
+        return _from_leaves(treedef.unflatten([next(fns)() if is_function else next(others) for is_function in held]))
 
-    known = _made.pop(key, None) or (key, make(rebuild))  # with the references that `rebuild` has: an equal function may go
-    _made[known[0]] = known
-    if len(_made) > MOST:
-        _made.pop(next(iter(_made)), None)
+    known = _cache.pop(key, None) or (key, make(rebuild))  # the stored key: its references are those that `rebuild` holds
+    _cache[known[0]] = known
+    if len(_cache) > MOST:
+        _cache.pop(next(iter(_cache)), None)
     return known[1], arrays
 
 
-def _open(functions: Any) -> Any:
+def _to_leaves(functions: Any) -> Any:
     def one(x):
-        return _Opened(x.func, _open(x.args), _open(x.keywords)) if isinstance(x, Partial) else x
+        return _PartialLeaves(x.func, _to_leaves(x.args), _to_leaves(x.keywords)) if isinstance(x, Partial) else x
 
     return jax.tree.map(one, functions, is_leaf=lambda x: isinstance(x, Partial))
 
 
-def _close(functions: Any) -> Any:
+def _from_leaves(functions: Any) -> Any:
     def one(x):
-        return Partial(x.fn, *_close(x.args), **_close(x.keywords)) if isinstance(x, _Opened) else x
+        return Partial(x.fn, *_from_leaves(x.args), **_from_leaves(x.keywords)) if isinstance(x, _PartialLeaves) else x
 
-    return jax.tree.map(one, functions, is_leaf=lambda x: isinstance(x, _Opened))
+    return jax.tree.map(one, functions, is_leaf=lambda x: isinstance(x, _PartialLeaves))
 
 
-class _Lasting:
-    """The reference of what takes no weak one: a built-in function."""
+class _StrongReference:
+    """For a function that has no weak references: a built-in one."""
 
     def __init__(self, fn: Callable):
         self.fn = fn
@@ -83,42 +83,42 @@ class _Lasting:
         return self.fn
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Lasting) and self.fn == other.fn
+        return isinstance(other, _StrongReference) and self.fn == other.fn
 
     def __hash__(self) -> int:
         return hash(self.fn)
 
 
-def _reference(fn: Callable) -> Callable[[], Any]:
-    if isinstance(fn, types.MethodType):  # made anew at each look, though its object stays
+def _weak_reference(fn: Callable) -> Callable[[], Any]:
+    if isinstance(fn, types.MethodType):  # a new object at each access
         return weakref.WeakMethod(fn, _forget)
     try:
         return weakref.ref(fn, _forget)
     except TypeError:
-        return _Lasting(fn)
+        return _StrongReference(fn)
 
 
 def _forget(gone: Any) -> None:
-    for key in [key for key in _made if any(ref is gone for ref in key[-1])]:
-        _made.pop(key, None)
+    for key in [key for key in _cache if any(ref is gone for ref in key[-1])]:
+        _cache.pop(key, None)
 
 
-# ── of operators ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── operators ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MOST_OPERATORS = 32
 
-_of_operators: dict[tuple, Callable] = {}  # in the order of their last use
+_operator_programs: dict[tuple, Callable] = {}  # least recently used first
 
 
-def of_operator(fn: Callable) -> Callable:
-    """`fn(matvec, start, ...)`, where it is called outside of jit, as one program for all operators of one form.
+def compiled_once(fn: Callable) -> Callable:
+    """Wraps `fn(matvec, start, ...)`: outside of jit, operators of one form share one compiled program.
 
-    An operator such as H(θ) is a closure made anew at each θ. It is traced, its arrays become arguments, and what is left, as
-    the compiler's text, tells operators apart: in a Python loop over θ `fn` is compiled once. No closure and no array is kept.
+    An operator such as H(θ) is a new closure at each θ. It is traced, its arrays become arguments, and the text of the lowered
+    program is the key of the cache: in a Python loop over θ, `fn` is compiled once. No closure and no array is kept.
 
     Args:
       fn: pure; `start` is a stack of vectors, the other arguments are numbers or None.
-    Cost: a trace of the product at each call.
+    Cost: one trace of the product at each call.
     """
 
     @functools.wraps(fn)
@@ -140,16 +140,16 @@ def of_operator(fn: Callable) -> Callable:
             return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(v)))
 
         text = jax.jit(at).lower(traced.consts, one).as_text()
-        if "callback" in text:  # which function of Python's is called, the text does not say
+        if "callback" in text:  # the text does not say which Python function is called
             return fn(matvec, start, *args, **kwargs)
-        kinds = tuple(map(type, options))  # 1, 1.0 and True are equal, and are not the same
+        kinds = tuple(map(type, options))  # 1, 1.0 and True compare equal
         key = fn, text, treedef, structure, len(args), kinds, *options, *kwargs
-        go = _of_operators.pop(key, None) or jax.jit(
+        go = _operator_programs.pop(key, None) or jax.jit(
             lambda consts, start: fn(functools.partial(at, consts), start, *args, **kwargs)
         )
-        _of_operators[key] = go
-        if len(_of_operators) > MOST_OPERATORS:
-            _of_operators.pop(next(iter(_of_operators)), None)
+        _operator_programs[key] = go
+        if len(_operator_programs) > MOST_OPERATORS:
+            _operator_programs.pop(next(iter(_operator_programs)), None)
         return go(traced.consts, start)
 
     return call

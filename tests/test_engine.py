@@ -372,15 +372,15 @@ def test_programs_go_with_the_functions_that_they_were_made_of():
         run, _ = lj.advance(run, gd, WATCH, num_steps=2)
         lj.paced(lj.warmed(run, gd, WATCH), gd, WATCH, jnp.array([1, 1]))
         lj.drive(run, gd, WATCH, num_steps=2, progress=False)
-        assert len(programs._made) > before
+        assert len(programs._cache) > before
         return weakref.ref(loss)
 
     gc.collect()
-    before = len(programs._made)
+    before = len(programs._cache)
     losses = [each(i) for i in range(3)]
     gc.collect()
     assert [loss() for loss in losses] == [None] * 3
-    assert len(programs._made) == before
+    assert len(programs._cache) == before
 
 
 def test_programs_are_told_apart_by_functions_and_not_by_the_arrays_that_these_hold():
@@ -404,8 +404,8 @@ def test_programs_are_told_apart_by_functions_and_not_by_the_arrays_that_these_h
 
 
 def test_no_more_programs_are_kept_than_memory_has_room_for(monkeypatch):
-    monkeypatch.setattr(programs, "MOST", len(programs._made) + 2)
+    monkeypatch.setattr(programs, "MOST", len(programs._cache) + 2)
     fns = [lambda x, i=i: i for i in range(5)]
     made = [programs.program(lambda rebuild: object(), fn)[0] for fn in fns]
     assert len(set(map(id, made))) == 5
-    assert len(programs._made) == programs.MOST
+    assert len(programs._cache) == programs.MOST

@@ -95,7 +95,7 @@ def eigsh(
     )  # fmt: skip
 
 
-@programs.of_operator
+@programs.compiled_once
 def block_eigsh(
     matvec: MatVec,
     start: Params,

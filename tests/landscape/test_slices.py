@@ -286,17 +286,17 @@ def test_wrong_arguments_are_answered(relu, call, said):
 
 def test_a_slice_leaves_no_program_behind_its_loss():
     gc.collect()
-    before = len(programs._made)
+    before = len(programs._cache)
 
     def cut(a):
         loss = lambda params, batch: a * jnp.sum(params**2)  # noqa: E731
         landscape.line(loss, jnp.ones(2), jnp.ones(2), [0.0, 1.0], None)
-        assert len(programs._made) == before + 1
+        assert len(programs._cache) == before + 1
 
     cut(1.0)
     cut(2.0)
     gc.collect()
-    assert len(programs._made) == before
+    assert len(programs._cache) == before
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])

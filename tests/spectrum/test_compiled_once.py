@@ -19,8 +19,8 @@ def top(matvec, start=START, **options):
 @pytest.fixture
 def sizes(monkeypatch):
     """How many programs are known, from none."""
-    monkeypatch.setattr(programs, "_of_operators", {})
-    return lambda: len(programs._of_operators)
+    monkeypatch.setattr(programs, "_operator_programs", {})
+    return lambda: len(programs._operator_programs)
 
 
 def test_operators_of_one_form_share_a_program_and_keep_their_own_numbers(sizes):
@@ -33,7 +33,7 @@ def test_operators_of_one_form_share_a_program_and_keep_their_own_numbers(sizes)
         found = top(at({"a": scale * theta["a"], "b": theta["b"]}, (jnp.float32(scale),)), start)
         np.testing.assert_allclose(found, scale * max(2.0, np.cosh(2.0 * scale)), rtol=1e-5)
         assert sizes() == 1
-    (go,) = programs._of_operators.values()
+    (go,) = programs._operator_programs.values()
     assert go._cache_size() == 1
 
 
