@@ -7,9 +7,8 @@ images, rates 0.15 to 0.3, 1,200 steps), each step's value against an eigenvalue
 is followed four times, from steps 0, 10, 25 and 50 on: what a tracker knows depends on where it began. *hard*: seven trainings
 of small networks with momentum, minibatches, catapults and chaos, against dense eigenvalues in float64. A value is wrong where
 it is more than the tolerance, 0.2 %, off, relative to the largest |λ|; outside where the true one is not in the bracket told,
-give or take 3e-5 for rounding. Fails when more than one value in 10,000 is outside (of the hard ones, in 500). Half an hour on two
-cores.
-`--write` also makes the tables of `landscape_jax/spectrum/tracking/tracking.md` anew.
+give or take 3e-5 for rounding. Fails when more than one value in 10,000 is outside (of the hard ones, in 500). Half an hour on
+two cores. `--write` also makes the tables of `spectrum/tracking/tracking.md` anew.
 """
 
 import json
