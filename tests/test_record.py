@@ -207,6 +207,9 @@ def test_sel_along_time_and_what_becomes_of_step():
     assert diverged["step"].tolist() == [12, 12]
     assert diverged.to_xarray()["clock"].to_series().to_dict() == {20: 12, 30: 12}
     assert diverged.sel(step=30)["loss"] == 23
+    assert told(runs.isel(step=slice(0, 3)).sel(seed=5, learning_rate=0.5)) == {"step": [0, 10, 20]}
+    paced = record.Record({"step": np.array([[0, 1, 2], [0, 10, 20]]), "loss": np.ones((2, 3))}, {"rate": [1, 2]})
+    assert told(paced.sel(rate=1)) == {"step": [0, 1, 2]}  # each run has a clock of its own
     assert runs.isel(step=slice(0, 0)).axes["step"].tolist() == []
     assert runs.isel(seed=0, learning_rate=0, step=0).axes == {}
 

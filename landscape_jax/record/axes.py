@@ -71,8 +71,8 @@ class Record(dict):
         """The part of the record at these positions: `record.isel(seed=0, step=slice(100, None))`. For the host.
 
         An axis with one position is gone from the result; with a slice or a list of positions it stays. This holds for
-        "step" too: without its axis the record has no entry "step". Its coordinates are the common clock's, also where only
-        a run is left that diverged.
+        "step" too: without its axis the record has no entry "step". The coordinates of "step" are the clock of the runs that
+        are left; where these stand still, because they diverged, they remain those of the whole record.
 
         Args:
           places: by axis, an integer (negative ones count from the end), a slice, or a list of integers.
@@ -87,7 +87,7 @@ class Record(dict):
         kept = {name: x for name, x in self.items() if not (timeless and name == "step")}
         part = lambda name: functools.partial(_part, name, list(axes), places)  # noqa: E731
         record = Record({name: jax.tree.map(part(name), x) for name, x in kept.items()}, left)
-        if "step" in left and np.size(record["step"]) and np.array_equal(left["step"], clock(record)):
+        if "step" in left and np.size(record["step"]) and _goes_on(clock(record), left["step"]):
             del record.named["step"]
         return record
 
@@ -159,6 +159,12 @@ def named(result: Any, axes: Mapping[str, Any]) -> Any:
         return Record(x, {**axes, **x.named}) if isinstance(x, Record) else x
 
     return jax.tree.map(with_axes, result, is_leaf=lambda x: isinstance(x, Record))
+
+
+def _goes_on(step: np.ndarray, common: np.ndarray) -> bool:
+    """Whether the clock of some runs [T] never stands still. One that falls back at its last record alone has diverged."""
+    fell = step[-1] != common[-1] and np.array_equal(step[:-1], common[:-1])
+    return not fell and bool(np.all(np.diff(step) > 0))
 
 
 def _named_of(x: Any) -> dict[str, Any]:
