@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -31,11 +32,12 @@ def square(outputs: Array, targets: Array) -> Array:
       targets: y, shaped like f; one-hot rows for classes.
     Returns: [n].
     """
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"square: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
-            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
-        )
+    chex.assert_equal_shape(
+        [outputs, targets],
+        exception_type=ValueError,
+        custom_message=f"square: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
+        "a broadcast here would give a wrong loss; reshape or one-hot the targets",
+    )
     targets = targets.astype(outputs.dtype) if labels.is_whole(targets.dtype) else targets
     return 0.5 * jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
 

@@ -2,11 +2,9 @@
 
 import inspect
 import typing
-from pathlib import Path
 
 import pytest
 
-import landscape_jax as lj
 from landscape_jax.spectrum.tracking.tracker import Tracker
 from landscape_jax.types import Dynamics, Model, Observable
 
@@ -28,7 +26,3 @@ def test_the_functions_of_a_pair_have_named_and_typed_arguments(pair, field):
     _, *parameters = inspect.signature(call).parameters
     assert parameters == FIELDS[pair, field]
     assert set(typing.get_type_hints(call)) == {*parameters, "return"}
-
-
-def test_the_package_says_that_it_is_typed():
-    assert (Path(lj.__file__).parent / "py.typed").is_file()

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,6 @@ def _augmented(changes: tuple[Callable, ...], batches: Batches, key: Key, step: 
 
 
 def _images(name: str, x: Array) -> tuple[int, ...]:
-    if x.ndim != 4:
-        raise ValueError(f"{name}: inputs {x.shape} are not images [n, height, width, channels]; reshape them, channels last")
+    fact = f"{name}: inputs {x.shape} are not images [n, height, width, channels]"
+    chex.assert_rank(x, 4, exception_type=ValueError, custom_message=f"{fact}; reshape them, channels last")
     return x.shape

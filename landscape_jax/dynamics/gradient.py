@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,11 +83,13 @@ def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
             if name is None or name[1] not in offered:
                 raise
             del offered[name[1]]
-    if list(map(jnp.shape, jax.tree.leaves(updates))) != list(map(jnp.shape, jax.tree.leaves(params))):
-        raise ValueError(
-            "the optimizer's updates have other shapes than θ: one that needs per-example gradients (optax.contrib.dpsgd) "
-            "can't be driven by the gradient of a loss; write a Dynamics of your own"
-        )
+    chex.assert_trees_all_equal_shapes(
+        updates,
+        params,
+        exception_type=ValueError,
+        custom_message="the optimizer's updates have other shapes than θ: one that needs per-example gradients "
+        "(optax.contrib.dpsgd) can't be driven by the gradient of a loss; write a Dynamics of your own",
+    )
     return updates, state
 
 

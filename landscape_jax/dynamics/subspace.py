@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,9 +152,9 @@ def subspace(
 
     def init(batches: Batches, basis: Basis, params: Params) -> Subspace:
         check_repeats(batches)
-        shape = jax.eval_shape(basis.embed, basis.zero)
-        if list(map(jnp.shape, jax.tree.leaves(shape))) != list(map(jnp.shape, jax.tree.leaves(params))):
-            raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")
+        message = "subspace: the basis was made for other parameters than these: make it with like=params"
+        shapes = jax.eval_shape(basis.embed, basis.zero)
+        chex.assert_trees_all_equal_shapes(shapes, params, exception_type=ValueError, custom_message=message)
         check_loss(loss, params, batches)
         check_descends(optimizer, basis.zero)
         return Subspace(params, basis, basis.zero, optimizer.init(basis.zero))
