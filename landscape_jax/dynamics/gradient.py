@@ -37,6 +37,11 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
       iterator, of which a compiled program would see one batch for ever, and for labels that are no class.
 
     Cost: one value and gradient a step.
+
+    >>> gd = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(batch))
+    >>> final, record = lj.run(key, params, gd, {"loss": lj.observe.loss}, num_steps=4, every=2)
+    >>> record["step"].tolist(), record["loss"].shape
+    ([0, 2], (2,))
     """
     require("gradient", loss=loss, optimizer=optimizer, batches=batches)
     optimizer = optax.with_extra_args_support(optimizer)

@@ -147,7 +147,11 @@ class Record(dict):
 
 
 def clock(record: Mapping) -> np.ndarray:
-    """The common time axis [T] of a record: a diverged run's own clock stands still, the latest of all goes on."""
+    """The common time axis [T] of a record: a diverged run's own clock stands still, the latest of all goes on.
+
+    >>> lj.record.clock({"step": np.array([[0, 10, 20], [0, 7, 7]])})  # the second run diverged
+    array([ 0, 10, 20])
+    """
     step = np.asarray(record["step"])
     return step.reshape(-1, step.shape[-1]).max(axis=0)
 
