@@ -153,7 +153,7 @@ def _up(x, ndim: int) -> np.ndarray:
 
 
 def best(part: Record) -> np.ndarray:
-    """Test accuracy at the epoch that is best in validation, or, where there is none, in the test itself: [γ, pair]."""
+    """Test accuracy at the epoch that is best in validation, or, where there is none, in the test itself: [..., pair]."""
     chooser = np.nan_to_num(np.asarray(part.get("validation", part["test"])), nan=-1)
     return np.take_along_axis(np.asarray(part["test"]), chooser.argmax(axis=-1)[..., None], axis=-1)[..., 0]
 
@@ -171,19 +171,21 @@ def paired(difference: np.ndarray) -> dict[str, Any]:
     return {"mean": mean, "95 % interval": [float(mean - half), float(mean + half)], "pairs": n}
 
 
-def _ends(part: Record, i: int) -> dict[str, np.ndarray]:
-    """What Nudged-SGD comes to at gamma number i, [pair] each."""
-    top, frobenius = np.asarray(part["eigenvalues"])[i, :, -1, 0], np.asarray(part["frobenius"])[i, :, -1]
-    return {"λ₁": top, "‖H‖_F": frobenius, "best test accuracy": best(part)[i]}
+def _ends(part: Record, gamma: float) -> dict[str, np.ndarray]:
+    """What Nudged-SGD comes to, [pair] each."""
+    runs = part.sel(gamma=gamma)
+    end = runs.isel(step=-1)
+    return {"λ₁": end["eigenvalues"][:, 0], "‖H‖_F": end["frobenius"], "best test accuracy": best(runs)}
 
 
 def variants(record: Record, config: Any) -> dict[str, dict[str, np.ndarray]]:
     """The ends of plain SGD and of the smallest γ: over K, and with directions tracked at every step."""
     nudged = record["nudged"]
     ks = sorted({config.k, *config.ablation})
-    found = {"γ = 1": _ends(nudged[f"k{config.k}"], config.gammas.index(1.0))}
-    found |= {f"K = {k}": _ends(nudged[f"k{k}"], 0) for k in ks}
-    return found | ({f"K = {config.k}, tracked at every step": _ends(nudged[TRACKED], 0)} if TRACKED in nudged else {})
+    least = config.gammas[0]
+    found = {"γ = 1": _ends(nudged[f"k{config.k}"], 1.0)}
+    found |= {f"K = {k}": _ends(nudged[f"k{k}"], least) for k in ks}
+    return found | ({f"K = {config.k}, tracked at every step": _ends(nudged[TRACKED], least)} if TRACKED in nudged else {})
 
 
 def of_nudging(record: Record, config: Any) -> list[Claim]:
@@ -233,8 +235,9 @@ def of_nudging(record: Record, config: Any) -> list[Claim]:
                        for i in below for name, x in ends.items()}  # fmt: skip
             sharper = (ends["λ₁"][0] / ends["λ₁"][plain] >= 2.5).all()
         if below and TRACKED in record["nudged"]:
-            far, course = _ends(record["nudged"][TRACKED], 0), np.asarray(record["nudged"][TRACKED]["eigenvalues"])[0, ..., 0]
-            soon = np.asarray(record["nudged"][TRACKED]["loss"])[0, :, config.early[0]]
+            tracked = record["nudged"][TRACKED].sel(gamma=config.gammas[0])  # leaves [pair, check]
+            far, course = _ends(record["nudged"][TRACKED], config.gammas[0]), np.asarray(tracked["eigenvalues"])[..., 0]
+            soon = np.asarray(tracked["loss"])[:, config.early[0]]
             checks = np.isfinite(course).sum(axis=-1)  # [pair]
             pairs = np.arange(len(checks)), np.maximum(checks - 1, 0)
             told[2] = {f"{name} at the end, over γ = 1": far[name] / x[plain] for name, x in ends.items()} | {

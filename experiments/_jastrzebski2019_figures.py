@@ -247,10 +247,11 @@ def _variants(row, record: Record, config) -> None:
     row[1].set(ylabel="best test accuracy")
 
     part, axes = record["nudged"][f"k{config.k}"], row[2]
-    runs = [part["eigenvalues"][config.gammas.index(1.0)], part["eigenvalues"][0]]
+    least = config.gammas[0]
+    runs = [part.sel(gamma=gamma)["eigenvalues"] for gamma in (1.0, least)]
     labels = ["SGD", "directions of each epoch" if config.refresh is None else f"each {config.refresh} steps"]
     if TRACKED in record["nudged"]:
-        runs, labels = [*runs, record["nudged"][TRACKED]["eigenvalues"][0]], [*labels, "directions of each step"]
+        runs, labels = [*runs, record["nudged"][TRACKED].sel(gamma=least)["eigenvalues"]], [*labels, "directions of each step"]
     _lines(axes, clock(part) / config.epoch, [np.asarray(x)[..., 0] for x in runs], labels)
     axes.set(xlabel="epoch", ylabel="λ₁", xlim=(0, None), yscale="log")
     axes.set_ylim(top=12 * axes.get_ylim()[1])  # room for the legend

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _ma2022_toys as toys
-from experiments._ma2022_networks import CORE_RADII, RADII, TEACHER_RADII
+from experiments._ma2022_networks import CORE_RADII, RADII, TEACHER_RADII, edge
 from landscape_jax import Record
 from landscape_jax.landscape.multiscale import fitted_exponent, separate_scales
 from landscape_jax.record import Claim
@@ -159,38 +159,31 @@ def _relu_has_none(record: Record, config: Any) -> tuple[dict, bool]:
 # ── networks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def late(part: dict, name: str = "tanh") -> np.ndarray:
+def late(part: Record) -> np.ndarray:
     """λ₁ η/2, the mean over the last third of the looks, [rate, seed]."""
-    sharp = np.asarray(part[name]["sharpness"])
-    return sharp[..., -(sharp.shape[-1] // 3) :].mean(axis=-1) * np.asarray(part[name]["rate"])[:, None] / 2
-
-
-def edge(record: Record, config: Any) -> tuple[dict, slice]:
-    """The tanh runs with rates at the edge: all but the first, the control."""
-    part = record["networks"]["tanh"]
-    return {name: np.asarray(x)[1:] for name, x in part.items()}, slice(1, None)
+    sharp = np.asarray(part["sharpness"])
+    return sharp[..., -(sharp.shape[-1] // 3) :].mean(axis=-1) * np.asarray(part["rate"])[:, None] / 2
 
 
 def _edge(record: Record, config: Any) -> tuple[dict, bool]:
-    ratio = late(record["networks"])
-    measured = by_rate(record["networks"]["tanh"], ratio)
-    return {"λ₁ η/2": measured}, bool(((ratio[1:] >= 0.97) & (ratio[1:] <= 1.05)).all())
+    part, ratio = record["networks"]["tanh"], late(edge(record))
+    return {"λ₁ η/2": by_rate(part, late(part))}, bool(((ratio >= 0.97) & (ratio <= 1.05)).all())
 
 
 def _below(record: Record, config: Any) -> tuple[dict, bool]:
-    ratio = late(record["networks"])[0]
+    (ratio,) = late(record["networks"]["tanh"].isel(rate=[0]))
     return {f"λ₁ η/2 at η = {config.rates[0]:g}": ratio.tolist()}, bool((ratio < 0.9).all())
 
 
 def _subquadratic(record: Record, config: Any) -> tuple[dict, bool]:
-    part, _ = edge(record, config)
+    part = edge(record)
     one, three = at(part["top"], 1), at(part["top"], 3)
     return {"p(1)": by_rate(part, one), "p(3)": by_rate(part, three)}, bool((one < 1.97).all() and (three < 1.8).all())
 
 
 def _drop(record: Record, config: Any) -> tuple[dict, bool]:
     """Gates of one initialisation. How much is lost depends on how far θ happens to swing when the rate drops: `_removed`."""
-    part, _ = edge(record, config)
+    part = edge(record)
     fall = part["dropped"][..., 20] / part["dropped"][..., 0]
     gates = np.where(np.isclose(part["rate"], 0.3), 0.95, 0.6)[:, None]
     return {"loss after 20 steps": by_rate(part, fall)}, bool((fall <= gates).all())
@@ -198,7 +191,7 @@ def _drop(record: Record, config: Any) -> tuple[dict, bool]:
 
 def _removed(record: Record, config: Any) -> tuple[dict, bool]:
     """What swings at λ = 2/η with amplitudes a has the energy Σ ½ λ a² = η ‖∇L‖²/4; at η/4 each step leaves a quarter of it."""
-    part, _ = edge(record, config)
+    part = edge(record)
     before = part["dropped"][..., 0]
     lost, energy = 1 - part["dropped"][..., 20] / before, part["rate"][:, None] * part["slope"] / (4 * before)
     measured = {"part of the loss lost": by_rate(part, lost), "η ‖∇L‖²/(4 L)": by_rate(part, energy)}
@@ -206,27 +199,27 @@ def _removed(record: Record, config: Any) -> tuple[dict, bool]:
 
 
 def _random(record: Record, config: Any) -> tuple[dict, bool]:
-    part, _ = edge(record, config)
+    part = edge(record)
     p = at(part["random"], 1)
     return {"p(1)": by_rate(part, p)}, bool((np.abs(p - 2) <= 0.1).all())
 
 
 def _gradient(record: Record, config: Any) -> tuple[dict, bool]:
-    part, _ = edge(record, config)
+    part = edge(record)
     before, after = (part[name][..., RADII >= 0.99] for name in ("gradient", "gradient_after"))
     measured = {told: [float(p.min()), float(p.max())] for told, p in (("before", before), ("after", after))}
     return {"p at r = 1 … 10": measured}, bool((after.max(axis=-1) > 2.1).all())
 
 
 def _second(record: Record, config: Any) -> tuple[dict, bool]:
-    part, _ = edge(record, config)
+    part = edge(record)
     steps = part["dropped"].shape[-1] // 2
     fall = part["dropped"][..., steps + 20] / part["dropped"][..., steps]
     return {"loss after 20 more steps": by_rate(part, fall)}, bool((fall > 0.95).all())
 
 
 def _one_cycle(record: Record, config: Any) -> tuple[dict, bool]:
-    part, _ = edge(record, config)
+    part = edge(record)
     half = part["rate"][:, None] / 2
     ratio, secant = part["curvature"] * half, part["secant"] * half
     measured = {"λ₁ η/2": by_rate(part, ratio), "secant η/2": by_rate(part, secant), "swing": by_rate(part, part["swing"])}
@@ -235,7 +228,7 @@ def _one_cycle(record: Record, config: Any) -> tuple[dict, bool]:
 
 def _cross_entropy(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["networks"]["cross_entropy"]
-    ratio, high = late(record["networks"], "cross_entropy"), highest(part["top"], RADII <= 1.01)
+    ratio, high = late(part), highest(part["top"], RADII <= 1.01)
     measured = {"λ₁ η/2": ratio.ravel().tolist(), "largest p at r ≤ 1": high.ravel().tolist()}
     return measured, bool((ratio < 0.5).all() and (high > 2.1).all())
 
@@ -243,7 +236,7 @@ def _cross_entropy(record: Record, config: Any) -> tuple[dict, bool]:
 def _relu(record: Record, config: Any) -> tuple[dict, bool]:
     part = record["networks"]["relu"]
     high = highest(part["top"], RADII >= 0.99)
-    measured = {"λ₁ η/2": late(record["networks"], "relu").ravel().tolist(), "largest p at r ≥ 1": high.ravel().tolist()}
+    measured = {"λ₁ η/2": late(part).ravel().tolist(), "largest p at r ≥ 1": high.ravel().tolist()}
     return measured, bool((high > 2.1).all())
 
 

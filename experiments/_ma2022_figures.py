@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import _ma2022_toys as toys
-from experiments._ma2022_networks import CHECKS, RADII, TEACHER_RADII
+from experiments._ma2022_networks import CHECKS, RADII, TEACHER_RADII, edge
 from landscape_jax import Record, plots
 from landscape_jax.plots import Figure, finite_range
 
@@ -127,12 +127,13 @@ def _edge(row, record: Record, config: Any) -> None:
     axes.set_title("sharpness against the edge")
     axes.legend(fontsize=6)
 
-    _lines(row[1], RADII, np.asarray(found["tanh"]["top"])[1:], labels[1:])
+    at_edge = edge(record)  # without the control
+    _lines(row[1], RADII, np.asarray(at_edge["top"]), labels[1:])
     _exponents(row[1], RADII, "square loss, tanh: sharpest direction")
 
     axes = row[2]
-    for values, rate, colour in zip(np.asarray(found["tanh"]["dropped"])[1:], config.rates[1:], plots.colours(2), strict=True):
-        kept = np.asarray(found["tanh"]["kept"])[config.rates.index(rate)]
+    runs = zip(np.asarray(at_edge["dropped"]), np.asarray(at_edge["kept"]), config.rates[1:], plots.colours(2), strict=True)
+    for values, kept, rate, colour in runs:
         axes.plot(values.T / values[:, :1].T, color=colour, lw=0.9)
         axes.plot(kept.T / values[:, :1].T, color=colour, lw=0.6, ls=":")
         axes.plot([], [], color=colour, label=f"η = {rate:g}, then η/4, η/16")
@@ -146,7 +147,7 @@ def _edge(row, record: Record, config: Any) -> None:
 
 def _limits(row, record: Record, config: Any) -> None:
     found = record["networks"]
-    tanh = {name: np.asarray(x)[1:] for name, x in found["tanh"].items()}
+    tanh = edge(record)
     groups = [tanh[name].reshape(-1, len(RADII)) for name in ("random", "gradient", "gradient_after")]
     _lines(row[0], RADII, groups, ["random", "gradient", "gradient after the drop"])
     _exponents(row[0], RADII, "square loss, tanh: other directions", highest=max(4, 1.05 * finite_range(groups)[1]))

@@ -102,7 +102,7 @@ def network(cell: Cell, config: Any, train: Batch) -> tuple[lj.types.Model, Loss
     return model, lj.losses.mean(model.apply, picked(CRITERIA, cell.criterion))
 
 
-def trained(tasks: dict[str, Task], config: Any, key: Key) -> dict[str, dict[str, Any]]:
+def trained(tasks: dict[str, Task], config: Any, key: Key) -> dict[str, lj.Record]:
     """For each task, leaves [rate, seed, ...]: "step", "loss" and "sharpness" at fifteen looks, and what `_afterwards` finds at
     the end. All tasks, rates and seeds are one compiled program, split over all devices."""
     train, _ = lj.data.digits(config.n_train, 0, scale=lj.data.per_pixel)
@@ -131,9 +131,17 @@ def trained(tasks: dict[str, Task], config: Any, key: Key) -> dict[str, dict[str
     found = {name: x.reshape(keys.shape + x.shape[1:]) for name, x in found.items()}
     ends = np.cumsum([len(t.rates) for t in tasks.values()])
     return {
-        name: {part: x[end - len(task.rates) : end] for part, x in found.items()} | {"rate": np.array(task.rates)}
+        name: lj.Record(
+            {part: x[end - len(task.rates) : end] for part, x in found.items()} | {"rate": np.array(task.rates)},
+            {"rate": task.rates, "seed": None},
+        )
         for (name, task), end in zip(tasks.items(), ends, strict=True)
     }
+
+
+def edge(record: lj.Record) -> lj.Record:
+    """The tanh runs with rates at the edge: all but the first, the control."""
+    return record["networks"]["tanh"].isel(rate=slice(1, None))
 
 
 def _afterwards(loss: Loss, params: Params, rate: Array, key: Key, train: Batch) -> dict[str, Array]:

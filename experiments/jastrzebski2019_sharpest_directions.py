@@ -237,9 +237,7 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
         record = Record({"p": np.asarray(lj.tree.size(shapes))})
         for which, result in found.items():
             name, cells = names[which]
-            rows = {cells: result} if isinstance(cells, str) else {
-                cell: jax.tree.map(lambda x, i=i: x[i], result) for i, cell in enumerate(cells)
-            }  # fmt: skip
+            rows = {cells: result} if isinstance(cells, str) else {cell: result.sel(cell=cell) for cell in cells}
             record.setdefault(name, {}).update(rows)
         return record
 
@@ -249,10 +247,11 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
 
 
 def _program(
-    config: Config, given: Problem, one_run: Callable[..., Record], num: int, key: lj.types.Key, *settings: Sequence[float]
+    config: Config, given: Problem, one_run: Callable[..., Record], num: int, key: lj.types.Key, axes: dict[str, Any],
+    *settings: Sequence[float],
 ) -> Callable[[], Callable[[], Record]]:
     """One program for all of `settings`, each with each of `num` seeds: compiled when it is called, and run when what comes
-    back is called; leaves [setting, num, check, ...].
+    back is called; leaves [setting, num, check, ...], the first two axes called as in `axes`.
 
     Data go in as arguments: `one_run` has them of the problem that it is given, with the start θ₀ and the run's key.
     """
@@ -274,7 +273,7 @@ def _program(
     def compiled() -> Callable[[], Record]:
         given = arrays, key, tuple(map(jnp.asarray, settings)), jnp.arange(num)
         program = all_runs.lower(*given).compile()
-        return lambda: lj.devices.fetched(program(*given))
+        return lambda: Record(lj.devices.fetched(program(*given)), axes)
 
     return compiled
 
@@ -305,7 +304,8 @@ def _cells(config: Config, given: Problem, key, watch: Callable, cells: list, gr
             _, record = lj.paced(lj.start(key, params, rule, seen), rule, seen, gaps)
             return record | record.pop("sharpest", {})
 
-        programs[names] = _program(config, given, one_run, config.num_seeds, key, rates, lengths)
+        axes = {"cell": names, "seed": None}
+        programs[names] = _program(config, given, one_run, config.num_seeds, key, axes, rates, lengths)
     return programs
 
 
@@ -365,7 +365,7 @@ def _nudged(config: Config, given: Problem, key) -> dict:
             steps = config.epoch * (config.nudged_epochs + 1)
             return lj.run(key, params, rule, watch(given), num_steps=steps, every=config.epoch)[1]
 
-        programs[name] = _program(config, given, one_run, config.num_pairs, key, gammas)
+        programs[name] = _program(config, given, one_run, config.num_pairs, key, {"gamma": gammas, "pair": None}, gammas)
     return programs
 
 

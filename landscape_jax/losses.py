@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -30,12 +31,16 @@ def square(outputs: Array, targets: Array) -> Array:
       outputs: f, [n, c].
       targets: y, shaped like f; one-hot rows for classes.
     Returns: [n].
+
+    >>> lj.losses.square(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]]))
+    Array([2.5], dtype=float32)
     """
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"square: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
-            "a broadcast here would give a wrong loss; reshape or one-hot the targets"
-        )
+    chex.assert_equal_shape(
+        [outputs, targets],
+        exception_type=ValueError,
+        custom_message=f"square: outputs {outputs.shape} and targets {targets.shape} differ in shape: "
+        "a broadcast here would give a wrong loss; reshape or one-hot the targets",
+    )
     targets = targets.astype(outputs.dtype) if labels.is_whole(targets.dtype) else targets
     return 0.5 * jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim)))
 
@@ -48,6 +53,9 @@ def cross_entropy(outputs: Array, targets: Array) -> Array:
       targets: integer classes [n, ...], or probabilities [n, ..., c] (one-hot rows).
     Returns: [n]. A class outside of 0 … c − 1 raises where targets are concrete and gives NaN where they are traced; concrete
       rows that are no probabilities raise.
+
+    >>> lj.losses.cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).round(3)  # log 4
+    Array([1.386, 1.386], dtype=float32)
     """
     meaning = labels.kind("cross_entropy", outputs, targets)
     if meaning is labels.Kind.SIGNS:
@@ -85,6 +93,9 @@ def logistic(outputs: Array, targets: Array) -> Array:
       outputs: f, [n] or [n, 1].
       targets: y ∈ {−1, +1}, or labels 0 and 1 for these; [n] or [n, 1].
     Returns: [n]. Another value raises where targets are concrete and gives NaN where they are traced.
+
+    >>> lj.losses.logistic(jnp.array([0.0, 2.0]), jnp.array([1, -1])).round(3)
+    Array([0.693, 2.127], dtype=float32)
     """
     n = outputs.shape[0]
     if outputs.size != n or targets.size != n:
@@ -122,6 +133,9 @@ def log_likelihood_scale(criterion: Criterion, outputs: Array) -> int:
     """s with s ℓ(f, y) = −log p(y | f) + const: 1, but for `cross_entropy` the positions of an example: it averages over them.
 
     The Fisher matrix of p is then s² E[∇ℓ ∇ℓᵀ], which is s times the Gauss–Newton matrix of ℓ.
+
+    >>> lj.losses.log_likelihood_scale(lj.losses.cross_entropy, jnp.zeros((8, 5, 10)))  # five positions
+    5
     """
     return math.prod(outputs.shape[1:-1]) if criterion is cross_entropy else 1
 
@@ -133,6 +147,10 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
       apply: (θ, x [n, ...]) ↦ outputs [n, c].
       criterion: (outputs, targets) ↦ [n].
     Returns: a loss whose batch is the pair (x [n, ...], y [n, ...]).
+
+    >>> loss = lj.losses.mean(apply, lj.losses.square)
+    >>> float(loss(params, batch)), jax.grad(loss)(params, batch)["b"].shape
+    (1.6015625, (3,))
     """
 
     require("mean", apply=apply, criterion=criterion)
@@ -146,7 +164,11 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
 
 
 def of_examples(criterion: Criterion, outputs: Array, targets: Array) -> Array:
-    """ℓ [n]. Raises `ValueError` for a criterion that gives anything but one number for each of the n examples."""
+    """ℓ [n]. Raises `ValueError` for a criterion that gives anything but one number for each of the n examples.
+
+    >>> lj.losses.of_examples(lj.losses.square, jnp.ones((3, 2)), jnp.zeros((3, 2)))
+    Array([1., 1., 1.], dtype=float32)
+    """
     found = criterion(outputs, targets)
     if jnp.shape(found) != outputs.shape[:1]:
         remedy = "lambda f, y: criterion(f, y).mean(-1)" if jnp.ndim(found) > 1 else "one that does not average over examples"
@@ -168,6 +190,10 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
       axis: the mesh axis that examples are split over; default: its first. Examples beyond the largest multiple of its
         length are done by all.
       weight: as for `chunked`.
+
+    >>> split = lj.losses.sharded(loss, lj.devices.mesh("examples"))
+    >>> bool(jnp.allclose(split(params, batch), loss(params, batch)))
+    True
     """
     require("sharded", loss=loss, mesh=mesh, **({} if weight is None else {"weight": weight}))
     Coupled.refuse("sharded", loss)
@@ -218,6 +244,9 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
       weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
         denominator of a weighted mean. A part of weight 0 is left out.
     Cost: that of the loss; of its gradient, one forward pass more (a chunk is gone through again on the way back).
+
+    >>> bool(jnp.allclose(lj.losses.chunked(loss, 3)(params, batch), loss(params, batch)))
+    True
     """
     require("chunked", loss=loss, **({} if weight is None else {"weight": weight}))
     count("chunked", num_chunks=num_chunks)
@@ -253,7 +282,11 @@ def _weighted(loss: Any, weight: Weight | None) -> Loss:
 
 
 def check(loss: Loss, params: Params, batch: Batch) -> jax.ShapeDtypeStruct:
-    """Raise unless `loss` gives one real number here; its shape and dtype. Costs a trace, no arithmetic."""
+    """Raise unless `loss` gives one real number here; its shape and dtype. Costs a trace, no arithmetic.
+
+    >>> lj.losses.check(loss, params, batch)
+    ShapeDtypeStruct(shape=(), dtype=float32)
+    """
     require("check", loss=loss)
     tree.check(params)
 

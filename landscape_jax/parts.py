@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,8 @@ from landscape_jax.types import Batch, Params, Weight
 def weigh(weight: Weight, batch: Batch) -> Array:
     """w of a part of a batch, shape []."""
     w = jnp.asarray(weight(batch))
-    if w.shape != ():
-        raise ValueError(f"weight gives shape {w.shape} for a batch, not one number: sum over its examples")
+    fact = f"weight gives shape {w.shape} for a batch, not one number"
+    chex.assert_rank(w, 0, exception_type=ValueError, custom_message=f"{fact}: sum over its examples")
     return w
 
 

@@ -113,13 +113,21 @@ def grid(fn: Callable) -> Sweep:
     wait for the slowest. `chunked` says otherwise.
 
     Cost: len(xs) · len(ys) · … times that of `fn`.
+
+    >>> lj.sweep.grid(lambda x, y: x + y)(jnp.array([0, 10]), jnp.array([1, 2, 3]))
+    Array([[ 1,  2,  3],
+           [11, 12, 13]], dtype=int32)
     """
     require("grid", fn=fn)
     return Sweep(fn, product=True)
 
 
 def zipped(fn: Callable) -> Sweep:
-    """`zipped(fn)(xs [n], ys [n])` has leaves [n, ...]: entry i is `fn(xs[i], ys[i])`, compiled as one program."""
+    """`zipped(fn)(xs [n], ys [n])` has leaves [n, ...]: entry i is `fn(xs[i], ys[i])`, compiled as one program.
+
+    >>> lj.sweep.zipped(lambda x, y: x + y)(jnp.array([0, 10]), jnp.array([1, 2]))
+    Array([ 1, 12], dtype=int32)
+    """
     require("zipped", fn=fn)
     return Sweep(fn, product=False)
 
@@ -131,6 +139,9 @@ def chunked(fn: Callable | Sweep, size: int | None = None) -> Sweep:
       fn: a sweep, or a function, which counts as zipped.
       size: how many; by default as many as fit into half of the memory that is free, by the compiler's own
         account of what two runs take (which costs one more compilation).
+
+    >>> lj.sweep.chunked(lambda x: x**2, 2)(jnp.arange(5))  # two side by side
+    Array([ 0,  1,  4,  9, 16], dtype=int32)
     """
     if size is not None:
         count("chunked", size=size)
@@ -147,6 +158,9 @@ def sharded(fn: Callable | Sweep, mesh: Mesh | None = None) -> Sweep:
     Args:
       fn: a sweep, or a function, which counts as zipped.
       mesh: default: all devices of all processes.
+
+    >>> lj.sweep.sharded(lambda x: x**2)(jnp.arange(5)).tolist()
+    [0, 1, 4, 9, 16]
     """
     if mesh is not None:
         require("sharded", mesh=mesh)
@@ -157,6 +171,9 @@ def over_runs(fn: Callable, mesh: Mesh | None = None, size: int | None = None) -
     """(runs [N, ...], whole) ↦ fn(run, whole) for each: split over a mesh, `size` at a time. Pure.
 
     A mesh must divide N. By default all go side by side on accelerators, one after the other on a CPU.
+
+    >>> lj.sweep.over_runs(lambda run, whole: run * whole)(jnp.arange(3), jnp.array(10))
+    Array([ 0, 10, 20], dtype=int32)
     """
 
     def local(runs, whole):

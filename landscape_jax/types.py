@@ -5,7 +5,7 @@ nothing asks for a base class.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax import Array
@@ -55,11 +55,23 @@ class Coupled:
             )
 
 
+class ModelInit(Protocol):
+    def __call__(self, key: Key, inputs: Array, /) -> Params:
+        """θ, drawn for inputs like these, [n, ...]."""
+        ...
+
+
+class ModelApply(Protocol):
+    def __call__(self, params: Params, inputs: Array, /) -> Array:
+        """The outputs, [n, c] of inputs [n, ...]."""
+        ...
+
+
 class Model(NamedTuple):
     """A network as two pure functions."""
 
-    init: Callable  # (key, inputs [n, ...]) ↦ θ
-    apply: Callable  # (θ, inputs [n, ...]) ↦ outputs [n, c]
+    init: ModelInit  # (key, inputs [n, ...]) ↦ θ
+    apply: ModelApply  # (θ, inputs [n, ...]) ↦ outputs [n, c]
 
 
 class Moment(NamedTuple):
@@ -74,14 +86,38 @@ class Moment(NamedTuple):
     state: Any  # s_{t+1}: the optimizer state that made the update
 
 
+class DynamicsInit(Protocol):
+    def __call__(self, params: Params, /) -> Any:
+        """s₀, the state of the rule at θ₀."""
+        ...
+
+
+class DynamicsStep(Protocol):
+    def __call__(self, key: Key, step: Array, params: Params, state: Any, /) -> tuple[Params, Any, Moment]:
+        """θ_{t+1}, s_{t+1} and the moment of step t, [] int32, which starts at θ_t with s_t."""
+        ...
+
+
 class Dynamics(NamedTuple):
     """A rule that moves parameters.
 
     `key` is the run's key, the same at every step; a rule that draws random numbers at step t folds t into it.
     """
 
-    init: Callable  # θ₀ ↦ s₀
-    step: Callable  # (key, t, θ, s) ↦ (θ', s', moment)
+    init: DynamicsInit  # θ₀ ↦ s₀
+    step: DynamicsStep  # (key, t, θ, s) ↦ (θ', s', moment)
+
+
+class ObservableInit(Protocol):
+    def __call__(self, key: Key, params: Params, /) -> Any:
+        """m₀, what is remembered before the first step, from θ₀."""
+        ...
+
+
+class ObservableMeasure(Protocol):
+    def __call__(self, key: Key, memory: Any, moment: Moment, /) -> tuple[Any, Any]:
+        """The memory after this moment, and the value: a pytree of arrays."""
+        ...
 
 
 class Observable(NamedTuple):
@@ -91,8 +127,8 @@ class Observable(NamedTuple):
     choosing between two copies; or the observable itself, where its memory's class has an attribute `stays = True`.
     """
 
-    init: Callable  # (key, θ₀) ↦ m₀
-    measure: Callable  # (key, m, moment) ↦ (m', value)
+    init: ObservableInit  # (key, θ₀) ↦ m₀
+    measure: ObservableMeasure  # (key, m, moment) ↦ (m', value)
 
 
 class Eigs(NamedTuple):

@@ -57,7 +57,7 @@ def test_the_walk_sees_what_there_is():
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_imports_only_from_layers_above(path):
     part = part_of(path)
-    assert part in RANK, f"{part} has no layer: give it one in LAYERS and in the design"
+    assert part in RANK, f"{part} has no layer: give it one in LAYERS and in docs/design.md"
     for dotted in imports(path):
         root, _, rest = dotted.partition(".")
         assert root not in ("experiments", "benchmarks", "tests"), f"{path} imports {dotted}"

@@ -61,6 +61,7 @@ def test_examples():
 
     assert lasting["record"]["loss"].shape == (4, 4, 20)
     assert lasting["table"].dims == ("learning_rate",)
+    assert lasting["fastest"].shape == (4, 20)
     assert (lasting["folder"] / "200" / "manifest.json").is_file()
     sharpness = warmed["record"]["sharpness"]
     assert sharpness.shape == (4, 4, 4)  # at the first look all rates are still where they parted

@@ -1,10 +1,12 @@
 """What is written is what is read."""
 
+import copy
 import dataclasses
 import datetime
 import enum
 import functools
 import json
+import pickle
 from pathlib import Path
 
 import jax
@@ -153,6 +155,128 @@ def test_axes_nobody_named_are_numbered_and_a_map_forgets_names():
     assert list(first.axes) == ["step"]
     assert list(jax.tree.map(np.asarray, runs).axes) == ["axis_0", "step"]
     assert list(jax.tree.map(np.asarray, record.Record({"step": np.int32(3)})).axes) == []
+
+
+def swept():
+    """[seed 2, learning_rate 3, step 4]; the last run diverges after its second record."""
+    step = np.broadcast_to(np.array([0, 10, 20, 30], np.int32), (2, 3, 4)).copy()
+    step[1, 2] = [0, 10, 12, 12]
+    values = np.arange(24.0).reshape(2, 3, 4)
+    nested = {"values": np.stack([values, -values], -1), "deep": {"products": values.astype(int)}}
+    entries = {"step": step, "loss": values, "top": nested, "eigs": lj.types.Estimate(jnp.asarray(values), jnp.asarray(values))}
+    return record.Record(entries, {"seed": [3, 5], "learning_rate": np.array([0.1, 0.2, 0.5], np.float32)})
+
+
+def told(runs):
+    return {name: x.tolist() for name, x in runs.axes.items()}
+
+
+def test_sel_takes_coordinates_and_isel_positions():
+    runs = swept()
+    one = runs.sel(seed=3, learning_rate=0.2)
+    assert isinstance(one, record.Record)
+    assert told(one) == {"step": [0, 10, 20, 30]}
+    assert one["loss"].tolist() == [4, 5, 6, 7]
+    assert one["top"]["values"].tolist() == [[4, -4], [5, -5], [6, -6], [7, -7]]  # a trailing axis stays
+    assert one["top"]["deep"]["products"].tolist() == [4, 5, 6, 7]
+    assert isinstance(one["eigs"], lj.types.Estimate)
+    assert one["eigs"].error.tolist() == [4, 5, 6, 7]
+    assert runs.isel(seed=-2, learning_rate=1)["loss"].tolist() == one["loss"].tolist()
+    some = runs.sel(learning_rate=[0.5, 0.1])
+    assert told(some)["seed"] == [3, 5]
+    assert told(some)["learning_rate"] == [0.5, np.float32(0.1)]
+    assert some["loss"][:, :, 0].tolist() == [[8, 0], [20, 12]]
+    assert told(runs.isel(learning_rate=slice(1, None)))["learning_rate"] == [np.float32(0.2), 0.5]
+    assert told(runs.isel(seed=[1]))["seed"] == [5]
+    np.testing.assert_array_equal(runs.sel(seed=5).to_xarray()["loss"], runs.to_xarray()["loss"].sel(seed=5))
+
+
+def test_sel_along_time_and_what_becomes_of_step():
+    runs = swept()
+    moment = runs.sel(step=20)
+    assert "step" not in moment  # an axis that is gone
+    assert list(moment.axes) == ["seed", "learning_rate"]
+    assert moment["loss"].tolist() == [[2, 6, 10], [14, 18, 22]]
+    assert moment["top"]["values"].shape == (2, 3, 2)
+    assert moment.sel(seed=5)["loss"].tolist() == [14, 18, 22]
+    late = runs.isel(step=slice(-2, None))
+    assert told(late)["step"] == [20, 30]
+    assert late["step"][1, 2].tolist() == [12, 12]  # the run's own clock
+    diverged = late.sel(seed=5, learning_rate=0.5)
+    assert told(diverged) == {"step": [20, 30]}  # the common clock goes on
+    assert diverged["step"].tolist() == [12, 12]
+    assert diverged.to_xarray()["clock"].to_series().to_dict() == {20: 12, 30: 12}
+    assert diverged.sel(step=30)["loss"] == 23
+    assert told(runs.isel(step=slice(0, 3)).sel(seed=5, learning_rate=0.5)) == {"step": [0, 10, 20]}
+    paced = record.Record({"step": np.array([[0, 1, 2], [0, 10, 20]]), "loss": np.ones((2, 3))}, {"rate": [1, 2]})
+    assert told(paced.sel(rate=1)) == {"step": [0, 1, 2]}  # each run has a clock of its own
+    assert runs.isel(step=slice(0, 0)).axes["step"].tolist() == []
+    assert runs.isel(seed=0, learning_rate=0, step=0).axes == {}
+
+
+def test_axes_without_names_and_coordinates_can_be_selected():
+    runs = record.Record({"step": np.array([[0, 1], [0, 1], [0, 1]]), "loss": np.arange(6).reshape(3, 2)})
+    assert runs.sel(axis_0=2)["loss"].tolist() == [4, 5]
+    later = record.Record(dict(runs), {"seed": None}).isel(seed=slice(1, None))
+    assert told(later) == {"seed": [1, 2], "step": [0, 1]}
+    timeless = record.Record({"loss": np.arange(6).reshape(3, 2)}, {"seed": None, "rate": [1, 2]})
+    assert told(timeless) == {"seed": [0, 1, 2], "rate": [1, 2]}
+    assert timeless.sel(rate=2)["loss"].tolist() == [1, 3, 5]
+    words = record.Record({"step": np.zeros((2, 1), int), "x": np.ones((2, 1))}, {"network": ["mlp", "cnn"]})
+    assert words.sel(network="cnn")["x"].tolist() == [1]
+
+
+def test_what_is_not_there_is_told():
+    runs = swept()
+    with pytest.raises(ValueError, match=r"no axis 'rate'; its axes are seed, learning_rate, step"):
+        runs.sel(rate=0.1)
+    with pytest.raises(ValueError, match=r"no axis 'rate'; its axes are seed, learning_rate, step"):
+        runs.isel(rate=0)
+    with pytest.raises(ValueError, match=r"'learning_rate' has no coordinate 0\.3; it has 0\.1, 0\.2, 0\.5"):
+        runs.sel(learning_rate=0.3)
+    with pytest.raises(ValueError, match="no coordinate 0.10001"):
+        runs.sel(learning_rate=0.10001)
+    assert runs.sel(learning_rate=0.1 * (1 + 1e-8))["loss"].shape == (2, 4)
+    with pytest.raises(ValueError, match=r"'seed' has no coordinate 4; it has 3, 5"):
+        runs.sel(seed=4)
+    with pytest.raises(IndexError, match=r"seed=2 is beyond the 2 places"):
+        runs.isel(seed=2)
+    with pytest.raises(TypeError, match=r"must be an integer, a slice or a list of integers; for coordinates use sel"):
+        runs.isel(learning_rate=0.1)
+    twice = record.Record({"step": np.array([0, 7, 7])})
+    with pytest.raises(ValueError, match=r"step=7 is the coordinate of several places: 1, 2"):
+        twice.sel(step=7)
+    with pytest.raises(ValueError, match=r"the entry 'x', of shape \(2,\), has no axis 'learning_rate'"):
+        (runs | {"x": np.ones(2)}).isel(learning_rate=0)
+
+
+def test_copies_and_unions_keep_the_axes():
+    runs = swept()
+    more = {"loss": np.zeros((2, 3, 4)), "extra": np.ones((2, 3, 4))}
+    into = runs.copy()
+    into |= more
+    copies = [runs.copy(), copy.copy(runs), copy.deepcopy(runs), pickle.loads(pickle.dumps(runs))]
+    for result in (*copies, runs | more, more | runs, into):
+        assert isinstance(result, record.Record)
+        assert told(result) == told(runs)
+    assert (runs | more)["loss"].sum() == 0
+    assert (more | runs)["loss"] is runs["loss"]
+    assert "extra" not in runs
+    copied = runs.copy()
+    copied.named["seed"] = [8, 9]
+    assert runs.named["seed"] == [3, 5]
+    nobody = record.Record({"step": runs["step"]})
+    assert told(nobody | runs) == told(runs)
+    nobody |= runs
+    assert told(nobody) == told(runs)
+
+
+def test_a_part_of_a_record_comes_back_with_its_axes(tmp_path):
+    parts = {"moment": swept().sel(step=20), "late": swept().isel(step=slice(2, None)).sel(seed=5, learning_rate=0.5)}
+    record.write(tmp_path, parts, seed=0)
+    _, read, _ = record.read(tmp_path)
+    for name, part in parts.items():
+        assert told(read[name]) == told(part)
 
 
 def chunks(runs=(), count=5, length=4):

@@ -29,7 +29,7 @@ def test_grid_is_the_outer_product_of_its_arguments():
 
 
 def test_a_grid_of_runs_equals_the_runs(problem):
-    """As in the design's second example: the learning rate is traced, the key decides θ₀."""
+    """As in the README: the learning rate is traced, the key decides θ₀."""
     watch = {"loss": lj.observe.loss}
 
     def trained(key, rate):

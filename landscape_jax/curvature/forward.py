@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 from jax.extend.core import jaxpr_as_fun
 
@@ -47,10 +48,9 @@ def _of_vectors_like(x: Params, name: str, product: Callable) -> Callable:
     """The product, which refuses a vector that is not shaped like x."""
 
     def checked(v: Params):
-        here, there = jax.tree.flatten(v), jax.tree.flatten(x)
-        if here[1] != there[1] or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(here[0], there[0], strict=True)):
-            told = [", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves[:4]) for leaves, _ in (here, there)]
-            raise ValueError(f"{name}: a product takes a vector shaped like θ, {told[1]}, not {told[0]}")
+        came, like = (", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree)[:4]) for tree in (v, x))
+        message = f"{name}: a product takes a vector shaped like θ, {like}, not {came}"
+        chex.assert_trees_all_equal_shapes_and_dtypes(v, x, exception_type=ValueError, custom_message=message)
         return product(v)
 
     return checked

@@ -36,6 +36,10 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
 
     Cost: about one gradient and one forward tangent a product, less than a Hessian product; memory of one gradient.
     Source: N. Schraudolph 2002, Neural Computation 14(7), eq. 8; J. Martens 2020, arXiv 1412.1193, §8.
+
+    >>> product = lj.curvature.ggn(apply, lj.losses.cross_entropy)(params, batch)(params)
+    >>> jax.tree.map(jnp.shape, product)
+    {'b': (3,), 'w': (2, 3)}
     """
 
     require("ggn", apply=apply, criterion=criterion, precision=precision)
@@ -70,6 +74,10 @@ def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
 
     Cost: as a Hessian product.
     Source: V. Papyan 2019, arXiv 1901.08244, eq. 3 (there H, hence the name).
+
+    >>> product = lj.curvature.h_term(apply, lj.losses.cross_entropy)(params, batch)(params)
+    >>> jax.tree.map(jnp.shape, product)
+    {'b': (3,), 'w': (2, 3)}
     """
 
     require("h_term", apply=apply, criterion=criterion, precision=precision)
@@ -89,6 +97,10 @@ def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
 
     Cost: one forward tangent and one gradient a product.
     Source: J. Martens 2020, arXiv 1412.1193, §11; F. Kunstner et al. 2019, arXiv 1905.12558, for what it is not.
+
+    >>> product = lj.curvature.fisher(apply, lj.losses.cross_entropy)(params, batch)(params)
+    >>> jax.tree.map(jnp.shape, product)
+    {'b': (3,), 'w': (2, 3)}
     """
 
     require("fisher", apply=apply, criterion=criterion, precision=precision)
@@ -107,6 +119,10 @@ def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = 
     C / b · (n − b)/(n − 1).
 
     Cost: one forward tangent and one gradient a product. Centred over the whole batch, so it can't be cut into chunks.
+
+    >>> product = lj.curvature.gradient_covariance(apply, lj.losses.cross_entropy)(params, batch)(params)
+    >>> jax.tree.map(jnp.shape, product)
+    {'b': (3,), 'w': (2, 3)}
     """
 
     require("gradient_covariance", apply=apply, criterion=criterion, precision=precision)
@@ -144,6 +160,10 @@ def sampled_fisher(
 
     Cost: S forward tangents and gradients a product.
     Source: J. Martens 2020, arXiv 1412.1193, §5.
+
+    >>> product = lj.curvature.sampled_fisher(apply, lj.losses.cross_entropy, key)(params, batch)(params)
+    >>> jax.tree.map(jnp.shape, product)
+    {'b': (3,), 'w': (2, 3)}
     """
     require("sampled_fisher", apply=apply, criterion=criterion, key=key, precision=precision)
     count("sampled_fisher", num_samples=num_samples)
@@ -179,6 +199,9 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
 
     Cost: one forward tangent and one gradient a product.
     Source: A. Jacot et al. 2018, arXiv 1806.07572, eq. 4.
+
+    >>> lj.curvature.ntk(apply)(params, batch)(jnp.ones((8, 3))).shape
+    (8, 3)
     """
 
     require("ntk", apply=apply, precision=precision)

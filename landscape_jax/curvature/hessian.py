@@ -22,6 +22,10 @@ def hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     Cost: about two gradients' time a product (the gradient and its tangent), and the memory of one gradient.
     Symmetric; as smooth as the loss: through ReLU it is the curvature of the linear pieces.
     Source: B. Pearlmutter 1994, "Fast exact multiplication by the Hessian", Neural Computation 6(1), eq. 3.
+
+    >>> product = lj.curvature.hessian(loss)(params, batch)(params)  # H θ
+    >>> jax.tree.map(jnp.shape, product)
+    {'b': (3,), 'w': (2, 3)}
     """
 
     require("hessian", loss=loss, precision=precision)
@@ -40,6 +44,10 @@ def linearized_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     Cost: one gradient and its linearisation when a point is given, then about one gradient's time a product; keeps the
     activations of forward and backward pass in memory as long as the product is in use. Called op by op, outside jit, it
     compiles once where `hessian` traces at each product.
+
+    >>> product = lj.curvature.linearized_hessian(loss)(params, batch)(params)
+    >>> jax.tree.all(jax.tree.map(jnp.allclose, product, lj.curvature.hessian(loss)(params, batch)(params)))
+    True
     """
 
     require("linearized_hessian", loss=loss, precision=precision)
@@ -62,6 +70,10 @@ def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
     Args, errors and source: as for `hessian`.
 
     Cost: about twice `hessian`'s time and memory a product.
+
+    >>> product = lj.curvature.reverse_hessian(loss)(params, batch)(params)
+    >>> jax.tree.all(jax.tree.map(jnp.allclose, product, lj.curvature.hessian(loss)(params, batch)(params)))
+    True
     """
 
     require("reverse_hessian", loss=loss, precision=precision)

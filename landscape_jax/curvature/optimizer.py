@@ -49,6 +49,11 @@ def preconditioner(state: Any, params: Params | None = None, *, optimizer: Any =
     Raises: ValueError for a state without preconditioner (SGD, momentum), before the first update, where the rule can't be
       told from the state, and for a rule that is not of this form or not known (ADOPT, ACProp, LAMB, …), by name.
     Source: J. Cohen et al. 2022, arXiv 2207.14484, §2 and App. A; the rules are optax's.
+
+    >>> adam = optax.adam(0.1)
+    >>> state = adam.update(jax.grad(loss)(params, batch), adam.init(params))[1]
+    >>> jax.tree.map(jnp.shape, lj.curvature.preconditioner(state, optimizer=adam))
+    {'b': (3,), 'w': (2, 3)}
     """
     if params is not None:
         tree.check(params)

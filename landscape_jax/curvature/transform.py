@@ -40,6 +40,10 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
       weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
         denominator of a weighted mean. A part of weight 0 is left out.
     Cost: one product over n examples; memory: that of ⌈n / num_chunks⌉ examples and one vector more.
+
+    >>> product = lj.curvature.chunked(lj.curvature.hessian(loss), 3)(params, batch)(params)
+    >>> jax.tree.all(jax.tree.map(jnp.allclose, product, lj.curvature.hessian(loss)(params, batch)(params)))
+    True
     """
     require("chunked", curvature=curvature, **({} if weight is None else {"weight": weight}))
     count("chunked", num_chunks=num_chunks)
@@ -84,6 +88,10 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight
       axis: the mesh axis that examples are split over; default: its first.
       weight: as for `chunked`.
     Cost: 1/devices of a product's time and memory, and one all-reduce of p numbers.
+
+    >>> product = lj.curvature.sharded(lj.curvature.hessian(loss), lj.devices.mesh("examples"))(params, batch)(params)
+    >>> jax.tree.all(jax.tree.map(jnp.allclose, product, lj.curvature.hessian(loss)(params, batch)(params)))
+    True
     """
     require("sharded", curvature=curvature, mesh=mesh, **({} if weight is None else {"weight": weight}))
     Coupled.refuse("sharded", curvature)
@@ -109,6 +117,10 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
     Targets give each example one class: integers [n], one-hot or other float rows [n, C], or, for one logit, signs ±1 or labels
     0 and 1 ([n] or [n, 1]; two classes, the negative one first). They must be concrete, not traced: how many examples a class
     has is a shape. A class without examples has A_k = 0. A value that is no class, and several positions an example, raise.
+
+    >>> products = lj.curvature.per_class(lj.curvature.hessian(loss))(params, batch)
+    >>> len(products)
+    3
     """
     require("per_class", curvature=curvature)
     Coupled.refuse("per_class", curvature)
@@ -133,7 +145,13 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
 
 
 def shifted(curvature: Curvature, shift) -> Curvature:
-    """(A + σI) v: damping, or an L2 penalty ½ σ ‖θ‖². `shift` is σ, shape []."""
+    """(A + σI) v: damping, or an L2 penalty ½ σ ‖θ‖². `shift` is σ, shape [].
+
+    >>> hessian = lj.curvature.hessian(loss)
+    >>> plus = lj.curvature.dense(lj.curvature.shifted(hessian, 2.0))(params, batch)
+    >>> bool(jnp.allclose(plus, lj.curvature.dense(hessian)(params, batch) + 2 * jnp.eye(9)))
+    True
+    """
     require("shifted", curvature=curvature)
     number("shifted", shift=shift)
     return Coupled.like(curvature, lambda params, batch: _shifted(product_at("shifted", curvature, params, batch), shift))
@@ -153,6 +171,11 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
         `preconditioner(state, optimizer=optimizer)` reads it from an optax state.
     Cost: one product. Eigenvectors are those of P⁻¹ A times P^½.
     Source: J. Cohen et al. 2022, arXiv 2207.14484, §3.
+
+    >>> scaled = lj.curvature.preconditioned(lj.curvature.hessian(loss), jax.tree.map(lambda x: jnp.full_like(x, 4), params))
+    >>> four = jax.tree.map(lambda x: 4 * x, scaled(params, batch)(params))
+    >>> jax.tree.all(jax.tree.map(jnp.allclose, four, lj.curvature.hessian(loss)(params, batch)(params)))
+    True
     """
 
     require("preconditioned", curvature=curvature)
@@ -180,6 +203,11 @@ def projected(curvature: Curvature, basis: Params) -> Curvature:
     """Π A Π v, Π the orthogonal projection *onto* the span of a basis Q, leaves [m, ...], rows linearly independent.
 
     Cost: one product and 4 m p multiply-adds.
+
+    >>> v = lj.tree.scale(1 / lj.tree.norm(params), params)
+    >>> inside = lj.curvature.projected(lj.curvature.hessian(loss), jax.tree.map(lambda x: x[None], v))
+    >>> jax.tree.map(jnp.shape, inside(params, batch)(v))  # ⟨v, H v⟩ v
+    {'b': (3,), 'w': (2, 3)}
     """
     require("projected", curvature=curvature)
     onto = _projection("projected", basis)
@@ -191,6 +219,11 @@ def deflated(curvature: Curvature, basis: Params) -> Curvature:
 
     With eigenvectors for a basis, their eigenvalues become 0 and all others stay.
     Cost: one product and 4 m p multiply-adds.
+
+    >>> v = lj.tree.scale(1 / lj.tree.norm(params), params)
+    >>> rest = lj.curvature.deflated(lj.curvature.hessian(loss), jax.tree.map(lambda x: x[None], v))
+    >>> bool(lj.tree.norm(rest(params, batch)(v)) < 1e-5)
+    True
     """
     require("deflated", curvature=curvature)
     onto = _projection("deflated", basis)
@@ -218,6 +251,10 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
       select: path ↦ whether the leaf belongs to S; the path of params["layer0"]["kernel"] is "layer0/kernel". A layer:
         `lambda path: path.startswith("layer0/")`; all weights: `lambda path: not path.endswith("bias")`.
     Cost: one product of the whole.
+
+    >>> first = lj.curvature.restricted(lj.curvature.hessian(loss), lambda path: path == "w")
+    >>> lj.curvature.dense(first)(params, batch).shape
+    (6, 6)
     """
 
     require("restricted", curvature=curvature, select=select)
@@ -242,6 +279,9 @@ def dense(curvature: Curvature, like: Params | None = None) -> Callable[[Params,
     Args:
       like: a vector that the curvature acts on, where it is not shaped like θ (`ntk`, a curvature of your own).
     Cost: p products, one at a time, and p² numbers.
+
+    >>> lj.curvature.dense(lj.curvature.hessian(loss))(params, batch).shape
+    (9, 9)
     """
 
     require("dense", curvature=curvature)

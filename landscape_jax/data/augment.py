@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,9 @@ def shifted(key: Key, x: Array, pixels: int = 4) -> Array:
     Args:
       x: images, [n, h, w, channels].
     Cost: one padded copy.
+
+    >>> lj.data.shifted(key, jnp.ones((2, 8, 8, 3)), pixels=2).shape
+    (2, 8, 8, 3)
     """
     n, height, width, channels = _images("shifted", x)
     count("shifted", None, pixels=pixels)
@@ -39,7 +43,11 @@ def shifted(key: Key, x: Array, pixels: int = 4) -> Array:
 
 
 def flipped(key: Key, x: Array) -> Array:
-    """Each image [n, h, w, channels] mirrored left to right with probability ½."""
+    """Each image [n, h, w, channels] mirrored left to right with probability ½.
+
+    >>> lj.data.flipped(key, jnp.ones((2, 8, 8, 3))).shape
+    (2, 8, 8, 3)
+    """
     n, *_ = _images("flipped", x)
     heads = jax.random.bernoulli(key, shape=(n, 1, 1, 1))
     return jnp.where(heads, x[:, :, ::-1], x)
@@ -55,6 +63,11 @@ def augmented(batches: Batches, *changes: Callable[[Key, Array], Array]) -> Batc
       batches: its batch is a pair (x [n, ...], y), or the array x alone.
       changes: (key, x) ↦ x of the same shape and dtype, each with a key of its own.
     Returns: a `Partial`: the data stay arguments of the compiled program.
+
+    >>> images, classes = jnp.ones((4, 8, 8, 1)), jnp.arange(4)
+    >>> batches = lj.data.augmented(lj.data.minibatch((images, classes), 2), lj.data.shifted, lj.data.flipped)
+    >>> batches(key, 0)[0].shape
+    (2, 8, 8, 1)
     """
     if not changes:
         raise ValueError("augmented: no changes were passed; pass at least one, e.g. shifted, or use the batches themselves")
@@ -75,6 +88,6 @@ def _augmented(changes: tuple[Callable, ...], batches: Batches, key: Key, step: 
 
 
 def _images(name: str, x: Array) -> tuple[int, ...]:
-    if x.ndim != 4:
-        raise ValueError(f"{name}: inputs {x.shape} are not images [n, height, width, channels]; reshape them, channels last")
+    fact = f"{name}: inputs {x.shape} are not images [n, height, width, channels]"
+    chex.assert_rank(x, 4, exception_type=ValueError, custom_message=f"{fact}; reshape them, channels last")
     return x.shape

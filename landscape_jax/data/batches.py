@@ -23,7 +23,12 @@ from landscape_jax.types import Batch, Batches, Key
 
 
 def full_batch(data: Batch) -> Batches:
-    """Every example at every step: full-batch gradient descent."""
+    """Every example at every step: full-batch gradient descent.
+
+    >>> inputs, targets = lj.data.full_batch(batch)(key, 7)
+    >>> bool((inputs == batch[0]).all())
+    True
+    """
     tree.num_examples(data, "full_batch: data")
     return Partial(_full_batch, jax.tree.map(jnp.asarray, data))
 
@@ -32,6 +37,10 @@ def minibatch(data: Batch, batch_size: int) -> Batches:
     """`batch_size` distinct examples, drawn afresh and uniformly at every step.
 
     Cost: one shuffle of n indices a step.
+
+    >>> inputs, targets = lj.data.minibatch(batch, 3)(key, 0)
+    >>> inputs.shape, targets.shape
+    ((3, 2), (3, 3))
     """
     return _batches("minibatch", _drawn, data, batch_size)
 
@@ -41,6 +50,9 @@ def independent(data: Batch, batch_size: int) -> Batches:
     exactly its covariance over the data divided by `batch_size`, up to b = n and beyond.
 
     Cost: b random integers a step, and no shuffle.
+
+    >>> lj.data.independent(jnp.arange(8), 3)(key, 0).shape
+    (3,)
     """
     tree.num_examples(data, "independent: data")
     count("independent", batch_size=batch_size)
@@ -55,6 +67,10 @@ def epochs(data: Batch, batch_size: int) -> Batches:
     example is dropped when b = `batch_size` does not divide n: the batch then reaches into the next epoch.
 
     Cost: one shuffle of n indices a step, two where b does not divide n.
+
+    >>> batches = lj.data.epochs(jnp.arange(4), 2)
+    >>> sorted(jnp.concatenate([batches(key, 0), batches(key, 1)]).tolist())  # each example once
+    [0, 1, 2, 3]
     """
     return _batches("epochs", _in_epochs, data, batch_size)
 

@@ -62,6 +62,8 @@ def cifar10(
     with names, folders and md5s where there is neither a file nor a mirror that answers.
 
     Source: A. Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
+
+    >>> train, test = lj.data.cifar10(1000, scale=lj.data.per_channel)  # doctest: +SKIP
     """
     n_train, n_test = images.counts("cifar10", n_train, n_test, NUM_TRAIN, NUM_TEST)
     train = [(f"data_batch_{i + 1}.bin", min(n_train - start, BATCH)) for i, start in enumerate(range(0, n_train, BATCH))]
@@ -78,6 +80,8 @@ def cifar100(
     so only a download is checked.
 
     Source: A. Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
+
+    >>> train, test = lj.data.cifar100(1000, scale=lj.data.per_channel)  # doctest: +SKIP
     """
     n_train, n_test = images.counts("cifar100", n_train, n_test, NUM_TRAIN, NUM_TEST)
     return _read(CIFAR100, [("train.bin", n_train)], [("test.bin", n_test)], 2, 100, scale, one_hot)

@@ -33,6 +33,10 @@ def digits(
 
     Source: E. Alpaydin and C. Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
     (doi 10.24432/C50P49, CC BY 4.0): its test part, the copy that scikit-learn ships.
+
+    >>> train, test = lj.data.digits(100, 50)
+    >>> train[0].shape, train[1].shape, test[0].shape
+    ((100, 64), (100, 10), (50, 64))
     """
     count("digits", None, n_train=n_train, **({} if n_test is None else {"n_test": n_test}))
     if not (1 <= n_train <= NUM_EXAMPLES and 0 <= (n_test or 0) <= NUM_EXAMPLES - n_train):

@@ -67,6 +67,8 @@ def mnist(
     with names, folders and md5s where there is neither a file nor a mirror that answers.
 
     Source: Y. LeCun, C. Cortes and C. Burges, "The MNIST database of handwritten digits".
+
+    >>> train, test = lj.data.mnist(1000, scale=lj.data.per_pixel)  # doctest: +SKIP
     """
     return _read("mnist", MNIST, n_train, n_test, scale, one_hot)
 
@@ -80,6 +82,8 @@ def fashion_mnist(
     Arguments, results and errors are those of `mnist`.
 
     Source: H. Xiao, K. Rasul and R. Vollgraf 2017, arXiv 1708.07747.
+
+    >>> train, test = lj.data.fashion_mnist(1000, one_hot=False)  # doctest: +SKIP
     """
     return _read("fashion_mnist", FASHION_MNIST, n_train, n_test, scale, one_hot)
 

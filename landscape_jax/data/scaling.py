@@ -13,12 +13,20 @@ Scale = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (train_x, x) ↦ x sca
 
 
 def unit(train_x: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """x as it is, in [0, 1]."""
+    """x as it is, in [0, 1].
+
+    >>> lj.data.unit(np.zeros((1, 2)), np.array([[0.0, 0.5]]))
+    array([[0. , 0.5]])
+    """
     return x
 
 
 def centred(train_x: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """x − mean, pixel by pixel: the mean image of the training set goes to 0."""
+    """x − mean, pixel by pixel: the mean image of the training set goes to 0.
+
+    >>> lj.data.centred(np.array([[1.0], [3.0]]), np.array([[2.5]]))
+    array([[0.5]])
+    """
     mean, _ = _moments(train_x, 0)
     return x - mean
 
@@ -30,13 +38,21 @@ def per_pixel(train_x: np.ndarray, x: np.ndarray, floor: float = 0.0) -> np.ndar
     keeps a pixel that hardly varies from becoming huge.
 
     Source: Cohen et al. 2021, arXiv 2103.00065, appendix on experimental details (floor 0).
+
+    >>> lj.data.per_pixel(np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[3.0, 5.0]]))
+    array([[1., 0.]])
     """
     mean, std = _moments(train_x, 0)
     return (x - mean) / _positive(np.maximum(std, std.dtype.type(floor)))
 
 
 def per_channel(train_x: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(x − mean) / std, channel by channel (last axis) over all pixels of the training set."""
+    """(x − mean) / std, channel by channel (last axis) over all pixels of the training set.
+
+    >>> x = np.array([[[[1.0]], [[3.0]]]])  # one image of two pixels
+    >>> lj.data.per_channel(x, x).ravel()
+    array([-1.,  1.])
+    """
     mean, std = _moments(train_x, tuple(range(train_x.ndim - 1)))
     return (x - mean) / _positive(std)
 
@@ -45,6 +61,9 @@ def per_sample(train_x: np.ndarray, x: np.ndarray) -> np.ndarray:
     """(x − mean(x)) / std(x), example by example over its own pixels; a blank example becomes 0.
 
     Source: Kalra and Barkeshli 2023, arXiv 2302.12250.
+
+    >>> lj.data.per_sample(np.zeros((1, 2)), np.array([[1.0, 3.0]]))
+    array([[-1.,  1.]])
     """
     flat = x.reshape(len(x), math.prod(x.shape[1:]))
     flat = flat - flat.mean(axis=1, keepdims=True, dtype=np.float64).astype(x.dtype)
@@ -56,6 +75,10 @@ def standardised(mean: float | Sequence[float], std: float | Sequence[float]) ->
     """The scale (x − mean) / std by known constants, one a channel: the whole set's, say, where only a part is read.
 
     CIFAR-10's 50,000 training images have mean (0.49140, 0.48216, 0.44653) and std (0.24703, 0.24349, 0.26159).
+
+    >>> scale = lj.data.standardised(0.5, 0.25)
+    >>> scale(np.zeros((1, 1)), np.array([[1.0]]))
+    array([[2.]])
     """
     centre, width = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     if centre.shape != width.shape or centre.ndim > 1 or not (width > 0).all():

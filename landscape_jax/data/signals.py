@@ -41,6 +41,10 @@ def signals(
 
     Source: the idea of a procedural 1-D data set is S. Greydanus and D. Kobak 2020, arXiv 2011.14439; the templates, the
     transformations and their ranges are our own.
+
+    >>> x, y = lj.data.signals(key, 5, length=40)
+    >>> x.shape, y.shape
+    ((5, 40), (5, 10))
     """
     count("signals", n=n)
     count("signals", 2, length=length)

@@ -16,7 +16,12 @@ from landscape_jax.types import Key, Params
 
 
 def simplex_means(num_classes: int, dim: int, separation: float) -> Array:
-    """c means in d ≥ c dimensions, every two at distance `separation`, their average at 0; [c, d]."""
+    """c means in d ≥ c dimensions, every two at distance `separation`, their average at 0; [c, d].
+
+    >>> means = lj.data.simplex_means(3, dim=5, separation=2.0)
+    >>> means.shape, round(float(jnp.linalg.norm(means[0] - means[1])), 4)
+    ((3, 5), 2.0)
+    """
     count("simplex_means", num_classes=num_classes, dim=dim)
     if num_classes > dim:
         raise ValueError(f"simplex_means: {num_classes} means at equal distances need dim={dim} to be at least as many")
@@ -32,6 +37,10 @@ def gaussian_mixture(key: Key, n: int, means: Array, sd: float = 1.0) -> tuple[A
     Args:
       means: μ, [c, d], e.g. `simplex_means(num_classes, dim, separation)`.
     Returns: (inputs [n, d], one-hot targets [n, c]).
+
+    >>> x, y = lj.data.gaussian_mixture(key, 6, means=4 * jnp.eye(2), sd=0.5)
+    >>> x.shape, y.shape
+    ((6, 2), (6, 2))
     """
     count("gaussian_mixture", n=n)
     if means.ndim != 2 or 0 in means.shape:
@@ -51,6 +60,10 @@ def teacher(
       x: inputs [n, ...], e.g. `jax.random.normal(key, (n, d))` or `magnitudes(key, n, d)`.
       apply, params: f and θ*, e.g. of one of `models`.
     Returns: (x, targets shaped like f's outputs).
+
+    >>> x, y = lj.data.teacher(key, batch[0], apply, params, noise=0.1)
+    >>> y.shape
+    (8, 3)
     """
     tree.num_examples(x, "teacher: x")
     y = apply(params, x)
@@ -66,6 +79,9 @@ def magnitudes(key: Key, n: int, dim: int, scales: Sequence[float] = (1.0, 10.0,
     Returns: inputs [len(scales) · n, dim], the scales one after the other.
 
     Source: Ma et al. 2022, arXiv 2204.11326: data of different magnitudes; the sphere is our choice.
+
+    >>> lj.data.magnitudes(key, 6, dim=2, scales=(1.0, 100.0)).shape  # six of each
+    (12, 2)
     """
     count("magnitudes", n=n, dim=dim)
     if len(scales) == 0:
@@ -81,6 +97,10 @@ def chebyshev(degree: int, n: int = 20) -> tuple[Array, Array]:
     Returns: (inputs [n, 1], targets [n, 1]).
 
     Source: Cohen et al. 2021, arXiv 2103.00065 (n = 20, degrees 3, 4 and 5).
+
+    >>> x, y = lj.data.chebyshev(3, n=20)
+    >>> x.shape, y.shape
+    ((20, 1), (20, 1))
     """
     count("chebyshev", 0, degree=degree)
     count("chebyshev", 2, n=n)
@@ -98,6 +118,10 @@ def sparse_coding(key: Key, n: int, dim: int, signal: float, noise: float = 1.0)
     Returns: (inputs [n, d], targets [n, 1] in {−1, +1}, as `losses.logistic` wants them).
 
     Source: Ahn et al. 2023, arXiv 2212.07469.
+
+    >>> x, y = lj.data.sparse_coding(key, 5, dim=10, signal=2.0)
+    >>> x.shape, y.shape
+    ((5, 10), (5, 1))
     """
     count("sparse_coding", n=n, dim=dim)
     of_label, of_place, of_noise = jax.random.split(key, 3)
@@ -118,6 +142,10 @@ def whitened(key: Key, n: int, matrix: Array) -> tuple[Array, Array]:
     Returns: (inputs [n, d], targets [n, c]).
 
     Source: Cohen et al. 2021, arXiv 2103.00065 (deep linear networks): X = √n Q with Q from the QR of a Gaussian matrix.
+
+    >>> x, y = lj.data.whitened(key, 6, jnp.ones((3, 2)))
+    >>> x.shape, y.shape
+    ((6, 2), (6, 3))
     """
     count("whitened", n=n)
     if matrix.ndim != 2 or n < matrix.shape[1] or 0 in matrix.shape:

@@ -33,6 +33,9 @@ def with_label_noise(key: Key, y: Array, fraction: float, num_classes: int | Non
       num_classes: c, for integer classes; the default is the largest class of `y` and one more. One-hot rows know theirs.
     Returns: targets like `y`; those not drawn are untouched.
     Errors: `ValueError` for a concrete label outside of 0 … c − 1; a traced one stays as it is.
+
+    >>> lj.data.with_label_noise(key, jnp.arange(6) % 3, 0.5).shape
+    (6,)
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"with_label_noise: fraction={fraction} must lie in [0, 1]")

@@ -31,6 +31,10 @@ def characters(source: str | Path, length: int = 64, *, stride: int | None = Non
 
     Memory: 8 · length / stride bytes a character.
     Errors: `ValueError` for an empty text, one shorter than a window and its successor, or a file that is not UTF-8.
+
+    >>> text = lj.data.characters("to be or not to be " * 9, length=8)
+    >>> text.vocabulary, text.train[0].shape[1]
+    (' benort', 8)
     """
     stride = length if stride is None else stride
     count("characters", None, length=length, stride=stride)
@@ -52,7 +56,11 @@ def characters(source: str | Path, length: int = 64, *, stride: int | None = Non
 
 
 def encoded(vocabulary: str, text: str) -> np.ndarray:
-    """The codes of a text's characters, [len(text)] int32: their places in the vocabulary."""
+    """The codes of a text's characters, [len(text)] int32: their places in the vocabulary.
+
+    >>> lj.data.encoded("abc", "cab").tolist()
+    [2, 0, 1]
+    """
     place = {character: i for i, character in enumerate(vocabulary)}
     unknown = sorted(set(text) - place.keys())
     if unknown:
@@ -61,7 +69,11 @@ def encoded(vocabulary: str, text: str) -> np.ndarray:
 
 
 def decoded(vocabulary: str, codes: Array | np.ndarray) -> str:
-    """The text of codes [n]: the inverse of `encoded`."""
+    """The text of codes [n]: the inverse of `encoded`.
+
+    >>> lj.data.decoded("abc", np.array([2, 0, 1]))
+    'cab'
+    """
     codes = np.asarray(codes)
     if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(f"decoded: codes {codes.shape} of dtype {codes.dtype} must be integers [n]; pass one window at a time")

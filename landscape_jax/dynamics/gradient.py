@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,11 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
       iterator, of which a compiled program would see one batch for ever, and for labels that are no class.
 
     Cost: one value and gradient a step.
+
+    >>> gd = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(batch))
+    >>> final, record = lj.run(key, params, gd, {"loss": lj.observe.loss}, num_steps=4, every=2)
+    >>> record["step"].tolist(), record["loss"].shape
+    ([0, 2], (2,))
     """
     require("gradient", loss=loss, optimizer=optimizer, batches=batches)
     optimizer = optax.with_extra_args_support(optimizer)
@@ -82,11 +88,13 @@ def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
             if name is None or name[1] not in offered:
                 raise
             del offered[name[1]]
-    if list(map(jnp.shape, jax.tree.leaves(updates))) != list(map(jnp.shape, jax.tree.leaves(params))):
-        raise ValueError(
-            "the optimizer's updates have other shapes than θ: one that needs per-example gradients (optax.contrib.dpsgd) "
-            "can't be driven by the gradient of a loss; write a Dynamics of your own"
-        )
+    chex.assert_trees_all_equal_shapes(
+        updates,
+        params,
+        exception_type=ValueError,
+        custom_message="the optimizer's updates have other shapes than θ: one that needs per-example gradients "
+        "(optax.contrib.dpsgd) can't be driven by the gradient of a loss; write a Dynamics of your own",
+    )
     return updates, state
 
 

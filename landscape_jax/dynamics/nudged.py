@@ -60,6 +60,12 @@ def nudged(
     Cost: the inner step, 4 k p multiply-adds, and, at a refresh, k products at least. Runs
     vmapped together, in step with each other, pay for a refresh only when it is due.
     Source: S. Jastrzębski et al. 2019, arXiv 1807.05031, §5 (Nudged-SGD).
+
+    >>> gd = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(batch))
+    >>> rule = lj.dynamics.nudged(gd, lj.curvature.hessian(loss), gamma=0.1, k=2)
+    >>> final, record = lj.run(key, params, rule, {"loss": lj.observe.loss}, num_steps=2)
+    >>> int(final.step)
+    2
     """
     require("nudged", inner=inner, curvature=curvature)
     count("nudged", refresh=refresh)

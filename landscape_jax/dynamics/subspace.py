@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +40,10 @@ def dense_basis(key: Key, like: Params, d: int) -> Basis:
     Args:
       like: a vector of the space, e.g. θ; its values don't matter.
       d: how many directions, 1 ≤ d ≤ p.
+
+    >>> basis = lj.dynamics.dense_basis(key, params, d=2)
+    >>> jax.tree.map(jnp.shape, basis.embed(jnp.ones(2)))
+    {'b': (3,), 'w': (2, 3)}
     """
     require("dense_basis", key=key)
     flat = _flat("dense_basis", like, d)
@@ -66,6 +71,10 @@ def generated_basis(key: Key, like: Params, d: int) -> Basis:
     Args: as for `dense_basis`.
     Source: N. Ailon and B. Chazelle 2009, SIAM J. Comput. 39(1), 302–322; for training, with another transform, C. Li et al.
       2018, arXiv 1804.08838, §S7.
+
+    >>> basis = lj.dynamics.generated_basis(key, params, d=2)
+    >>> basis.project(params).shape
+    (2,)
     """
     require("generated_basis", key=key)
     flat = _flat("generated_basis", like, d)
@@ -87,7 +96,12 @@ def _project_generated(flat: "_Flat", signs: Array, places: Array, v: Params) ->
 
 
 def leading(basis: Basis, d: int | Array) -> Basis:
-    """The first d directions of a basis, all others held at 0: d may be traced, so that one program maps over dimensions."""
+    """The first d directions of a basis, all others held at 0: d may be traced, so that one program maps over dimensions.
+
+    >>> basis = lj.dynamics.leading(lj.dynamics.dense_basis(key, params, d=3), 1)
+    >>> bool((basis.project(params)[1:] == 0).all())
+    True
+    """
     kept = jnp.arange(basis.zero.size) < d
     return Basis(basis.zero, Partial(_embed_leading, basis, kept), Partial(_project_leading, basis, kept))
 
@@ -101,12 +115,20 @@ def _project_leading(basis: Basis, kept: Array, v: Params) -> Array:
 
 
 def plane(origin: Params, shift: Params) -> Params:
-    """θ₀ + s."""
+    """θ₀ + s.
+
+    >>> lj.dynamics.plane(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0]))
+    Array([3., 4.], dtype=float32)
+    """
     return tree.add(origin, shift)
 
 
 def sphere(origin: Params, shift: Params) -> Params:
-    """‖θ₀‖ (θ₀ + s)/‖θ₀ + s‖: a great sphere of the radius of θ₀."""
+    """‖θ₀‖ (θ₀ + s)/‖θ₀ + s‖: a great sphere of the radius of θ₀.
+
+    >>> jnp.linalg.norm(lj.dynamics.sphere(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0]))).round(4)
+    Array(3., dtype=float32)
+    """
     beside = tree.add(origin, shift)
     return tree.scale(tree.norm(origin) / tree.norm(beside), beside)
 
@@ -143,6 +165,12 @@ def subspace(
 
     Cost: one value and gradient, one `project`, one `embed` and some p-vectors a step.
     Source: C. Li et al. 2018, arXiv 1804.08838 (plane); S. Fort and A. Scherlis 2018, arXiv 1807.02581 (sphere).
+
+    >>> basis = lj.dynamics.dense_basis(key, params, d=2)
+    >>> rule = lj.dynamics.subspace(loss, optax.sgd(0.1), lj.data.full_batch(batch), basis)
+    >>> final, _ = lj.run(key, params, rule, {}, num_steps=3)
+    >>> final.state.z.shape
+    (2,)
     """
     require("subspace", loss=loss, optimizer=optimizer, batches=batches)
     if not isinstance(basis, Basis):
@@ -151,9 +179,9 @@ def subspace(
 
     def init(batches: Batches, basis: Basis, params: Params) -> Subspace:
         check_repeats(batches)
-        shape = jax.eval_shape(basis.embed, basis.zero)
-        if list(map(jnp.shape, jax.tree.leaves(shape))) != list(map(jnp.shape, jax.tree.leaves(params))):
-            raise ValueError("subspace: the basis was made for other parameters than these: make it with like=params")
+        message = "subspace: the basis was made for other parameters than these: make it with like=params"
+        shapes = jax.eval_shape(basis.embed, basis.zero)
+        chex.assert_trees_all_equal_shapes(shapes, params, exception_type=ValueError, custom_message=message)
         check_loss(loss, params, batches)
         check_descends(optimizer, basis.zero)
         return Subspace(params, basis, basis.zero, optimizer.init(basis.zero))

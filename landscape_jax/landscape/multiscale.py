@@ -44,6 +44,10 @@ def line_minimum(
       direction: v; distances count in its length.
       num: points of the scan, at least 3; NaN among them is passed over.
     Cost: `num` losses and `num_bisections` directional derivatives.
+
+    >>> parabola = lambda theta, batch: jnp.sum((theta - 1) ** 2)
+    >>> lj.landscape.multiscale.line_minimum(parabola, jnp.zeros(1), jnp.ones(1), None).round(4)
+    Array([1.], dtype=float32)
     """
     if num < 3 or not reach > 0:
         raise ValueError(f"line_minimum: num={num} must be at least 3 and reach={reach} positive")
@@ -73,6 +77,10 @@ def profile(loss: Loss, params: Params, direction: Params, radii: Array, batch: 
       direction: v, of any length; radii count in it.
       radii: r > 0, [n], increasing, n ≥ 2; logarithmically spaced for `separate_scales`.
     Cost: 2n losses.
+
+    >>> quartic = lambda theta, batch: jnp.sum(theta**4)
+    >>> lj.landscape.multiscale.profile(quartic, jnp.zeros(1), jnp.ones(1), jnp.array([1.0, 2.0, 4.0]), None).exponent.round(3)
+    Array([4., 4., 4.], dtype=float32)
     """
     if radii.ndim != 1 or radii.size < 2:
         raise ValueError(f"profile: radii have shape {radii.shape}: give at least two, in a row, for an exponent between them")
@@ -87,7 +95,13 @@ def profile(loss: Loss, params: Params, direction: Params, radii: Array, batch: 
 
 
 def averaged(profiles: Profile) -> Profile:
-    """The growth of the mean of several rises on the same radii, leaves [m, n]."""
+    """The growth of the mean of several rises on the same radii, leaves [m, n].
+
+    >>> radii, rises = jnp.array([[1.0, 2.0]] * 2), jnp.array([[1.0, 4.0], [3.0, 12.0]])
+    >>> profiles = lj.landscape.multiscale.Profile(radii, rises, jnp.ones((2, 1)))
+    >>> lj.landscape.multiscale.averaged(profiles).rise
+    Array([2., 8.], dtype=float32)
+    """
     radii, rise = profiles.radii[0], profiles.rise.mean(axis=0)
     seen = jnp.isfinite(profiles.exponent).all(axis=0)
     return Profile(radii, rise, jnp.where(seen, _exponent(radii, rise), jnp.nan))
@@ -109,7 +123,11 @@ def _along(loss: Loss, params: Params, direction: Params, batch: Batch, x: Array
 
 
 def smoothed(exponent, width: int = 5) -> np.ndarray:
-    """The mean of `width` neighbours on the grid of radii, [n − width + 1]; NaN where one of them is."""
+    """The mean of `width` neighbours on the grid of radii, [n − width + 1]; NaN where one of them is.
+
+    >>> lj.landscape.multiscale.smoothed([2.0, 2.0, 1.0, 1.0], width=2)
+    array([2. , 1.5, 1. ])
+    """
     if not 1 <= width <= len(exponent):
         raise ValueError(f"smoothed: width={width} must lie between 1 and the {len(exponent)} radii")
     return np.lib.stride_tricks.sliding_window_view(np.asarray(exponent, float), width).mean(axis=-1)
@@ -124,6 +142,9 @@ def separate_scales(exponent, width: int = 5, threshold: float = 1e-3) -> int:
     Args:
       exponent: p on logarithmically spaced radii, [n]; NaN is left out.
       threshold: steps between neighbours smaller than this count as neither rise nor fall.
+
+    >>> lj.landscape.multiscale.separate_scales([2.0, 1.0, 0.5, 1.0, 1.5, 1.0, 0.5], width=1)
+    1
     """
     steps = np.diff(smoothed(exponent, width))
     signs = np.sign(steps[np.abs(steps) > threshold])
@@ -131,7 +152,12 @@ def separate_scales(exponent, width: int = 5, threshold: float = 1e-3) -> int:
 
 
 def fitted_exponent(radii, rise, low: float, high: float) -> float:
-    """The p of ΔL ∝ r^p that fits best, by least squares of the logarithms, over low < r < high."""
+    """The p of ΔL ∝ r^p that fits best, by least squares of the logarithms, over low < r < high.
+
+    >>> r = np.geomspace(0.1, 1, 9)
+    >>> round(lj.landscape.multiscale.fitted_exponent(r, 3 * r**1.5, 0.05, 2), 3)
+    1.5
+    """
     radii, rise = np.asarray(radii, float), np.asarray(rise, float)
     within = (radii > low) & (radii < high) & (rise > 0)
     if within.sum() < 2:

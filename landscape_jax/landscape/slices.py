@@ -41,6 +41,10 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
         on accelerators.
     Returns: [n]. A point where the loss is NaN or infinite says so, and no other does.
     Cost: n losses; memory: `size` losses' and θ's.
+
+    >>> directions = lj.landscape.random_directions(key, params)
+    >>> lj.landscape.values(loss, params, directions, jnp.array([[0.0, 0.0], [1.0, -1.0]]), batch).shape
+    (2,)
     """
 
     def one(c: Array) -> Array:
@@ -51,7 +55,12 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
 
 
 def line(loss: Loss, params: Params, direction: Params, xs, batch: Batch, **how) -> np.ndarray:
-    """L(θ + x d) for each x: [n]. Options: as for `plane`."""
+    """L(θ + x d) for each x: [n]. Options: as for `plane`.
+
+    >>> direction = lj.tree.normal_like(key, params)
+    >>> lj.landscape.line(loss, params, direction, [-1.0, 0.0, 1.0], batch).shape
+    (3,)
+    """
     tree.check(direction, "direction")
     return _grid("line", loss, params, jax.tree.map(lambda x: jnp.asarray(x)[None], direction), (xs,), batch, **how)
 
@@ -60,6 +69,10 @@ def interpolation(loss: Loss, start: Params, end: Params, ts, batch: Batch, **ho
     """L((1 − t) θ₀ + t θ₁) for each t, in [0, 1] or beyond: [n]. Options: as for `plane`.
 
     Source: I. Goodfellow, O. Vinyals and A. Saxe 2015, arXiv 1412.6544.
+
+    >>> ends = params, lj.tree.scale(2.0, params)
+    >>> lj.landscape.interpolation(loss, *ends, [0.0, 0.5, 1.0], batch).shape
+    (3,)
     """
     return line(loss, start, tree.sub(end, start), ts, batch, **how)
 
@@ -74,6 +87,10 @@ def plane(loss: Loss, params: Params, directions: Params, xs, ys, batch: Batch, 
       size: as for `values`.
       mesh: split the points over these devices; on a CPU with one device a core, `devices.mesh()` uses all cores.
     Cost: as for `values`. Compiled once for each loss, shape and size of the grid.
+
+    >>> directions = lj.landscape.random_directions(key, params)
+    >>> lj.landscape.plane(loss, params, directions, [-1.0, 0.0, 1.0], [0.0, 1.0], batch).shape
+    (3, 2)
     """
     return _grid("plane", loss, params, directions, (xs, ys), batch, **how)
 
@@ -177,6 +194,10 @@ def filter_normalised(direction: Params, params: Params, axis: int | Outputs = -
       axis: the output's axis: −1 for kernels [..., in, out] (Flax, Haiku), 0 for [out, in, ...] (Equinox, PyTorch); or
         (path, leaf) ↦ the leaf's axes of outputs, None if it stays; paths read "layer0/kernel".
     Source: H. Li et al. 2018, arXiv 1712.09913, §4; that biases and norms stay is their code's.
+
+    >>> d = lj.landscape.filter_normalised(lj.tree.normal_like(key, params), params)
+    >>> bool(jnp.allclose(jnp.linalg.norm(d["w"], axis=0), jnp.linalg.norm(params["w"], axis=0)))
+    True
     """
     outputs = axis if callable(axis) else _outputs(params, axis)
 
@@ -238,7 +259,11 @@ def _axes_of(bias: tuple[int, ...], kernel: tuple[int, ...], first: bool) -> tup
 
 
 def random_directions(key: Key, params: Params, k: int = 2, axis: int | Outputs = -1) -> Params:
-    """A stack of k Gaussian directions, filter-normalised: nearly orthogonal where p is large. See `filter_normalised`."""
+    """A stack of k Gaussian directions, filter-normalised: nearly orthogonal where p is large. See `filter_normalised`.
+
+    >>> jax.tree.map(jnp.shape, lj.landscape.random_directions(key, params, k=2))
+    {'b': (2, 3), 'w': (2, 2, 3)}
+    """
     require("random_directions", key=key)
     tree.check(params)
     count("random_directions", k=k)
@@ -246,7 +271,12 @@ def random_directions(key: Key, params: Params, k: int = 2, axis: int | Outputs 
 
 
 def sharpest(curvature: Curvature, params: Params, batch: Batch, k: int = 2) -> Eigs:
-    """The k leading eigenpairs there; `.vectors` is a stack of unit directions. `spectrum.eigsh` has all options."""
+    """The k leading eigenpairs there; `.vectors` is a stack of unit directions. `spectrum.eigsh` has all options.
+
+    >>> eigs = lj.landscape.sharpest(lj.curvature.hessian(loss), params, batch, k=2)
+    >>> eigs.values.shape, bool(eigs.converged)
+    ((2,), True)
+    """
     require("sharpest", curvature=curvature)
     tree.check(params)
     at = functools.partial(product_at, "sharpest", curvature)
@@ -271,6 +301,10 @@ def principal(path: Params, origin: Params | None = None, k: int = 2) -> Princip
       a smooth curve there (J. Antognini and J. Sohl-Dickstein 2018, arXiv 1806.08805).
     Cost: T² p for the products, and one more path of memory.
     Source: H. Li et al. 2018, arXiv 1712.09913, §7.
+
+    >>> path = jnp.array([[0.0, 0.0], [2.0, 0.0], [2.0, 1.0]])
+    >>> lj.landscape.principal(path, k=1).directions.shape
+    (1, 2)
     """
     length = tree.num_examples(path)
     if not 1 <= k < length:
@@ -289,6 +323,11 @@ def coordinates(path: Params, origin: Params, directions: Params) -> Array:
     """[T, k]: where the points of a path, leaves [T, ...], are on the plane through the origin, projected orthogonally.
 
     Cost: T k p.
+
+    >>> path = jnp.array([[1.0, 2.0, 5.0], [1.0, 3.0, 5.0]])
+    >>> lj.landscape.coordinates(path, path[0], jnp.eye(3)[:2])
+    Array([[0., 0.],
+           [0., 1.]], dtype=float32)
     """
     gram = jax.vmap(lambda d: tree.dots(directions, d))(directions)  # D Dᵀ  [k, k]
     products = jax.lax.map(lambda x: tree.dots(directions, tree.sub(x, origin)), path)  # [T, k]

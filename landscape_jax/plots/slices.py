@@ -24,6 +24,9 @@ def section(
       log: a logarithmic axis of losses, where all finite ones are positive and they differ by more than a factor of two.
       axes: where to draw; default: a figure of its own, with the legend beside it.
     Returns: the figure.
+
+    >>> xs = np.linspace(-1, 1, 9)
+    >>> lj.plots.section(xs, [xs**2, xs**4], ["square", "quartic"]).savefig("lines.png")
     """
     values = np.atleast_2d(np.asarray(values, float))
     xs = _places("section", "xs", xs, least=1)
@@ -62,6 +65,10 @@ def contour(
       names: what the axes are.
       axes: where to draw, a colour bar beside it; default: a figure of its own.
     Returns: the figure.
+
+    >>> xs = ys = np.linspace(-1, 1, 5)
+    >>> figure = lj.plots.contour(xs, ys, xs[:, None] ** 2 + ys**2 + 0.1)
+    >>> figure.savefig("plane.png")
     """
     xs, ys, values = _plane("contour", xs, ys, values)
     if levels < 2:
@@ -103,6 +110,9 @@ def relief(
       view: elevation and azimuth in degrees.
       axes: where to draw, made with `projection="3d", computed_zorder=False`; default: a figure of its own.
     Returns: the figure.
+
+    >>> xs = ys = np.linspace(-1, 1, 5)
+    >>> lj.plots.relief(xs, ys, xs[:, None] ** 2 + ys**2 + 0.1).savefig("relief.png")
     """
     xs, ys, values = _plane("relief", xs, ys, values)
     log = _spans(_finite(values)) and log

@@ -40,7 +40,11 @@ class Figure(matplotlib.figure.Figure):
 
 
 def colours(n: int) -> list:
-    """n colours from dark to light, none too pale for white paper."""
+    """n colours from dark to light, none too pale for white paper.
+
+    >>> len(lj.plots.colours(3))
+    3
+    """
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0.0, 0.82, n)]
 
 
@@ -71,7 +75,11 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def finite_range(values, otherwise: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
-    """The least and the largest of the finite values, for limits of an axis; `otherwise` where there are none."""
+    """The least and the largest of the finite values, for limits of an axis; `otherwise` where there are none.
+
+    >>> lj.plots.finite_range([1.0, np.nan, 3.0])
+    (1.0, 3.0)
+    """
     values = np.asarray(values, float)
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else otherwise

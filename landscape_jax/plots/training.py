@@ -48,6 +48,9 @@ def sharpness(
         its own, else the first.
       threshold_label: the threshold's name, e.g. "2/η", "38/η" or "2(1 + β)/η" (`theory.stability`).
     Returns: a figure of two panels: `savefig` it, or end a notebook's cell with it.
+
+    >>> record = lj.Record({"step": np.arange(3), "loss": np.array([3.0, 2.0, 1.0]), "sharpness": np.array([1.0, 2.0, 2.1])})
+    >>> lj.plots.sharpness(record, threshold=2.0).savefig("sharpness.png")
     """
     record, bracket = _value_and_bracket(record)
     curves = read_curves(record, by, labels)

@@ -1,5 +1,6 @@
 """What a run recorded: arrays by name, whose leading axes have names and coordinates."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,18 @@ class Record(dict):
     "step": [...]}, each name with its coordinates. A run that diverged has its clock, record["step"], stand still; the
     coordinates of the axis "step" go on.
 
-    As a pytree it is a dict of its entries. What a `tree.map` makes of it is a new record whose axes nobody has named: all
-    but "step" count as "axis_0", "axis_1", …
+    `sel` takes coordinates of axes and `isel` positions along them; what they give, and `copy` and `|`, keep the axes. As a
+    pytree it is a dict of its entries. What a `tree.map` makes of it is a new record whose axes nobody has named: all but
+    "step" count as "axis_0", "axis_1", …
 
     Args:
       entries: arrays, or pytrees of them, by name.
-      named: the leading axes before "step", outermost first, each with its coordinates [n] (None: 0, 1, …).
+      named: the leading axes before "step", outermost first, each with its coordinates [n] (None: 0, 1, …). "step" may be
+        among them, where its coordinates are not those of the entry.
+
+    >>> runs = lj.Record({"step": np.array([[0, 10], [0, 10]]), "loss": np.ones((2, 2))}, {"learning_rate": [0.1, 0.5]})
+    >>> runs.sel(learning_rate=0.5).axes
+    {'step': array([ 0, 10])}
     """
 
     def __init__(self, entries=(), named: Mapping[str, Any] | None = None):
@@ -32,11 +39,83 @@ class Record(dict):
         """The leading axes that all entries share, outermost first: their names and coordinates."""
         shape = np.shape(self["step"]) if "step" in self else ()
         if not shape:
-            return {name: np.asarray(x) for name, x in self.named.items() if x is not None}
-        names = [*self.named, *(f"axis_{i}" for i in range(len(self.named), len(shape) - 1))]
-        coordinates = (self.named.get(name) for name in names)
+            first = np.shape(next(iter(jax.tree.leaves(dict(self))), ()))
+            counted = {name: np.arange(n) for name, n in zip(self.named, first, strict=False)}
+            known = {name: np.asarray(x) for name, x in self.named.items() if x is not None}
+            return {name: (counted | known)[name] for name in self.named if name in counted | known}
+        runs = {name: x for name, x in self.named.items() if name != "step"}
+        names = [*runs, *(f"axis_{i}" for i in range(len(runs), len(shape) - 1))]
+        coordinates = (runs.get(name) for name in names)
         lead = [np.arange(n) if x is None else np.asarray(x) for x, n in zip(coordinates, shape, strict=False)]
-        return dict(zip(names, lead, strict=True)) | {"step": clock(self)}
+        step = self.named.get("step")
+        return dict(zip(names, lead, strict=True)) | {"step": clock(self) if step is None else np.asarray(step)}
+
+    def sel(self, /, **coordinates: Any) -> "Record":
+        """The part of the record at these coordinates: `record.sel(seed=3, learning_rate=0.1)`. For the host.
+
+        An axis with one coordinate is gone from the result; one with a list of them stays, in the list's order.
+
+        Args:
+          coordinates: by axis. Integers and strings must be equal to one of the axis; a float is the nearest one, which must
+            lie within a relative 1e-6 of it.
+        Raises: `ValueError` for an axis that there is not, and for a coordinate that none or several of its places have.
+        """
+        axes = self._with_axes(coordinates)
+        places = {}
+        for name, wanted in coordinates.items():
+            several = np.ndim(wanted) > 0
+            places[name] = [_place(name, axes[name], x) for x in wanted] if several else _place(name, axes[name], wanted)
+        return self.isel(**places)
+
+    def isel(self, /, **places: Any) -> "Record":
+        """The part of the record at these positions: `record.isel(seed=0, step=slice(100, None))`. For the host.
+
+        An axis with one position is gone from the result; with a slice or a list of positions it stays. This holds for
+        "step" too: without its axis the record has no entry "step". The coordinates of "step" are the clock of the runs that
+        are left; where these stand still, because they diverged, they remain those of the whole record.
+
+        Args:
+          places: by axis, an integer (negative ones count from the end), a slice, or a list of integers.
+        Raises: `ValueError` for an axis that there is not, `IndexError` for a position beyond its end.
+        """
+        axes = self._with_axes(places)
+        for name, place in places.items():
+            _check_place(name, place, len(axes[name]))
+        left = {name: x[places[name]] if name in places else x for name, x in axes.items()}
+        left = {name: x for name, x in left.items() if np.ndim(x)}
+        timeless = "step" in axes and "step" not in left
+        kept = {name: x for name, x in self.items() if not (timeless and name == "step")}
+        part = lambda name: functools.partial(_part, name, list(axes), places)  # noqa: E731
+        record = Record({name: jax.tree.map(part(name), x) for name, x in kept.items()}, left)
+        if "step" in left and np.size(record["step"]) and _goes_on(clock(record), left["step"]):
+            del record.named["step"]
+        return record
+
+    def _with_axes(self, asked: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The axes, among which all those asked for must be."""
+        axes = self.axes
+        if missing := [name for name in asked if name not in axes]:
+            told = ", ".join(axes) or "none that is known: what `tree.map` makes of a record has lost their names"
+            raise ValueError(f"the record has no axis {missing[0]!r}; its axes are {told}")
+        return axes
+
+    def copy(self) -> "Record":
+        """The same entries in a new record, with the same axes."""
+        return Record(self, self.named)
+
+    __copy__ = copy
+
+    def __or__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]  # dict's overloads
+        """The entries of both, those of `other` where both have a name; the axes of the first that has any."""
+        return Record({**self, **other}, self.named or _named_of(other)) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Record({**other, **self}, self.named) if isinstance(other, Mapping) else NotImplemented
+
+    def __ior__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.update(other)
+        self.named = self.named or _named_of(other)
+        return self
 
     def to_xarray(self):
         """A labelled `xarray.Dataset`: one variable an entry (nested names joined by "."), the axes as dimensions.
@@ -51,7 +130,7 @@ class Record(dict):
         axes = self.axes
         variables = {}
         for name, value in flat(self, ".").items():
-            if name == "step" and value.ndim == 1:
+            if name == "step" and value.ndim == 1 and "step" not in self.named:
                 continue  # the axis itself
             name = "clock" if name == "step" else name
             lead = list(axes)[: value.ndim]
@@ -68,7 +147,11 @@ class Record(dict):
 
 
 def clock(record: Mapping) -> np.ndarray:
-    """The common time axis [T] of a record: a diverged run's own clock stands still, the latest of all goes on."""
+    """The common time axis [T] of a record: a diverged run's own clock stands still, the latest of all goes on.
+
+    >>> lj.record.clock({"step": np.array([[0, 10, 20], [0, 7, 7]])})  # the second run diverged
+    array([ 0, 10, 20])
+    """
     step = np.asarray(record["step"])
     return step.reshape(-1, step.shape[-1]).max(axis=0)
 
@@ -80,6 +163,57 @@ def named(result: Any, axes: Mapping[str, Any]) -> Any:
         return Record(x, {**axes, **x.named}) if isinstance(x, Record) else x
 
     return jax.tree.map(with_axes, result, is_leaf=lambda x: isinstance(x, Record))
+
+
+def _goes_on(step: np.ndarray, common: np.ndarray) -> bool:
+    """Whether the clock of some runs [T] never stands still. One that falls back at its last record alone has diverged."""
+    fell = step[-1] != common[-1] and np.array_equal(step[:-1], common[:-1])
+    return not fell and bool(np.all(np.diff(step) > 0))
+
+
+def _named_of(x: Any) -> dict[str, Any]:
+    return dict(x.named) if isinstance(x, Record) else {}
+
+
+def _part(entry: str, axes: list[str], places: Mapping[str, Any], x: Any) -> Any:
+    """x [*axes, ...] at positions along some of them."""
+    x = x if hasattr(x, "ndim") else np.asarray(x)
+    for axis, name in reversed(list(enumerate(axes))):  # the last first, so that those still to come are where they were
+        if name not in places:
+            continue
+        if x.ndim <= axis:
+            raise ValueError(f"the entry {entry!r}, of shape {x.shape}, has no axis {name!r}: take the entry out first")
+        place = places[name]
+        x = x[(slice(None),) * axis + (np.asarray(place, int) if np.ndim(place) else place,)]
+    return x
+
+
+def _place(name: str, coordinates: np.ndarray, wanted: Any) -> int:
+    """Where an axis has a coordinate: the one that is equal, of floats the nearest within a relative 1e-6."""
+    same, kind = coordinates == wanted, coordinates.dtype.kind
+    if kind in "fV" and not np.any(same) and np.asarray(wanted).dtype.kind in "iuf":  # V: bfloat16
+        away = np.abs(coordinates.astype(np.float64) - float(wanted))
+        near = away <= 1e-6 * abs(float(wanted))
+        same = near & (away == np.min(away, where=near, initial=np.inf))
+    found = np.flatnonzero(same)
+    if len(found) == 1:
+        return int(found[0])
+    if len(found) > 1:
+        at = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+        raise ValueError(f"{name}={wanted!r} is the coordinate of several places: {at}; take one by isel({name}=…)")
+    there = ", ".join(map(str, coordinates[:10])) + (f", … ({len(coordinates)})" if len(coordinates) > 10 else "")
+    raise ValueError(f"the axis {name!r} has no coordinate {wanted!r}; it has {there or 'none'} (for positions use isel)")
+
+
+def _check_place(name: str, place: Any, length: int) -> None:
+    if isinstance(place, slice):
+        return
+    for i in np.ravel(place).tolist():
+        if np.ndim(place) > 1 or isinstance(i, bool) or not isinstance(i, int):
+            told = f"isel: {name}={place!r} must be an integer, a slice or a list of integers"
+            raise TypeError(f"{told}; for coordinates use sel")
+        if not -length <= i < length:
+            raise IndexError(f"isel: {name}={i} is beyond the {length} places of the axis {name!r}")
 
 
 def check_name(name: Any, where: str = "a record") -> None:

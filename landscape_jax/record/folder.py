@@ -58,7 +58,11 @@ class Claim:
 
 
 def prepare(folder: str | Path) -> Path:
-    """Make the folder and try to write into it, before any work is done. Raises `Unwritable`."""
+    """Make the folder and try to write into it, before any work is done. Raises `Unwritable`.
+
+    >>> lj.record.prepare("results").is_dir()
+    True
+    """
     folder = disk.expand(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +79,9 @@ def held(folder: str | Path) -> Iterator[Path]:
 
     The lock goes with the process, however that ends. What a killed holder left half written is removed. Where the file
     system has no locks, a warning says so and nothing guards the folder.
+
+    >>> with lj.record.held("results") as folder:
+    ...     lj.record.write(folder, {"loss": np.ones(3)}, seed=0)
     """
     folder = prepare(folder)
     path = folder / ".lock"
@@ -139,6 +146,10 @@ def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Cl
 
     A result is whole once it has claims.json, which goes first and comes back last: a kill never leaves claims beside
     another run's record. All is on disk before the first file takes its place, so that a full disk changes nothing.
+
+    >>> lj.record.write("results", {"loss": np.ones(3)}, seed=0)
+    >>> sorted(path.name for path in lj.record.prepare("results").iterdir())
+    ['config.json', 'record.npz']
     """
     folder = prepare(folder)
     axes = {} if record is None else _axes(record)
@@ -183,7 +194,13 @@ def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
-    """What a folder holds: (config, record, claims), the last two None where they are missing."""
+    """What a folder holds: (config, record, claims), the last two None where they are missing.
+
+    >>> lj.record.write("results", {"loss": np.ones(3)}, seed=0)
+    >>> config, record, claims = lj.record.read("results")
+    >>> config, record["loss"], claims
+    ({'seed': 0}, array([1., 1., 1.]), None)
+    """
     folder = disk.expand(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: it is not a result folder")
@@ -221,7 +238,11 @@ def versions() -> dict[str, str]:
 
 
 def circumstances() -> dict[str, Any]:
-    """Versions, device, command line and commit: what a number needs beside it to be compared."""
+    """Versions, device, command line and commit: what a number needs beside it to be compared.
+
+    >>> sorted(lj.record.circumstances())
+    ['command', 'commit', 'device', 'versions']
+    """
     devices = jax.devices()
     return {
         "versions": dict(versions()),

@@ -40,6 +40,9 @@ def pieces(thresholds: np.ndarray, per_piece: float = 1.5) -> Pieces:
     Args:
       thresholds: t, [r, d], finite.
       per_piece: how many thresholds of a row an interval holds on average.
+
+    >>> lj.theory.hinges.pieces(np.array([[-1.0, 0.0, 1.0]])).edges.shape[0]  # rows
+    1
     """
     t = np.sort(np.asarray(thresholds, np.float64))  # [r, d]
     if t.ndim != 2 or t.size == 0 or not np.isfinite(t).all():
@@ -63,7 +66,12 @@ def pieces(thresholds: np.ndarray, per_piece: float = 1.5) -> Pieces:
 
 
 def stacked(several: Sequence[Pieces]) -> Pieces:
-    """Pieces of equally many rows on one leading axis, filled up to the most intervals and thresholds among them."""
+    """Pieces of equally many rows on one leading axis, filled up to the most intervals and thresholds among them.
+
+    >>> several = [lj.theory.hinges.pieces(np.array([[0.0, 1.0]])), lj.theory.hinges.pieces(np.array([[0.0, 2.0]]))]
+    >>> lj.theory.hinges.stacked(several).edges.shape[0]
+    2
+    """
     if len({p.value.shape[1] for p in several}) != 1:
         raise ValueError(f"stacked: rows differ, {[p.value.shape[1] for p in several]}: each needs as many as the others")
     count, most = (max(p.inside.shape[axis] for p in several) for axis in (0, 1))
@@ -80,7 +88,12 @@ def stacked(several: Sequence[Pieces]) -> Pieces:
 
 
 def hinge_sums(table: Pieces, b: Array) -> Array:
-    """S_r(b), [r], for one b []."""
+    """S_r(b), [r], for one b [].
+
+    >>> table = lj.theory.hinges.pieces(np.array([[-1.0, 0.0, 1.0]]))
+    >>> lj.theory.hinges.hinge_sums(table, jnp.array(0.5))  # relu(1.5) + relu(0.5)
+    Array([2.], dtype=float32)
+    """
     here = jnp.sum(table.edges < jax.lax.stop_gradient(b))  # []: the interval of b
     corner, value, slope, inside = (jax.lax.dynamic_index_in_dim(jnp.asarray(x), here, keepdims=False) for x in table[1:])
     return value + slope * (b - corner) + jax.nn.relu(b - inside).sum(axis=0)

@@ -37,7 +37,11 @@ class Potential(NamedTuple):
 
 
 def power(beta: float) -> Potential:
-    """r(s) = (1 + |s|^β)^{−1/β}: for β = 2 ℓ = √(1 + s²), for large β almost `HUBER`."""
+    """r(s) = (1 + |s|^β)^{−1/β}: for β = 2 ℓ = √(1 + s²), for large β almost `HUBER`.
+
+    >>> round(float(lj.theory.neuron.power(2.0).slope(1.0)), 4)  # 1/√2
+    0.7071
+    """
     if not beta > 1:
         raise ValueError(f"power: beta={beta} must be above 1, or the orbit has no slow branch to end on")
     return Potential(lambda s: s * (1 + abs(s) ** beta) ** (-1 / beta), beta, 1 / beta)
@@ -52,40 +56,70 @@ HUBER = Potential(lambda s: s.clip(-1, 1), math.inf, 1.0)
 
 
 def step(x, y, rate, potential: Potential):
-    """(x, y) after one step of gradient descent with rate η."""
+    """(x, y) after one step of gradient descent with rate η.
+
+    >>> x, y = lj.theory.neuron.step(0.0, 2.0, 0.1, lj.theory.neuron.ROOT)
+    >>> float(x), float(y)
+    (0.0, 2.0)
+    """
     slope = potential.slope(x * y)
     return x - rate * slope * y, y - rate * slope * x
 
 
 def imbalance(x, y):
-    """C = y² − x²; at the minimum, its sharpness."""
+    """C = y² − x²; at the minimum, its sharpness.
+
+    >>> lj.theory.neuron.imbalance(1.0, 2.0)
+    3.0
+    """
     return y * y - x * x
 
 
 def imbalance_step(c, slope, rate):
-    """C' = C (1 − η² ℓ'(xy)²), exactly; slope is ℓ'(xy)."""
+    """C' = C (1 − η² ℓ'(xy)²), exactly; slope is ℓ'(xy).
+
+    >>> lj.theory.neuron.imbalance_step(3.0, slope=0.5, rate=1.0)
+    2.25
+    """
     return c * (1 - (rate * slope) ** 2)
 
 
 def critical_rate(c):
-    """2/C: the step above which the minimum that gradient flow reaches from imbalance C is unstable."""
+    """2/C: the step above which the minimum that gradient flow reaches from imbalance C is unstable.
+
+    >>> lj.theory.neuron.critical_rate(4.0)
+    0.5
+    """
     return 2 / c
 
 
 def ratio(s, potential: Potential):
-    """r(s) = ℓ'(s)/s, and 1 at s = 0."""
+    """r(s) = ℓ'(s)/s, and 1 at s = 0.
+
+    >>> float(lj.theory.neuron.ratio(0.0, lj.theory.neuron.ROOT))
+    1.0
+    """
     at_zero = s == 0
     return jnp.where(at_zero, 1.0, potential.slope(s) / jnp.where(at_zero, 1.0, s))
 
 
 def envelope(s, rate, potential: Potential):
-    """(x, y) with xy = s on the curve of bouncing orbits, r(s) = 2/(η y²), for s ≥ 0."""
+    """(x, y) with xy = s on the curve of bouncing orbits, r(s) = 2/(η y²), for s ≥ 0.
+
+    >>> x, y = lj.theory.neuron.envelope(0.0, 0.5, lj.theory.neuron.ROOT)
+    >>> float(x), float(y)  # y² = 2/η at s = 0
+    (0.0, 2.0)
+    """
     y = (2 / (rate * ratio(s, potential))) ** 0.5
     return s / y, y
 
 
 def deficit(rate, potential: Potential):
-    """2/η − y∞² = 2 e_β (η/c)^{1/(β−1)}, to leading order in η, from every start with η y₀²/2 − 1 well above η²/(4c)."""
+    """2/η − y∞² = 2 e_β (η/c)^{1/(β−1)}, to leading order in η, from every start with η y₀²/2 − 1 well above η²/(4c).
+
+    >>> round(float(lj.theory.neuron.deficit(0.1, lj.theory.neuron.ROOT)), 4)
+    0.1
+    """
     beta, c = potential.beta, potential.c
     return 2 * branch_end(beta) * (rate / c) ** (1 / (beta - 1))
 
@@ -95,6 +129,9 @@ def branch_end(beta: float, num_steps: int = 8000, start: float = 6.0) -> float:
 
     By Runge–Kutta steps downwards from ε = `start`, where the branch has long forgotten how it began.
     Error: about 1e-6.
+
+    >>> round(lj.theory.neuron.branch_end(2.0), 3)
+    0.25
     """
     if math.isinf(beta):
         return 1 / math.sqrt(2)

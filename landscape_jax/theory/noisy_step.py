@@ -26,6 +26,9 @@ def expected_change(multiple, slope, first, second, curvature):
       slope: s = ḡ·e.
       first, second: E[c] and E[c²] of the step's component c = u·e.
       curvature: λ = eᵀ H e.
+
+    >>> round(float(lj.theory.noisy_step.expected_change(2.0, slope=1.0, first=-0.1, second=0.02, curvature=10.0)), 6)
+    0.2
     """
     return multiple * slope * first + 0.5 * multiple**2 * curvature * second
 
@@ -35,6 +38,9 @@ def critical_multiple(slope, first, second, curvature) -> np.ndarray:
 
     0 where the step starts uphill; infinite where λ ≤ 0 and it starts downhill; NaN where it does not move. Arguments: as for
     `expected_change`.
+
+    >>> float(lj.theory.noisy_step.critical_multiple(slope=1.0, first=-0.1, second=0.02, curvature=10.0))
+    1.0
     """
     slope, first, second, curvature = (np.asarray(x, float) for x in (slope, first, second, curvature))
     descent, bend = -2 * slope * first, curvature * second
@@ -52,6 +58,9 @@ def sgd_critical_multiple(rate, slope, second_gradient, curvature) -> np.ndarray
       slope: ḡ·e.
       second_gradient: E[(g·e)²] over minibatches.
       curvature: λ.
+
+    >>> round(float(lj.theory.noisy_step.sgd_critical_multiple(0.1, slope=1.0, second_gradient=2.0, curvature=10.0)), 6)
+    1.0
     """
     slope, rate = np.asarray(slope, float), np.asarray(rate, float)
     return critical_multiple(slope, -rate * slope, rate**2 * np.asarray(second_gradient, float), curvature)

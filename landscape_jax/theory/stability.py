@@ -16,25 +16,45 @@ Source: J. Cohen et al. 2021, arXiv 2103.00065, App. B; J. Cohen et al. 2022, ar
 
 
 def gradient_descent(rate):
-    """2/η: `optax.sgd(rate)`, and RMSProp and Adagrad with their preconditioner."""
+    """2/η: `optax.sgd(rate)`, and RMSProp and Adagrad with their preconditioner.
+
+    >>> lj.theory.stability.gradient_descent(0.1)
+    20.0
+    """
     return 2 / rate
 
 
 def polyak(rate, momentum):
-    """2 (1 + β)/η: heavy-ball momentum, `optax.sgd(rate, momentum)`."""
+    """2 (1 + β)/η: heavy-ball momentum, `optax.sgd(rate, momentum)`.
+
+    >>> round(lj.theory.stability.polyak(0.1, momentum=0.9), 3)
+    38.0
+    """
     return 2 * (1 + momentum) / rate
 
 
 def nesterov(rate, momentum):
-    """2 (1 + β)/((1 + 2β) η): `optax.sgd(rate, momentum, nesterov=True)`."""
+    """2 (1 + β)/((1 + 2β) η): `optax.sgd(rate, momentum, nesterov=True)`.
+
+    >>> round(lj.theory.stability.nesterov(0.1, momentum=0.9), 3)
+    13.571
+    """
     return 2 * (1 + momentum) / ((1 + 2 * momentum) * rate)
 
 
 def adam(rate, b1=0.9):
-    """2 (1 + β₁)/((1 − β₁) η), 38/η at β₁ = 0.9: averaged gradients; Adam, AdamW, AMSGrad, AdaBelief."""
+    """2 (1 + β₁)/((1 − β₁) η), 38/η at β₁ = 0.9: averaged gradients; Adam, AdamW, AMSGrad, AdaBelief.
+
+    >>> round(lj.theory.stability.adam(0.1), 3)
+    380.0
+    """
     return polyak(rate, b1) / (1 - b1)
 
 
 def nadam(rate, b1=0.9):
-    """2 (1 + β₁)/((1 − β₁)(1 + 2β₁) η): averaged gradients with Nesterov's look-ahead, `optax.nadam`."""
+    """2 (1 + β₁)/((1 − β₁)(1 + 2β₁) η): averaged gradients with Nesterov's look-ahead, `optax.nadam`.
+
+    >>> round(lj.theory.stability.nadam(0.1), 3)
+    135.714
+    """
     return nesterov(rate, b1) / (1 - b1)

@@ -28,29 +28,51 @@ TOP_THRESHOLD_WIDE = 2.5
 
 
 def output(u, v):
-    """f = uᵀv/√w, from u and v [..., w]."""
+    """f = uᵀv/√w, from u and v [..., w].
+
+    >>> float(lj.theory.uv.output(jnp.ones(4), jnp.ones(4)))
+    2.0
+    """
     return (u * v).sum(axis=-1) / u.shape[-1] ** 0.5
 
 
 def trace(u, v):
-    """λ = (|u|² + |v|²)/w, from u and v [..., w]."""
+    """λ = (|u|² + |v|²)/w, from u and v [..., w].
+
+    >>> float(lj.theory.uv.trace(jnp.ones(4), jnp.ones(4)))
+    2.0
+    """
     return (u * u + v * v).sum(axis=-1) / u.shape[-1]
 
 
 def step(f, lam, rate, width, target: ArrayLike = 0.0):
-    """(f, λ) after one step of gradient descent with rate η, exactly."""
+    """(f, λ) after one step of gradient descent with rate η, exactly.
+
+    >>> f, lam = lj.theory.uv.step(1.0, 2.0, rate=0.5, width=4)
+    >>> float(f), float(lam)
+    (0.0625, 1.625)
+    """
     z = f - target
     gain = 1 - rate * lam + rate**2 * z * f / width
     return target + z * gain, lam - 4 * rate * z * f / width + rate**2 * z**2 * lam / width
 
 
 def scaled_step(x, kappa):
-    """(X, κ) after one step without a target: X = η² f²/w, κ = ηλ; the loss is ½ w X/η²."""
+    """(X, κ) after one step without a target: X = η² f²/w, κ = ηλ; the loss is ½ w X/η².
+
+    >>> x, kappa = lj.theory.uv.scaled_step(0.1, 1.0)
+    >>> round(float(x), 4), round(float(kappa), 4)
+    (0.001, 0.7)
+    """
     return x * (1 - kappa + x) ** 2, kappa + x * (kappa - 4)
 
 
 def asymmetry(f, lam, width):
-    """a = f²/(w λ²), in [0, ¼]: how far the output is from zero, and all that width changes in the first steps."""
+    """a = f²/(w λ²), in [0, ¼]: how far the output is from zero, and all that width changes in the first steps.
+
+    >>> lj.theory.uv.asymmetry(1.0, 2.0, width=4)
+    0.0625
+    """
     return f**2 / (width * lam**2)
 
 
@@ -59,6 +81,9 @@ def top_eigenvalue(f, lam, width, target=0.0):
 
     The Hessian maps the span of (v, u) and (u, v) to itself, with trace λ and determinant −z (2f + z)/w there; its other
     eigenvalues are ±z/√w, and by |f| ≤ √w λ/2 no larger than this one.
+
+    >>> float(lj.theory.uv.top_eigenvalue(0.0, 2.0, width=4))  # λ, where f = 0
+    2.0
     """
     z = f - target
     return lam / 2 * (1 + (1 + 4 * z * (2 * f + z) / (width * lam**2)) ** 0.5)
@@ -69,10 +94,17 @@ def loss_threshold(a):
 
     It solves 1 − k + k² a = −1. A step of 2 < k < this one is past 2/λ₀, and yet loss and trace fall: the window opens
     with f₀²/w and closes for a zero output. For a > ⅛ no step in [2, 4] raises the loss at once; later ones may.
+
+    >>> round(float(lj.theory.uv.loss_threshold(0.125)), 3)
+    4.0
     """
     return (1 - (1 - 8 * a) ** 0.5) / (2 * a)
 
 
 def minimal_trace(target, width):
-    """2|y|/√w: the least λ with which f = y, by |uᵀv| ≤ (|u|² + |v|²)/2. Gradient descent can rest only if η λ_min < 2."""
+    """2|y|/√w: the least λ with which f = y, by |uᵀv| ≤ (|u|² + |v|²)/2. Gradient descent can rest only if η λ_min < 2.
+
+    >>> float(lj.theory.uv.minimal_trace(3.0, width=4))
+    3.0
+    """
     return 2 * abs(target) / width**0.5

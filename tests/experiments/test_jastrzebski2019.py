@@ -73,7 +73,8 @@ def record():
         "test": np.broadcast_to(0.9 + 0.001 * pairs, top.shape) * np.minimum(1, 0.5 + epochs / 20),
         "distance": 0.2 * epochs * pairs * np.ones_like(gammas),
     }
-    tracked = jax.tree.map(lambda x: x[:1].copy(), nudged)
+    nudged = lj.Record(nudged, {"gamma": CONFIG.gammas, "pair": None})
+    tracked = copy.deepcopy(nudged.isel(gamma=[0]))
     return {"p": np.array(P), "grid": grid, "step": step, "nudged": {"k5": nudged, "tracked": tracked}}
 
 
@@ -208,7 +209,7 @@ def test_better_generalisation_would_be_seen_and_worse_is_not_taken_for_it():
 def test_parts_that_were_not_run_are_not_tested():
     assert set(verdicts({"p": np.array(P)}).values()) == {"not tested"}
     two = record()
-    two["nudged"] = {"k5": jax.tree.map(lambda x: x[:, :2], two["nudged"]["k5"])}
+    two["nudged"] = {"k5": two["nudged"]["k5"].isel(pair=slice(2))}
     found = verdicts(two)
     assert found["nsgd-generalises-better"] == found["nsgd-trains-faster"] == "not tested"  # no interval from two
     assert found["nsgd-controls-sharpness"] == "reproduced"
@@ -219,7 +220,7 @@ def test_with_gammas_up_to_one_what_is_there_is_judged():
     """No flatter end is told of, the sharper one is."""
     config = dataclasses.replace(CONFIG, gammas=(0.01, 1.0))
     two = record()
-    two["nudged"]["k5"] = jax.tree.map(lambda x: x[::2], two["nudged"]["k5"])
+    two["nudged"]["k5"] = two["nudged"]["k5"].sel(gamma=config.gammas)
     found = verdicts(two, config)
     assert found["nsgd-controls-sharpness"] == "not tested"
     assert found["nsgd-ends-much-sharper"] == "reproduced"
@@ -287,14 +288,14 @@ def test_ctrl_c_keeps_the_programs_that_are_done(monkeypatch):
     def noted():
         yield lambda: len(made) >= 3
 
-    def run():
+    def run(axes):
         made.append(0)
         if len(made) == 3:
             released.wait(20)
-        return {"step": np.zeros((1, 1))}
+        return lj.Record({"step": np.zeros((1, 1, 1))}, axes)
 
     monkeypatch.setattr("experiments._parts.held_interrupts", noted)
-    monkeypatch.setattr(experiment, "_program", lambda *_: lambda: run)
+    monkeypatch.setattr(experiment, "_program", lambda _config, _given, _run, _num, _key, axes, *_: lambda: lambda: run(axes))
     config = dataclasses.replace(TINY, parts=("grid",), grid=tuple((0.1, size, 8, 4) for size in range(1, 9)))
     with pytest.raises(lj.Interrupted, match="stopped by Ctrl-C with 2 of 8 parts finished") as stop:
         experiment.run(config, jax.random.key(0))

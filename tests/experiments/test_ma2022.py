@@ -178,6 +178,7 @@ def made_networks(of: str = "tanh", **changes):
     other = {"rate": np.array([1.0]), "sharpness": np.full((1, 2, networks.CHECKS), 0.01),
              "top": np.full((1, 2, len(radii)), 2.5)}  # fmt: skip
     made = {"tanh": tanh, "relu": other, "cross_entropy": other}
+    made = {name: lj.Record(part, {"rate": None, "seed": None}) for name, part in made.items()}
     return {"networks": made | {of: made[of] | changes}}
 
 

@@ -1,8 +1,7 @@
 """Leading eigenpairs of an operator that changes a little from one look to the next."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +31,6 @@ from landscape_jax.types import Eigs, MatVec, Params
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class Tracker(NamedTuple):
-    """Eigenpairs that are followed."""
-
-    init: Callable  # θ ↦ m₀
-    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Tracked); not alive: one product an end, and m' = m
-
-
 class Tracked(NamedTuple):
     """What a look tells: `Eigs`, and the bracket of each value. Where products were not finite the values are NaN, `converged`
     is False, and the vectors are those remembered."""
@@ -50,6 +42,27 @@ class Tracked(NamedTuple):
     products: Array  # [] int32
     low: Array  # [k]
     high: Array  # [k]
+
+
+class TrackerInit(Protocol):
+    def __call__(self, params: Params, /) -> Any:
+        """m₀, for vectors that are shaped like θ."""
+        ...
+
+
+class TrackerUpdate(Protocol):
+    def __call__(
+        self, matvec: MatVec, memory: Any, /, alive: Array | bool = True, step: Array | None = None
+    ) -> tuple[Any, Tracked]:
+        """One look at v ↦ A v. Not alive: one product an end, and the memory as it was. `step` [] int: number of the step."""
+        ...
+
+
+class Tracker(NamedTuple):
+    """Eigenpairs that are followed."""
+
+    init: TrackerInit  # θ ↦ m₀
+    update: TrackerUpdate  # (matvec, m, alive=True, step=None) ↦ (m', Tracked)
 
 
 class Ends(NamedTuple):
@@ -179,7 +192,9 @@ def _afresh(k: int, smallest: int, num_steps: int) -> Tracker:
         _fits(k, smallest, params)
         return tree.scattered_like(0, params)
 
-    def update(matvec: MatVec, start: Params, alive=True, step=None) -> tuple[Params, Tracked]:
+    def update(
+        matvec: MatVec, start: Params, alive: Array | bool = True, step: Array | None = None
+    ) -> tuple[Params, Tracked]:
         return start, _bracketed(eigsh(matvec, start, k, smallest=smallest, num_steps=num_steps))
 
     return Tracker(init, update)
