@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import appended
+from landscape_jax.spectrum.lanczos import append_row
 from landscape_jax.spectrum.tracking.policy import Policy
 from landscape_jax.types import Params
 
@@ -52,7 +52,7 @@ def empty(params: Params, b: int, policy: Policy) -> Memory:
     """Before the first look: b scattered directions, of which nothing is known."""
     start = tree.stacked(tree.wide(params), b)
     scattered = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
-    start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
+    start = jax.lax.fori_loop(0, b, lambda i, q: append_row(q, i, scattered(i), i)[0], start)
     real = tree.dtype(params)
     vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
     zeros, nothing, zero = jnp.zeros((2, b), real), jnp.zeros((2, b, b), real), jnp.zeros((), real)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import settled
+from landscape_jax.spectrum.lanczos import append_or_replace
 from landscape_jax.spectrum.tracking.brackets import (
     Brackets,
     Outside,
@@ -170,7 +170,7 @@ def multiplied(matvec: MatVec, plan: Plan, look: Look) -> Look:
     y = tree.combine(a, look.basis)
     rest, column, length = beyond(look.basis, y, a, matvec(y))
     vanished = length <= 10 * jnp.finfo(column.dtype).eps * tree.norm(column)
-    basis, column = settled(look.basis, i, rest, column, length, vanished | seeding, look.number + i)
+    basis, column = append_or_replace(look.basis, i, rest, column, length, vanished | seeding, look.number + i)
     small = tree.where(seeding, small, learned(small, a, column))
     small = small._replace(open=small.open.at[i, i].set(1), count=i + 1)
     scout = jnp.where(i + 1 < plan.rows, jnp.where(scouting, i, look.scout), -1)

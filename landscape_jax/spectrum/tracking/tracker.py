@@ -10,8 +10,9 @@ from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, number, product
-from landscape_jax.spectrum.lanczos import attainable, rounding, widthwise
-from landscape_jax.spectrum.restarted import eigsh
+from landscape_jax.spectrum.eigsh import eigsh
+from landscape_jax.spectrum.lanczos import packed
+from landscape_jax.spectrum.tolerances import attainable_tolerance, rounding_error
 from landscape_jax.spectrum.tracking.drift import aged, drifted
 from landscape_jax.spectrum.tracking.memory import Memory, Side, chosen, empty, refolded, unfolded
 from landscape_jax.spectrum.tracking.policy import POLICY, Policy
@@ -190,9 +191,9 @@ def _followed(
 ) -> tuple[Memory, Tracked]:
     """One look, in which sizes are at least `least`."""
     policy, made = plan.policy, memory.made
-    plan = plan._replace(tol=attainable(plan.tol, memory.vectors, plan.rows))
+    plan = plan._replace(tol=attainable_tolerance(plan.tol, memory.vectors, plan.rows))
     step = made if step is None else jnp.asarray(step, jnp.int32)
-    side, matvec = step % 2, widthwise(matvec)
+    side, matvec = step % 2, packed(matvec)
     start = chosen(memory, side, policy)
     frame, before = tree.row((memory.frame, memory.sides), start)
 
@@ -204,7 +205,7 @@ def _followed(
     drift = jnp.where(made == 1, policy.gain * change, drift)  # the first guess has served once a change is measured
     mean = jnp.where(made == 0, first.column[0], memory.mean)  # of the first scattered direction
     look = begun(before, first, policy.forget * memory.reach, mean, made * plan.rows, plan)
-    unit = rounding(first.column.dtype, tree.eps(memory.vectors), plan.rows)
+    unit = rounding_error(first.column.dtype, tree.eps(memory.vectors), plan.rows)
     grown = first.size - memory.reach  # beyond all that was seen
     cold = (made == 0) | (jnp.maximum(jnp.maximum(drift, grown), unit * memory.reach) > policy.jump * first.size)
     stored, kept = _ended(matvec, memory, plan, look, first, before, alive, cold, start, side)
