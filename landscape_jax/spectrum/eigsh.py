@@ -155,15 +155,21 @@ def _check_request(
 
 
 def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, tol: float | None = None) -> None:
-    """Raise `ValueError` on the host unless ⟨w, A v⟩ = ⟨v, A w⟩ for random v and w, to rounding.
+    """Raise `ValueError` on the host unless an operator is symmetric:
 
-    Lanczos takes symmetry on trust: an asymmetric operator (P⁻¹ H, a Jacobian of updates, dropout with a new mask at
-    each product) gives plausible, wrong eigenvalues.
+        ⟨w, A v⟩ = ⟨v, A w⟩   for random v and w, to rounding.
+
+    Lanczos does not check symmetry. An asymmetric operator (P⁻¹ H, a Jacobian of updates, dropout with a new mask at each
+    product) gives plausible, wrong eigenvalues.
 
     Args:
+      matvec: v ↦ A v.
       like: a vector the operator acts on, e.g. θ.
+      key: of v and w; default `jax.random.key(0)`.
       tol: of |⟨w, A v⟩ − ⟨v, A w⟩| relative to ‖A v‖ ‖w‖ / √p, about ‖A‖_F; default √ε.
     Cost: two products.
+
+    >>> assert_symmetric(hessian(loss)(params, batch), params)
     """
     matvec = product("assert_symmetric", matvec)
     tree.check(like, "like")

@@ -190,9 +190,7 @@ def _extend_by_three_terms(w: Params, q: Params, krylov: Krylov, j) -> Krylov:
     return krylov._replace(basis=basis, gram=jax.lax.dynamic_update_index_in_dim(gram, column, j, 1), overlap=overlap)
 
 
-def _next_overlaps(
-    gram: Array, overlap: Array, column: Array, length: Array, image_norm: Array, j, index: Array
-) -> Array:
+def _next_overlaps(gram: Array, overlap: Array, column: Array, length: Array, image_norm: Array, j, index: Array) -> Array:
     """Simon's recurrence: estimates of ⟨q_i, q_{j+1}⟩ before orthogonalising again, [m + 1], 0 for i > j.
 
     With W = Q Qᵀ and A Q = Q G, symmetry of A gives
@@ -208,9 +206,7 @@ def _next_overlaps(
     return grown / jnp.maximum(length, eps * image_norm)
 
 
-def _reorthogonalize(
-    basis: Params, w: Params, column: Array, length: Array, needed: Array
-) -> tuple[Params, Array, Array]:
+def _reorthogonalize(basis: Params, w: Params, column: Array, length: Array, needed: Array) -> tuple[Params, Array, Array]:
     """Where `needed`, w orthogonal to the basis, its coefficients so far plus those taken off, and its length."""
 
     def take_pass(carry):

@@ -61,7 +61,7 @@ def hutch_plus_plus(matvec: MatVec, key: Key, like: Params, *, num_products: int
     matvec = _checked("hutch_plus_plus", matvec, key, "num_products // 3", m, like, least=2)
     for_range, for_rest = jax.random.split(key)
     matvec = widened(matvec, like)
-    basis = _range(matvec, for_range, like, m)[0]  # Q, leaves [m, ...]
+    basis = _find_range(matvec, for_range, like, m)[0]  # Q, leaves [m, ...]
     inside = jax.lax.map(lambda q: tree.vdot(q, matvec(q)), basis)  # [m]
 
     def sample(key: Key) -> Array:
@@ -103,11 +103,11 @@ def xtrace(matvec: MatVec, key: Key, like: Params, *, num_products: int = 100) -
     m = num_products // 2
     matvec = widened(_checked("xtrace", matvec, key, "num_products // 2", m, like, least=3), like)
     p = tree.size(like)
-    basis, probes, r = _range(matvec, key, like, m)  # rows of Q, rows of Ωᵀ; R [m, m]
+    basis, probes, r = _find_range(matvec, key, like, m)  # rows of Q, rows of Ωᵀ; R [m, m]
     image = jax.lax.map(matvec, basis)  # rows of A Q, leaves [m, ...]
     coordinates = jax.vmap(lambda x: tree.dots(basis, x))  # rows x ↦ rows Qᵀx
     h, w = coordinates(image), coordinates(probes).T  # [m, m]  QᵀAQ;  QᵀΩ
-    forms = _forms(_left_out(r), h, w, r)
+    forms = _forms(_left_out_directions(r), h, w, r)
     norms = jax.vmap(tree.vdot)(probes, probes)  # [m]  ‖ω_j‖²
     rayleigh = jax.vmap(tree.vdot)(probes, tree.combine(r.T, basis))  # [m]  ω_jᵀ A ω_j
 
@@ -143,7 +143,7 @@ class _Projection(NamedTuple):
     x_h_x: Array
 
 
-def _left_out(r: Array) -> Array:
+def _left_out_directions(r: Array) -> Array:
     """S [m, m]: column i, of length 1, is orthogonal to all columns of R but the i-th. S = R⁻ᵀ, normalised."""
     diagonal = jnp.abs(jnp.diagonal(r))
     least = jnp.finfo(r.dtype).eps * jnp.max(diagonal) + jnp.finfo(r.dtype).tiny
@@ -241,9 +241,7 @@ def diagonal(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100) -
     return Estimate(mean, tree.scale((num_probes * (num_probes - 1)) ** -0.5, spread))
 
 
-def frobenius_norm(
-    matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100, batch_size: int | None = None
-) -> Estimate:
+def frobenius_norm(matvec: MatVec, key: Key, like: Params, *, num_probes: int = 100, batch_size: int | None = None) -> Estimate:
     """‖A‖_F = √(E ‖A z‖²) for z of independent ±1; the error by the delta method.
 
     Args, returns, cost, source: as for `trace`.
@@ -263,7 +261,7 @@ def frobenius_norm(
     return Estimate(norm * unit, jnp.where(norm == 0, 0, squared.error / (2 * norm)) * unit)
 
 
-def _range(matvec: MatVec, key: Key, like: Params, m: int) -> tuple[Params, Params, Array]:
+def _find_range(matvec: MatVec, key: Key, like: Params, m: int) -> tuple[Params, Params, Array]:
     """Q, Ω and R for m normal probes: A Ω = Q R, Q and Ω as stacks of their columns, R [m, m] upper triangular."""
     probes = tree.widen(jax.vmap(lambda k: tree.normal_like(k, like))(jax.random.split(key, m)))
     image = jax.lax.map(matvec, probes)

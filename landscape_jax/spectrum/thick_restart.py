@@ -37,7 +37,7 @@ class _Problem(NamedTuple):
     slack: Array  # [], of the space before any restart
     confirm: int
     max_restarts: int
-    patience: bool  # whether to stop after `_PATIENCE` restarts without progress
+    gives_up: bool  # whether to stop after `_PATIENCE` rounds in which only rivals are in the way
 
     @property
     def wanted(self) -> int:
@@ -83,20 +83,20 @@ class _Space(NamedTuple):
 class _Progress(NamedTuple):
     """How far a run to a tolerance has come."""
 
-    restarts: Array  # []: spaces filled
+    rounds: Array  # []
     products: Array  # []
     confirmed: Array  # [wanted]: the values when the tolerance was last met
     dropped: Array  # []: and the largest residual then, which a restart from a fresh direction forgets
     asymmetry: Array  # []: sum of `excess`, which restarts forget: how far A is from symmetric
     agreements: Array  # []: how often in a row the tolerance was met with the values of the time before
-    waited: Array  # []: restarts for which the pairs asked for have been within the tolerance, with rivals near
+    waited: Array  # []: rounds in a row after which the pairs asked for were within the tolerance, but rivals near
     converged: Array  # [] bool
     broken: Array  # [] bool: a residual is NaN or infinite
     final: Array  # [] bool: no restart would help
 
 
 class _State(NamedTuple):
-    """Of the loop over restarts."""
+    """Of the loop over rounds."""
 
     krylov: Krylov
     solution: _Solution
@@ -120,7 +120,7 @@ def solve_to_tolerance(
 
     def going(state: _State) -> Array:
         progress = state.progress
-        return ~progress.converged & ~progress.final & (progress.restarts <= max_restarts)
+        return ~progress.converged & ~progress.final & (progress.rounds <= max_restarts)
 
     cycle = functools.partial(_fill_and_test, matvec, problem)
     return _result(jax.lax.while_loop(going, cycle, _initial_state(first, problem)), problem)
@@ -140,21 +140,21 @@ def _fill_and_test(matvec: MatVec, problem: _Problem, state: _State) -> _State:
     whether that was the last round."""
     krylov, solution, progress = state
     is_fresh = solution.met  # then this round starts from a fresh direction
-    restart = functools.partial(_restart, problem, progress.restarts)
-    krylov, solution = run_if(progress.restarts > 0, restart, (krylov, solution))  # a cond would copy the basis
-    begun = solution.count
-    borrowed = jnp.where(is_fresh, begun, 0)
+    restart = functools.partial(_restart, problem, progress.rounds)
+    krylov, solution = run_if(progress.rounds > 0, restart, (krylov, solution))  # a cond would copy the basis
+    count = solution.count
+    borrowed = jnp.where(is_fresh, count, 0)
     krylov, solution, *_ = _expand(matvec, problem, _Space(krylov, solution, borrowed, progress.asymmetry))
-    residuals, progress = _test(problem, krylov, solution, progress, solution.count - begun)
+    residuals, progress = _test(problem, krylov, solution, progress, solution.count - count)
     return _State(krylov, solution._replace(residuals=residuals), progress)
 
 
-def _restart(problem: _Problem, restarts: Array, state: tuple[Krylov, _Solution]) -> tuple[Krylov, _Solution]:
+def _restart(problem: _Problem, rounds: Array, state: tuple[Krylov, _Solution]) -> tuple[Krylov, _Solution]:
     """A full space made small: the best Ritz vectors, and the residual direction. Where the tolerance was met: only the vectors
     asked for, and a fresh direction."""
     krylov, solution = state
     count = jnp.where(solution.met, problem.wanted, problem.keep)
-    krylov = _thick_restart(krylov, solution.values, solution.rotation, problem.keep, count, solution.met, restarts)
+    krylov = _thick_restart(krylov, solution.values, solution.rotation, problem.keep, count, solution.met, rounds)
     return krylov, solution._replace(count=count, met=jnp.array(False))
 
 
@@ -172,9 +172,7 @@ def _expand(matvec: MatVec, problem: _Problem, space: _Space) -> _Space:
         if not problem.confirm:
             near = jnp.all(solution.residuals <= 4 * solution.margin)  # a few products are left: solving after each saves some
             due |= (count >= problem.wanted) & (near | (count % ((problem.wanted + 1) // 2) == 0))
-        solution = jax.lax.cond(
-            due, lambda: _solve(problem, krylov, count, *rest), lambda: solution._replace(count=count)
-        )
+        solution = jax.lax.cond(due, lambda: _solve(problem, krylov, count, *rest), lambda: solution._replace(count=count))
         return _Space(krylov, solution, *rest)
 
     return jax.lax.while_loop(going, take_product, space)
@@ -216,12 +214,12 @@ def _test(
     agreements = jnp.where(met, jnp.where(agrees, progress.agreements + 1, 0), progress.agreements)
     only_rivals = jnp.all(solution.residuals <= solution.margin) & ~met
     waited = jnp.where(met, 0, jnp.where(only_rivals, progress.waited + 1, progress.waited))
-    in_vain = waited >= _PATIENCE if problem.patience else jnp.array(False)
+    in_vain = waited >= _PATIENCE if problem.gives_up else jnp.array(False)
     broken = ~jnp.all(jnp.isfinite(solution.residuals))
     complete = solution.count == problem.p  # the space is all of ℝᵖ: nothing more can be found
     residuals = solution.residuals + progress.dropped
     progress = _Progress(
-        progress.restarts + 1,
+        progress.rounds + 1,
         progress.products + products,
         jnp.where(met, solution.values[:wanted], progress.confirmed),
         jnp.where(met, jnp.max(residuals), progress.dropped),
@@ -250,7 +248,7 @@ def _result(state: _State, problem: _Problem) -> Eigs:
 
 
 def _thick_restart(
-    krylov: Krylov, values: Array, rotation: Array, keep: int, count: Array, fresh: Array, restarts: Array
+    krylov: Krylov, values: Array, rotation: Array, keep: int, count: Array, fresh: Array, rounds: Array
 ) -> Krylov:
     """The first `count` ≤ `keep` Ritz vectors as a new, partly filled Krylov space.
 
@@ -276,7 +274,7 @@ def _thick_restart(
 
     def append_last(i, kept):
         last = jax.tree.map(lambda x: jnp.where(fresh, 0, x), tree.row(basis, m + i))
-        return append_row(kept, count + i, last, (restarts + 1) * rows + i)[0]
+        return append_row(kept, count + i, last, (rounds + 1) * rows + i)[0]
 
     no_slack = jnp.zeros_like(krylov.slack)  # a restarted space does not follow three terms
     return krylov._replace(basis=jax.lax.fori_loop(0, b, append_last, kept), gram=new, slack=no_slack)

@@ -115,9 +115,21 @@ def new_look(prior: Side, first: FirstProduct, reach: Array, mean: Array, seed: 
     brackets = Brackets(identity[0], identity, zeros, zeros, identity[0])
     complement, no, one = Complement(zero, zero, zero), jnp.array(False), jnp.int32(1)
     look = Look(
-        (), g, brackets, complement, first.size, reach, prior.ceiling, mean, products=one, rounds=one - 1, seed=seed, cold=no,
-        scout=-one, guard_due=no,
-    )  # fmt: skip
+        (),
+        g,
+        brackets,
+        complement,
+        first.size,
+        reach,
+        prior.ceiling,
+        mean,
+        products=one,
+        rounds=one - 1,
+        seed=seed,
+        cold=no,
+        scout=-one,
+        guard_due=no,
+    )
     return solve(look, plan)
 
 
@@ -182,9 +194,13 @@ def multiply(matvec: MatVec, plan: Plan, look: Look) -> Look:
     g = g._replace(remainders=g.remainders.at[i, i].set(1), count=i + 1)
     scout = jnp.where(i + 1 < plan.rows, jnp.where(scouting, i, look.scout), -1)
     look = look._replace(
-        basis=basis, g=g, size=jnp.maximum(look.size, jnp.max(jnp.abs(column))), products=look.products + 1, scout=scout,
+        basis=basis,
+        g=g,
+        size=jnp.maximum(look.size, jnp.max(jnp.abs(column))),
+        products=look.products + 1,
+        scout=scout,
         guard_due=jnp.array(False),
-    )  # fmt: skip
+    )
     return solve(look, plan)
 
 
@@ -294,7 +310,5 @@ def summarize(look: Look, prior: Side, plan: Plan) -> tuple[Side, Summary]:
     converged = finite & ~is_too_wide(look, plan)
     largest = jnp.where(cold, jnp.max(jnp.abs(values)), 0)  # no coefficient of a Krylov space need be as large
     size = jnp.maximum(look.size, largest)
-    summary = Summary(
-        values[:k], brackets.low, brackets.high, size, converged, look.products, finite, rival, cold, change
-    )
+    summary = Summary(values[:k], brackets.low, brackets.high, size, converged, look.products, finite, rival, cold, change)
     return Side(values, below, above, rises, jnp.where(cold, 0, unmultiplied * ages), ceiling), summary
