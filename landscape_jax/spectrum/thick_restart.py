@@ -145,7 +145,7 @@ def _fill_and_test(matvec: MatVec, problem: _Problem, state: _State) -> _State:
     count = solution.count
     borrowed = jnp.where(is_fresh, count, 0)
     krylov, solution, *_ = _expand(matvec, problem, _Space(krylov, solution, borrowed, progress.asymmetry))
-    residuals, progress = _test(problem, krylov, solution, progress, solution.count - count)
+    residuals, progress = _update_progress(problem, krylov, solution, progress, solution.count - count)
     return _State(krylov, solution._replace(residuals=residuals), progress)
 
 
@@ -205,7 +205,7 @@ def _rival_is_near(problem: _Problem, values: Array, residuals: Array, margin: A
     return jnp.any(others & (above | below))
 
 
-def _test(
+def _update_progress(
     problem: _Problem, krylov: Krylov, solution: _Solution, progress: _Progress, products: Array
 ) -> tuple[Array, _Progress]:
     """Whether the run has converged, or no restart would help; and the residuals with what restarts have forgotten."""
@@ -219,16 +219,16 @@ def _test(
     complete = solution.count == problem.p  # the space is all of ℝᵖ: nothing more can be found
     residuals = solution.residuals + progress.dropped
     progress = _Progress(
-        progress.rounds + 1,
-        progress.products + products,
-        jnp.where(met, solution.values[:wanted], progress.confirmed),
-        jnp.where(met, jnp.max(residuals), progress.dropped),
-        progress.asymmetry + jnp.where(krylov.slack > 0, 0, solution.excess),
-        agreements,
-        waited,
-        met & (complete | (agreements >= problem.confirm)) & ~broken,
-        broken,
-        complete | broken | in_vain | (solution.stuck & (krylov.slack == 0)),
+        rounds=progress.rounds + 1,
+        products=progress.products + products,
+        confirmed=jnp.where(met, solution.values[:wanted], progress.confirmed),
+        dropped=jnp.where(met, jnp.max(residuals), progress.dropped),
+        asymmetry=progress.asymmetry + jnp.where(krylov.slack > 0, 0, solution.excess),
+        agreements=agreements,
+        waited=waited,
+        converged=met & (complete | (agreements >= problem.confirm)) & ~broken,
+        broken=broken,
+        final=complete | broken | in_vain | (solution.stuck & (krylov.slack == 0)),
     )
     return residuals, progress
 
