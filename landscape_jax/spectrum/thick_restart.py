@@ -115,7 +115,7 @@ def solve_to_tolerance(
     # that the slack would be much of it permits none
     coarse = jnp.clip(tol / 30, default_slack(dtype), jnp.finfo(dtype).eps ** 0.5).astype(dtype)
     first = begin(start, m, jnp.where(tol < rounding_error(dtype, eps, m) + 2 * coarse, 0, coarse))
-    narrow = eps > jnp.finfo(dtype).eps  # rounding of 16 bits can keep rivals near forever
+    narrow = bool(eps > jnp.finfo(dtype).eps)  # rounding of 16 bits can keep rivals near forever
     problem = _Problem(k, smallest, m, p, tol, first.slack, confirm, max_restarts, narrow)
 
     def going(state: _State) -> Array:

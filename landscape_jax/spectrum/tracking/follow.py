@@ -98,7 +98,7 @@ def follow(
     return memory, _report(summary, vectors.plain(), plan, noise)
 
 
-def _is_cold(memory: Memory, first: FirstProduct, drift: Array, rounding: Array, policy: Policy) -> Array:
+def _is_cold(memory: Memory, first: FirstProduct, drift: Array, rounding: float | Array, policy: Policy) -> Array:
     """Whether A is another operator than the one remembered: first look, large drift, growth beyond `reach`, or rounding."""
     growth = first.size - memory.reach
     jump = jnp.maximum(jnp.maximum(drift, growth), rounding * memory.reach) > policy.jump * first.size
