@@ -418,11 +418,6 @@ ROWS = {
         r"holds no preconditioner",
     ),
     "eigsh: depth no more than k": (lambda: eigsh(k=2, depth=2), ValueError, r"depth=2 must be more than k=2"),
-    "refine: no guard": (
-        lambda: spectrum.refine(HESSIAN(THETA, DATA), stack(2), k=2),
-        ValueError,
-        r"k=2",
-    ),
     "lanczos: more steps than p": (
         lambda: spectrum.lanczos(HESSIAN(THETA, DATA), stack(1), 4),
         ValueError,

@@ -150,7 +150,7 @@ def test_a_memory_that_stays_by_itself_is_that_of_the_last_step_alive(problem):
     assert np.isfinite(jax.tree.leaves(record["sharpness"])[0][:died]).all()
     before, _ = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=died, ceiling=1e6)
     chex.assert_trees_all_equal(final.memory, before.memory)
-    assert final.memory["sharpness"].made == died
+    assert final.memory["sharpness"].looks == died
 
 
 def test_check_says_which_run_and_when():

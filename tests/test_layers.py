@@ -10,6 +10,7 @@ LAYERS = [
     {"types"},
     {"arguments"},
     {"tree"},
+    {"backend"},
     {"parts"},
     {"devices", "programs", "record", "labels"},
     {"losses"},

@@ -141,7 +141,6 @@ CALLS = {
     "eigsh": (spectrum.eigsh, dict(matvec=MATVEC, start=PARAMS, k=1, tol=1e-3)),
     "eigsh, a fixed number of products": (spectrum.eigsh, dict(matvec=MATVEC, start=PARAMS, k=1, num_steps=4, smallest=1)),
     "block_eigsh": (spectrum.block_eigsh, dict(matvec=MATVEC, start=STACK, k=1, depth=6, tol=1e-3)),
-    "refine": (spectrum.refine, dict(matvec=MATVEC, start=STACK, k=1, num_steps=6)),
     "lanczos": (spectrum.lanczos, dict(matvec=MATVEC, start=jax.tree.map(lambda x: x[:1], STACK), num_steps=3)),
     "recurrence": (spectrum.recurrence, dict(matvec=MATVEC, start=PARAMS, num_steps=3)),
     "density": (spectrum.density, dict(matvec=MATVEC, key=KEY, like=PARAMS, num_probes=2, num_steps=3)),

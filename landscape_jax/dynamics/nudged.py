@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, number, product_at, require
+from landscape_jax.backend.control import run_if
 from landscape_jax.curvature.domain import domain, embed
 from landscape_jax.spectrum import tracker
 from landscape_jax.types import Batch, Curvature, Dynamics, Key, Params
@@ -85,18 +86,14 @@ def nudged(
         # a run that has diverged stands still, maybe at a step that would make all those vmapped with it look at each step
         due = (t % refresh == 0) & tree.all_finite(moment.updates)
 
-        def look(carry):
-            _, _, memory, due = carry  # in a body that vmapped runs share, one that is not due asks for no products
+        def look(found):
             matvec = product_at("nudged", curvature, params, moment.batch if batch is None else batch)
-            memory, eigs = track.update(matvec, memory, due, step=t)
-            return eigs.values, embed(curvature, eigs.vectors, params), memory, jnp.array(False)
+            # under vmap the runs share this body, and one that is not due asks for no products
+            memory, eigs = track.update(matvec, found[2], due, step=t)
+            return eigs.values, embed(curvature, eigs.vectors, params), memory
 
         found = state.values, state.vectors, state.tracked
-        if refresh == 1:
-            found = look((*found, due))[:3]
-        else:  # an `if` in the form of a loop: vmapped, it is entered only when some run needs it; a cond would be always
-            found = jax.lax.while_loop(lambda carry: carry[-1], look, (*found, due))[:3]
-        values, vectors, memory = found
+        values, vectors, memory = look(found) if refresh == 1 else run_if(due, look, found)
         onto = tree.combine(tree.dots(vectors, moment.updates), vectors)  # Qᵀ Q u
         nudge = tree.scale(state.gamma - 1, onto)
         state = Nudged(inside, state.gamma, values, vectors, memory)

@@ -1,13 +1,12 @@
 """Lanczos: the one place where a Krylov space is built.
 
-A block of b start vectors grows by one orthonormal vector a product (the banded form of block Lanczos; b = 1 is Lanczos
-as everyone knows it). Every new vector is orthogonalised against all before it, so the coefficients
+A block of b start vectors grows by one orthonormal vector a product (the banded form of block Lanczos; b = 1 is the classical
+algorithm). Every new vector is orthogonalised against all before it, so the coefficients
 
     A q_j = Σ_i G_ij q_i ,    G [m + b, m]
 
-hold to rounding whatever the basis is made of: start vectors, Krylov vectors, Ritz vectors kept at a restart, or scattered
-directions put in where the space broke down. The upper m rows of G are the projected matrix, the last b rows give each
-Ritz pair its residual, and nothing else has to be remembered.
+hold to rounding for any basis: start vectors, Krylov vectors, Ritz vectors kept at a restart, or fixed directions put in where
+the space broke down. The upper m rows of G are the projected matrix. The last b rows give the residual of each Ritz pair.
 
 Source: A. Ruhe 1979, Math. Comp. 33(146), 680–687 (banded block Lanczos); K. Wu and H. Simon 2000, SIAM J. Matrix Anal.
 22(2), 602–616 (thick restart).
@@ -18,47 +17,52 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, product
-from landscape_jax.types import Eigs, MatVec, Params
+from landscape_jax.backend.control import run_if
+from landscape_jax.types import MatVec, Params
 
-MOST_PASSES = 4  # of Gram–Schmidt
-LEAST_LEFT = 1e-2  # of a direction, outside of the basis: less is not taken for a new one
-ROOM = 8  # dimensions beside the basis: with more of them no scattered direction lies in it by chance
-FEW = 2  # matrices: a loop over them takes longer to begin than to run
-OTHERS = 2**20  # between the numbers of directions tried for one row
+_MAX_PASSES = 4  # of Gram–Schmidt
+_MIN_NEW_PART = 1e-2  # share of a fixed direction that must lie outside of the basis
+_SPARE_DIMENSIONS = 8  # with as many dimensions beside the basis, a fixed direction never lies in it by chance
+_MAX_REDRAWS = 3  # of a fixed direction for one row
+_SEED_STRIDE = 2**20  # between the seeds of these
 
-_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Krylov(NamedTuple):
-    """A subspace and the operator on it. Rows of `basis` not reached yet are zero."""
+    """A subspace and the operator on it. Rows of `basis` that are not reached yet are zero."""
 
     basis: Params  # leaves [m + b, ...]: orthonormal rows q_i, in float32 at least
     gram: Array  # [m + b, m]: A q_j = Σ_i gram[i, j] q_i, as measured: nothing is taken from symmetry
-    overlap: Array  # [m + b, m + b]: estimate of ⟨q_i, q_j⟩
+    overlap: Array  # [m + b, m + b]: estimate of ⟨q_i, q_j⟩ by Simon's recurrence
     eps: Array  # []: relative rounding of a product, that of θ's narrowest leaf
-    slack: Array  # []: by how much the rows may differ from orthogonal ones
+    slack: Array  # []: bound on |⟨q_i, q_j⟩|, i ≠ j, above which rows are orthogonalised again
 
 
 def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0) -> Krylov:
     """The Krylov space of `num_steps` products from a block of start vectors.
 
+        A Q = Q G ,   G [m + b, m]
+
     Args:
       matvec: v ↦ A v, A symmetric.
       start: a stack of b vectors, leaves [b, ...]; they need not be orthonormal. For one vector v, `jnp.expand_dims` it.
       num_steps: m, the number of products; at most p.
-      slack: by how much |⟨q_i, q_j⟩| may differ from 0, with one start vector; 0 makes every vector orthogonal to all before
-        it, and so do leaves of 16 bits. The projected matrix is exact to slack², so that √ε is enough for Ritz values and
-        quadrature.
-    Returns: `Krylov(basis, gram, overlap, eps, slack)`. Where the space breaks down (it is A-invariant: less than 10 ε ‖A‖ is
-      left of a product; or a start vector is zero) a fixed, scattered direction takes the place of the missing one, with
-      zero coupling: copies of degenerate eigenvalues are found this way.
+      slack: with one start vector, how large |⟨q_i, q_j⟩| may become before rows are orthogonalised again. 0 makes every vector
+        orthogonal to all before it, and so do leaves of 16 bits. The projected matrix is exact to slack², so √ε is enough for
+        Ritz values and quadrature.
+    Returns: `Krylov(basis, gram, overlap, eps, slack)`. The space breaks down where it is A-invariant (less than 10 ε ‖A‖ is
+      left of a product) or where a start vector is zero. Then a fixed direction takes the place of the missing vector, with
+      zero coupling. Copies of degenerate eigenvalues are found this way.
 
     Cost: m products, 2 m² p multiply-adds or, with slack, a fraction of it; m + b vectors of memory.
+
+    >>> block = jax.tree.map(lambda x: x[None], tree.normal_like(key, params))
+    >>> krylov = lanczos(hessian(loss)(params, batch), block, num_steps=20)
     """
     matvec = product("lanczos", matvec)
     tree.check(start, "start")
@@ -67,38 +71,42 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
     p = tree.size(tree.row(start, 0))
     if not 1 <= num_steps <= p:
         raise ValueError(f"lanczos: num_steps={num_steps} must lie between 1 and p={p}, the size of a start vector")
-    matvec = widening(matvec, start)
+    matvec = widened(matvec, start)
     return jax.lax.fori_loop(0, num_steps, lambda j, k: extend(matvec, k, j), begin(start, num_steps, slack))
 
 
 def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Array]:
-    """The coefficients of Lanczos's three terms and nothing else: no basis is kept, and nothing is orthogonalised again.
+    """The coefficients of the three-term recurrence, without a basis and without orthogonalising again.
 
         A q_j = β_{j−1} q_{j−1} + α_j q_j + β_j q_{j+1}
 
-    The tridiagonal T of α and β has copies of whatever eigenvalue has converged, for rounding lets each come back. The copies
-    share its weight: to rounding e₁ᵀ f(T) e₁ is zᵀ f(A) z / zᵀz for polynomials f up to degree 2m − 1 that stay within ±1 on
-    the range of A, as it is with a basis. Finer than those, about 1/m of the range, it resolves less.
+    Rounding lets each converged eigenvalue come back, so the tridiagonal T of α and β has copies of it. The copies share its
+    weight: e₁ᵀ f(T) e₁ equals zᵀ f(A) z / zᵀz to rounding for polynomials f of degree up to 2m − 1 that stay within ±1 on the
+    range of A, as with a basis. Details finer than about 1/m of the range are resolved less well.
 
     Args:
+      matvec: v ↦ A v, A symmetric.
       start: z, one vector.
       num_steps: m.
-    Returns: α, β, each [m]. Once the Krylov space is exhausted β is 0, and α what it was first.
+    Returns: α, β, each [m]. Once the Krylov space is exhausted, β is 0 and α repeats its first value.
 
     Cost: m products, 3 vectors.
     Source: L. Knizhnerman 1996, Comput. Math. Math. Phys. 36(11), 1481–1492; T. Chen 2024, arXiv 2410.11090.
+
+    >>> alpha, beta = recurrence(hessian(loss)(params, batch), tree.normal_like(key, params), num_steps=64)
+    >>> nodes = jnp.linalg.eigvalsh(jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1))
     """
     matvec = product("recurrence", matvec)
     count("recurrence", num_steps=num_steps)
     tree.check(start, "start")
-    matvec, start = widening(matvec, start), tree.widen(start)
+    matvec, start = widened(matvec, start), tree.widen(start)
     eps = jnp.finfo(tree.dtype(start)).eps
     length = tree.norm(start)
     first = tree.scale(jnp.where(length > 0, 1 / length, 0), start)
 
     def step(carry, _):
-        before, q, beta = carry
-        w = tree.axpy(-beta, before, matvec(q))
+        previous, q, beta = carry
+        w = tree.axpy(-beta, previous, matvec(q))
         alpha = tree.vdot(q, w)
         w = tree.axpy(-alpha, q, w)
         length = tree.norm(w)
@@ -106,291 +114,163 @@ def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Ar
         return (q, tree.scale(jnp.where(length > 0, 1 / length, 0), w), length), (alpha, length)
 
     _, (alpha, beta) = jax.lax.scan(step, (tree.zeros_like(first), first, jnp.zeros_like(length)), length=num_steps)
-    reached = jnp.concatenate([jnp.ones(1, bool), beta[:-1] > 0])  # once 0, β stays so: q is
+    reached = jnp.concatenate([jnp.ones(1, bool), beta[:-1] > 0])  # q is 0 from the first zero of β on, so β stays 0
     return jnp.where(reached, alpha, alpha[0]), beta
 
 
-def widening(matvec: MatVec, like: Params) -> MatVec:
-    """The operator on vectors in the widest dtype of `like`, float32 at least: they are rounded for each product alone."""
+def widened(matvec: MatVec, like: Params) -> MatVec:
+    """The operator on vectors in the widest dtype of `like`, float32 at least. Only its argument is rounded to θ's dtypes."""
     if all(x.dtype == tree.dtype(like) for x in jax.tree.leaves(like)):
         return matvec
     return lambda v: tree.widen(matvec(tree.cast_like(v, like)))
 
 
-def widthwise(matvec: MatVec) -> MatVec:
-    """The operator on vectors as `tree.wide` gives them. A product that asks for such kernels and gives such ones
-    (`models.dense`) then turns no vector; of a basis that lies as θ does it would turn each one twice."""
+def packed(matvec: MatVec) -> MatVec:
+    """The operator on vectors in the layout of `tree.wide`, in which `models.dense` takes and gives its kernels. A basis kept
+    in θ's own layout would be transposed twice in each product."""
     return lambda v: tree.wide(matvec(v.plain()))
 
 
 def begin(start: Params, num_steps: int, slack: float | Array = 0.0) -> Krylov:
     """A Krylov space before its first product: the start block, leaves [b, ...], made orthonormal."""
     b = jax.tree.leaves(start)[0].shape[0]
-    rows, real, eps = num_steps + b, tree.dtype(start), tree.eps(start)
-    if b > 1 or eps > jnp.finfo(real).eps:
-        slack = 0.0  # for the estimate of what rounding leaves takes one vector, and products as exact as the rest
+    rows, dtype, eps = num_steps + b, tree.dtype(start), tree.eps(start)
+    if b > 1 or eps > jnp.finfo(dtype).eps:
+        slack = 0.0  # Simon's recurrence holds for one start vector, and for products as exact as the rest
     start = tree.widen(start)
-
-    def replaced(carry):
-        return tree.scattered_like(0, carry[0]), jnp.array(False)
-
-    # the first vector meets an empty basis: set apart, that is written once and not read
+    # the first vector meets an empty basis: handled apart, the basis is written once and not read
     first = tree.row(start, 0)
-    first, _ = jax.lax.while_loop(lambda carry: carry[1], replaced, (first, tree.norm(first) == 0))
+    first = run_if(tree.norm(first) == 0, lambda like: tree.scattered_like(0, like), first)
     basis = tree.with_row(tree.stacked(first, rows), 0, tree.scale(1 / tree.norm(first), first))
-    basis = jax.lax.fori_loop(1, b, lambda i, q: appended(q, i, tree.row(start, i), i)[0], basis)
-    gram, overlap = jnp.zeros((rows, num_steps), real), jnp.eye(rows, dtype=real)
-    return Krylov(basis, gram, overlap, jnp.asarray(eps, real), jnp.asarray(slack, real))
+    basis = jax.lax.fori_loop(1, b, lambda i, q: append_row(q, i, tree.row(start, i), i)[0], basis)
+    gram, overlap = jnp.zeros((rows, num_steps), dtype), jnp.eye(rows, dtype=dtype)
+    return Krylov(basis, gram, overlap, jnp.asarray(eps, dtype), jnp.asarray(slack, dtype))
 
 
 def extend(matvec: MatVec, krylov: Krylov, j) -> Krylov:
-    """One product: A q_j is resolved in the basis, and what is left of it becomes q_{j+b}. `j` may be traced."""
+    """One product: A q_j is resolved in the basis, and its remainder becomes q_{j+b}. `j` may be traced."""
     basis, gram, *_ = krylov
     b = gram.shape[0] - gram.shape[1]
     q = tree.row(basis, j)
     w = matvec(q)
     if b > 1:
-        basis, column = appended(basis, j + b, w, j + b, jnp.max(jnp.abs(gram)))
+        basis, column = append_row(basis, j + b, w, j + b, jnp.max(jnp.abs(gram)))
         return krylov._replace(basis=basis, gram=jax.lax.dynamic_update_index_in_dim(gram, column, j, 1))
-    return _three_terms(w, q, krylov, j)
+    return _extend_by_three_terms(w, q, krylov, j)
 
 
-def _three_terms(w: Params, q: Params, krylov: Krylov, j) -> Krylov:
+def _extend_by_three_terms(w: Params, q: Params, krylov: Krylov, j) -> Krylov:
     """β' q_{j+1} = A q_j − α q_j − β q_{j−1}, orthogonalised against all before only where rounding has grown past `slack`.
 
-    The growth is reckoned without a product: with W = QᵀQ and A Q = Q G, symmetry of A gives
-
-        β' W_{i,j+1} = (Gᵀ W)_{ij} − (W G)_{ij} ± ε (G_{i+1,i} + β') ,  i < j ,
-
-    and where that is too much this vector and the next are orthogonalised (one alone would soon be lost again).
-
-    Source: H. Simon 1984, Math. Comp. 42(165), 115–142.
+    Then the next vector is orthogonalised too: one alone would soon lose its orthogonality again.
     """
     basis, gram, overlap, _, slack = krylov
-    eps, place = jnp.finfo(gram.dtype).eps, jnp.arange(len(gram))
-    before = jnp.maximum(j - 1, 0)
-    beta = jnp.where(j > 0, gram[j, before], 0)
+    eps, index = jnp.finfo(gram.dtype).eps, jnp.arange(len(gram))
+    previous = jnp.maximum(j - 1, 0)
+    beta = jnp.where(j > 0, gram[j, previous], 0)
     alpha = tree.vdot(q, w)
-    w = jax.tree.map(lambda x, y, z: x - alpha.astype(x.dtype) * y - beta.astype(x.dtype) * z, w, q, tree.row(basis, before))
-    off = tree.vdot(q, w)  # what rounding left along q_j
-    w = tree.axpy(-off, q, w)
-    column = jnp.zeros(len(gram), gram.dtype).at[before].set(beta).at[j].set(alpha + off)
+    w = jax.tree.map(lambda x, y, z: x - alpha.astype(x.dtype) * y - beta.astype(x.dtype) * z, w, q, tree.row(basis, previous))
+    correction = tree.vdot(q, w)  # what rounding left along q_j
+    w = tree.axpy(-correction, q, w)
+    column = jnp.zeros(len(gram), gram.dtype).at[previous].set(beta).at[j].set(alpha + correction)
     length = tree.norm(w)
-    whole = tree.norm((column, length))
+    image_norm = tree.norm((column, length))  # ‖A q_j‖
 
-    left = jnp.pad(_full(gram.T, overlap[:, j]), (0, 1)) - _full(overlap, column)
-    left = left + jnp.copysign(eps * (jnp.pad(jnp.diagonal(gram, -1), (0, 1)) + length), left)
-    grown = jnp.where(place < j, left, jnp.where(place == j, eps * whole, 0)) / jnp.maximum(length, eps * whole)
-    size = jnp.maximum(jnp.max(jnp.abs(gram)), whole)
-    lost = jnp.any(~(jnp.abs(grown) <= slack)) | ~(eps * size <= slack * length)  # the second: A q_j was little but rounding
-    once_more = (overlap[0, j] == eps) & (overlap[0, before] != eps)  # only what was cleaned stands at ε to all before
-
-    def cleaned(carry):
-        w, column, length, passes, _ = carry
-        more = tree.dots(basis, w)
-        w = tree.sub(w, tree.combine(more, basis))
-        left = tree.norm(w)
-        short = ~(left > length / 4)  # then the rounding of this pass is too much of it
-        return w, column + more, left, passes + 1, short & (passes < MOST_PASSES - 1)
-
-    dirty = lost | once_more
-    carry = jax.lax.while_loop(lambda carry: carry[4], cleaned, (w, column, length, 0, dirty))
-    w, column, length, *_ = carry
-    basis, column = settled(basis, j + 1, w, column, length, length <= 10 * eps * size, j + 1)
-    grown = jnp.where(dirty, jnp.where(place <= j, eps, 0), grown).at[j + 1].set(1)
-    overlap = overlap.at[:, j + 1].set(grown).at[j + 1].set(grown)
+    predicted = _next_overlaps(gram, overlap, column, length, image_norm, j, index)
+    size = jnp.maximum(jnp.max(jnp.abs(gram)), image_norm)  # ‖A‖, as far as seen
+    # the second condition: A q_j was little but rounding
+    too_large = jnp.any(~(jnp.abs(predicted) <= slack)) | ~(eps * size <= slack * length)
+    # an overlap of exactly ε marks a vector that was orthogonalised: q_j was, and q_{j−1} was not
+    is_second = (overlap[0, j] == eps) & (overlap[0, previous] != eps)
+    again = too_large | is_second
+    w, column, length = _reorthogonalize(basis, w, column, length, again)
+    basis, column = append_or_replace(basis, j + 1, w, column, length, length <= 10 * eps * size, j + 1)
+    predicted = jnp.where(again, jnp.where(index <= j, eps, 0), predicted).at[j + 1].set(1)
+    overlap = overlap.at[:, j + 1].set(predicted).at[j + 1].set(predicted)
     return krylov._replace(basis=basis, gram=jax.lax.dynamic_update_index_in_dim(gram, column, j, 1), overlap=overlap)
 
 
-def appended(basis: Params, i, w: Params, direction, size: Array | float = 0.0) -> tuple[Params, Array]:
-    """The basis with the part of w that is new to it, normalised, as row i; and w's coefficients in that basis, [rows].
+def _next_overlaps(gram: Array, overlap: Array, column: Array, length: Array, image_norm: Array, j, index: Array) -> Array:
+    """Simon's recurrence: estimates of ⟨q_i, q_{j+1}⟩ before orthogonalising again, [m + 1], 0 for i > j.
 
-    If nothing but rounding is left of w, or of numbers of that size, a fixed direction numbered by `direction` takes its
-    place, with coefficient 0. If the basis fills the space the row is zero.
+    With W = Q Qᵀ and A Q = Q G, symmetry of A gives
+
+        β' W_{i,j+1} = (Gᵀ W)_{ij} − (W G)_{ij} ± ε (G_{i+1,i} + β') ,  i < j .
+
+    Source: H. Simon 1984, Math. Comp. 42(165), 115–142.
     """
-    rest, column, length = removed(basis, w)
+    eps = jnp.finfo(gram.dtype).eps
+    grown = jnp.pad(_matmul(gram.T, overlap[:, j]), (0, 1)) - _matmul(overlap, column)
+    grown = grown + jnp.copysign(eps * (jnp.pad(jnp.diagonal(gram, -1), (0, 1)) + length), grown)
+    grown = jnp.where(index < j, grown, jnp.where(index == j, eps * image_norm, 0))
+    return grown / jnp.maximum(length, eps * image_norm)
+
+
+def _reorthogonalize(basis: Params, w: Params, column: Array, length: Array, needed: Array) -> tuple[Params, Array, Array]:
+    """Where `needed`, w orthogonal to the basis, its coefficients so far plus those taken off, and its length."""
+
+    def take_pass(carry):
+        w, column, length, passes, _ = carry
+        w, coefficients, rest = gram_schmidt_pass(basis, w)
+        again = ~(rest > length / 4)  # then rounding of this pass is too large a part of it
+        return w, column + coefficients, rest, passes + 1, again & (passes < _MAX_PASSES - 1)
+
+    return jax.lax.while_loop(lambda carry: carry[4], take_pass, (w, column, length, 0, needed))[:3]
+
+
+def append_row(basis: Params, i, w: Params, seed, size: Array | float = 0.0) -> tuple[Params, Array]:
+    """The basis with the part of w orthogonal to it, normalised, as row i; and w's coefficients in the new basis, [rows].
+
+    Where only rounding is left of w, or of numbers as large as `size`, row i is a fixed direction, the one numbered `seed`,
+    with coefficient 0. If the basis fills the space, the row is zero.
+    """
+    rest, column, length = orthogonalize(basis, w)
     vanished = length <= 10 * jnp.finfo(column.dtype).eps * jnp.maximum(tree.norm(w), size)
-    return settled(basis, i, rest, column, length, vanished, direction)
+    return append_or_replace(basis, i, rest, column, length, vanished, seed)
 
 
-def settled(
-    basis: Params, i, rest: Params, column: Array, length: Array, vanished: Array, direction
+def append_or_replace(
+    basis: Params, i, rest: Params, column: Array, length: Array, vanished: Array, seed
 ) -> tuple[Params, Array]:
-    """What `appended` gives, from what is left of w, its coefficients, and whether that is nothing but rounding."""
+    """`append_row` after orthogonalising: from the rest of w, its coefficients, its length, and whether it is only rounding."""
     p = tree.size(rest)
-    crowded = tree.num_examples(basis) > p - ROOM
-    full = jnp.asarray(i >= p) & crowded
+    nearly_full = tree.num_examples(basis) > p - _SPARE_DIMENSIONS
+    full = jnp.asarray(i >= p) & nearly_full
 
-    def replaced(carry):
-        like, _, tries, _ = carry
-        fresh = tree.scattered_like(direction + tries * OTHERS, like)
-        rest, _, length = removed(basis, fresh)
-        inside = length <= LEAST_LEFT * tree.norm(fresh)  # but for this it lies in the basis
-        return rest, length, tries + 1, inside & (tries < 3) & crowded
+    def draw(carry):
+        like, _, draws, _ = carry
+        fixed = tree.scattered_like(seed + draws * _SEED_STRIDE, like)
+        rest, _, length = orthogonalize(basis, fixed)
+        inside = length <= _MIN_NEW_PART * tree.norm(fixed)  # it lies in the basis, but for this
+        return rest, length, draws + 1, inside & (draws < _MAX_REDRAWS) & nearly_full
 
-    # an if in the form of a loop: vmapped, it is entered only where some lane needs it, where a cond would run for all
-    rest, length, *_ = jax.lax.while_loop(lambda carry: carry[3], replaced, (rest, length, 0, vanished & ~full))
+    # a loop in place of an if: under vmap it is entered only where some lane needs it
+    rest, length, *_ = jax.lax.while_loop(lambda carry: carry[3], draw, (rest, length, 0, vanished & ~full))
     row = tree.scale(jnp.where(full, 0, 1 / length), rest)
     column = jax.lax.dynamic_update_index_in_dim(column, jnp.where(vanished, 0, length), i, 0)
     return tree.with_row(basis, i, row), column
 
 
-def removed(basis: Params, w: Params) -> tuple[Params, Array, Array]:
-    """w − Qᵀ Q w, the coefficients Q w, and the length of the former, by classical Gram–Schmidt.
+def orthogonalize(basis: Params, w: Params) -> tuple[Params, Array, Array]:
+    """w − Qᵀ Q w, the coefficients Q w, and the length of the former, by repeated classical Gram–Schmidt.
 
-    Twice is enough (Giraud et al. 2005) unless the second pass still takes a good part: then w lay in the span to many
+    Two passes are enough (Giraud et al. 2005) unless the second still takes a good part off: then w lay in the span to many
     digits, and a third, or a fourth, is made.
     """
 
-    def passed(carry):
+    def take_pass(carry):
         w, column, length, passes, _ = carry
-        more = tree.dots(basis, w)
-        w = tree.sub(w, tree.combine(more, basis))
-        left = tree.norm(w)
-        short = (passes < 1) | (~(left > length / 4) & (passes < MOST_PASSES - 1))
-        return w, column + more, left, passes + 1, short
+        w, coefficients, rest = gram_schmidt_pass(basis, w)
+        again = (passes < 1) | (~(rest > length / 4) & (passes < _MAX_PASSES - 1))
+        return w, column + coefficients, rest, passes + 1, again
 
-    rows, real = tree.num_examples(basis), tree.dtype(basis)
-    carry = w, jnp.zeros(rows, real), jnp.zeros((), real), 0, jnp.array(True)
-    return jax.lax.while_loop(lambda carry: carry[4], passed, carry)[:3]
+    rows, dtype = tree.num_examples(basis), tree.dtype(basis)
+    carry = w, jnp.zeros(rows, dtype), jnp.zeros((), dtype), 0, jnp.array(True)
+    return jax.lax.while_loop(lambda carry: carry[4], take_pass, carry)[:3]
 
 
-def rectified(stack: Params) -> tuple[Params, Array]:
-    """Rows orthonormal to √ε made so to the last digit: one of Newton's steps, (3 − Q Qᵀ) Q / 2; and whether they were."""
-    overlap = tree.overlaps(stack)
-    identity = jnp.eye(len(overlap), dtype=overlap.dtype)
-    return tree.combine(1.5 * identity - 0.5 * overlap, stack), orthonormal(overlap)
-
-
-def orthonormal(overlap: Array) -> Array:
-    """Whether rows with these inner products are orthonormal to √ε, [] bool; False for NaN."""
-    off = jnp.abs(overlap - jnp.eye(len(overlap), dtype=overlap.dtype))
-    return jnp.all(off <= jnp.finfo(overlap.dtype).eps ** 0.5)
-
-
-def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
-    """The k largest and the `smallest` smallest Ritz pairs of a Krylov space, largest first: the best approximations to
-    A's extreme eigenpairs that it holds.
-
-    Args:
-      slack: allowed for in the residuals where it is more than the space's own.
-
-    Values lie inside A's range; each residual ‖A v − θ v‖ comes free from what G holds beside the projected matrix, and is
-    not told as less than products may round (`rounding`). `converged` where residuals are below `tolerance` and the
-    vectors, before a last correction, are orthonormal to √ε. Each value is then an eigenvalue, of a symmetric A or not.
-    That it is the i-th largest the space cannot tell: one that the start vectors do not see, a second copy above all, is
-    missed.
-    """
-    m = krylov.gram.shape[1]
-    if not 1 <= k + smallest <= m:
-        raise ValueError(f"ritz: k={k} and smallest={smallest} must add up to between 1 and m={m}, the number of products")
-    values, rotation, residuals, *_ = projected(krylov, m, slack)
-    ends = np.r_[0:k, m - smallest : m]
-    vectors, are_orthonormal = rectified(rotated(krylov, rotation[:, ends]))
-    allowed = tolerance(values.dtype, krylov.eps, m) * jnp.max(jnp.abs(values))
-    converged = jnp.all(residuals[ends] <= allowed) & are_orthonormal  # False for NaN
-    return Eigs(values[ends], vectors, residuals[ends], converged, jnp.int32(m))
-
-
-def slack(dtype) -> float:
-    """ε^¾, 6e-6 in float32 and 2e-12 in float64: how far from orthogonal a Krylov basis for Ritz vectors may be."""
-    return float(jnp.finfo(dtype).eps) ** 0.75
-
-
-def tolerance(dtype, eps: float | Array, m: int) -> float | Array:
-    """ε^(2/3), 2e-5 in float32 and 4e-11 in float64, or twice the rounding of m products where that is more: what a residual
-    relative to max|λ| should reach, unless told otherwise."""
-    return larger(eps ** (2 / 3), 2 * rounding(dtype, eps, m))
-
-
-def rounding(dtype, eps: float | Array, m: int) -> float | Array:
-    """10 ε √m for m products with vectors and coefficients in `dtype`, and 4 ε' where θ has narrower leaves: what rounding
-    may leave in a residual, relative to max|λ|. No tolerance can be less."""
-    own = float(jnp.finfo(dtype).eps)
-    return 10 * own * m**0.5 + 4 * (eps - own)
-
-
-def larger(x: float | Array, y: float | Array) -> float | Array:
-    """The larger of two numbers, as a Python number where both are."""
-    return jnp.maximum(x, y) if isinstance(x, Array) or isinstance(y, Array) else max(x, y)
-
-
-def attainable(tol: float | Array, like: Params, m: int) -> float | Array:
-    """`tol`, or where a leaf is narrower than the widest twice the rounding of m products, if that is more."""
-    real, eps = tree.dtype(like), tree.eps(like)
-    return larger(tol, 2 * rounding(real, eps, m)) if eps > jnp.finfo(real).eps else tol
-
-
-class Projected(NamedTuple):
-    """The projected problem, solved. Only the first `count` pairs count."""
-
-    values: Array  # [m], descending
-    rotation: Array  # [m, m]: coefficients in the basis, in columns
-    residuals: Array  # [m]
-    floors: Array  # [m]: what of these no further product will lower
-    excess: Array  # [m]: and what of that is more than slack and rounding allow
-
-
-def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int | Array = 0) -> Projected:
-    """The projected problem after `count` products, which may be traced.
-
-    With T the symmetric matrix that is solved, T y = θ y, the residual is that of A q_j = Σ_i G_ij q_i as measured,
-
-        ‖A v − θ v‖ = ‖(G − T) y‖,   v = Σ_j y_j q_j:
-
-    rows of G below T, which further products lower, and what G has that is not symmetric: slack, rounding, or A itself.
-
-    Args:
-      slack: by how much the rows, or those they were made of at a restart, may differ from orthogonal ones.
-      borrowed: of so many columns, the first, what lies below those rows is not known but by symmetry.
-    """
-    m = krylov.gram.shape[1]
-    row, reached = jnp.arange(len(krylov.gram))[:, None], jnp.arange(m) < count  # [m + b, 1], [m]
-    gram = jnp.where(reached[None], krylov.gram, 0)  # [m + b, m]
-    upper = jnp.where(reached[:, None], jnp.triu(gram[:m]), 0)  # here everything is measured
-    further = jnp.triu(upper, 2)
-    upper = upper - jnp.where(krylov.slack > 0, further / 2, 0)  # 0 stands below then: their mean is what A's projection has
-    size = jnp.max(jnp.abs(upper))
-    far = jnp.where(reached, 0, jnp.where(size == 0, -1, -4 * m * size))  # what is not reached sorts last
-    values, rotation = eigh(upper + jnp.diag(far))
-    values, rotation = values[::-1], jnp.where(reached[:, None], rotation[:, ::-1], 0)
-    beside = gram - jnp.pad(upper + jnp.triu(upper, 1).T, ((0, len(gram) - m), (0, 0)))
-    beside = jnp.where((row >= borrowed) & (jnp.arange(m)[None] < borrowed), 0, beside)
-    below = row >= count
-    coupling, uneven = (_full(jnp.where(part, beside, 0), rotation) for part in (below, ~below))
-    allowed = (rounding(values.dtype, krylov.eps, m) + jnp.maximum(krylov.slack, slack)) * size
-    excess = jnp.maximum(1.1 * tree.norms(uneven) - allowed, 0)  # a tenth for the rounding of what is that uneven
-    return Projected(values, rotation, tree.norms(coupling) + (allowed + excess), allowed + excess, excess)
-
-
-@jax.custom_batching.custom_vmap
-def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
-
-    Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
-    threads of the pool, and two devices that run it at once can wait for each other forever. By JAX's default elsewhere,
-    Jacobi's rotations on an NVIDIA GPU: by QR tracking is no faster there, and five eigenpairs take a fifth longer.
-    """
-    return _eigh(matrix)
-
-
-def _eigh(matrix: Array) -> tuple[Array, Array]:
-    unit = tree.unit(matrix)  # for a kernel that squares numbers
-    vectors, values = jax.lax.linalg.eigh(matrix / unit, lower=False, symmetrize_input=False)
-    return values * unit, vectors
-
-
-@eigh.def_vmap
-def _eigh_batched(size: int, batched, matrices: Array):
-    if size <= FEW:
-        one_by_one = lambda matrices: tuple(map(jnp.stack, zip(*map(eigh, matrices), strict=True)))  # noqa: E731
-    else:
-        one_by_one = functools.partial(jax.lax.map, eigh)  # mapped once more, it comes here again
-    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=jax.vmap(_eigh)), (True, True)
-
-
-def rotated(krylov: Krylov, rotation: Array) -> Params:
-    """Ritz vectors, leaves [k, ...], from their coefficients [m, k]."""
-    rows, m = krylov.gram.shape
-    weights = jnp.pad(rotation.T, ((0, 0), (0, rows - m)))  # [k, m + b]: a slice of the basis would be a copy of it
-    return tree.combine(weights, krylov.basis)
+def gram_schmidt_pass(basis: Params, w: Params) -> tuple[Params, Array, Array]:
+    """w − Qᵀ Q w, the coefficients Q w, [rows], and the length of the former."""
+    coefficients = tree.dots(basis, w)
+    w = tree.sub(w, tree.combine(coefficients, basis))
+    return w, coefficients, tree.norm(w)

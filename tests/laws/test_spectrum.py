@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 import landscape_jax as lj
 from landscape_jax import spectrum, tree
-from landscape_jax.types import Eigs
 
 P, K = 48, 4
 rng = np.random.default_rng
@@ -91,20 +90,12 @@ def from_a_block(matrix, start):
     return spectrum.block_eigsh(product(matrix), block(start, 3), k=K, smallest=1)
 
 
-def refined(matrix, start):
-    tol = 3e-6 if matrix.dtype == jnp.float32 else 1e-11  # a tolerance is kept "about"
-    eigs = spectrum.refine(product(matrix), block(start, K + 1), k=K, tol=tol, num_steps=32, max_rounds=40)
-    values, vectors, residuals = jax.tree.map(lambda x: x[:K], eigs[:3])
-    return Eigs(values, vectors, residuals, eigs.converged, eigs.products)
-
-
 SOLVERS = {  # name: (solver, how many of the largest and of the smallest it gives)
     "eigsh": (jax.jit(to_tolerance), K, 0),
     "eigsh num_steps": (jax.jit(all_steps), K, 0),
     "smallest": (jax.jit(smallest), 0, K),
     "both ends": (jax.jit(both_ends), 2, 2),
     "block": (jax.jit(from_a_block), K, 1),
-    "refine": (jax.jit(refined), K, 0),
 }
 EXACT = {"float32": 1e-5, "float64": 1e-10}
 
@@ -137,7 +128,7 @@ UNREACHED = {
     ("smallest", "condition 1e8", "float64"),
     ("both ends", "condition 1e8", "float64"),
     ("block", "condition 1e8", "float64"),
-} | {("refine", values, "float32") for values in VALUES}  # its tol is below the rounding that residuals allow for
+}
 
 
 def check_all(solver, values, start, dtype):
@@ -148,7 +139,7 @@ def check_all(solver, values, start, dtype):
         assert eigs.values.dtype == dtype
         if not eigs.converged:
             assert (solver, values, dtype) in UNREACHED
-        if eigs.converged or solver == "refine":
+        if eigs.converged:
             check(eigs, matrix, true, EXACT[dtype], ends)
         else:
             check_honest(eigs, matrix, true)
@@ -328,19 +319,6 @@ def test_a_second_copy_is_found_beside_a_close_third():
         matrix = ((q * np.r_[95, 95, 94.5, 94, 75, 4, 1, np.zeros(5)]) @ q.T).astype(np.float32)
         eigs = solve((matrix + matrix.T) / 2, g.normal(size=12).astype(np.float32))
         np.testing.assert_allclose(eigs.values, [95, 95, 0], rtol=0, atol=1e-2)
-
-
-def test_warm_guesses_cost_one_product_each_and_one_more():
-    matrix, _, true = example("both signs", "random", 1, "float32")
-    exact = np.linalg.eigh(matrix)[1][:, ::-1][:, :3].T.copy()
-    refine = jax.jit(lambda a, s: spectrum.refine(product(a), jax.vmap(shaped)(s), k=2))
-    eigs = refine(matrix, exact)
-    assert eigs.products == 4
-    assert eigs.converged
-    np.testing.assert_allclose(eigs.values, true[:3], rtol=1e-5)
-    cold = refine(matrix, rng(0).normal(size=(3, P)).astype(np.float32))
-    assert cold.products > 4
-    np.testing.assert_allclose(cold.values[:2], true[:2], rtol=0, atol=2e-3 * np.abs(true).max())
 
 
 # ── the Hessians of networks ──────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 import landscape_jax as lj
 from landscape_jax import spectrum, tree
-from landscape_jax.spectrum.density import projected  # the name of its own module, lanczos, is taken by the function
+from landscape_jax.spectrum.rayleigh_ritz import solve_projected
 
 
 def hessian_of_a_network(seed, dtype):
@@ -68,7 +68,7 @@ def test_lanczos_and_quadrature_equal_matfree(problem):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         integrand = funm.monte_carlo_funm_sym(funm.dense_funm_sym_eigh(jnp.exp), decomp.tridiag_sym(15, materialize=True))
         quadratic = integrand(flat, vector)
-    values, rotation, *_ = projected(krylov, 15)
+    values, rotation, *_ = solve_projected(krylov, 15)
     np.testing.assert_allclose(vector @ vector * (rotation[0] ** 2 @ jnp.exp(values)), quadratic, rtol=10 * tol)
 
 

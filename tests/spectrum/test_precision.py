@@ -35,7 +35,6 @@ ESTIMATES = {  # all linear in A, errors too
     "eigsh": values_of(lambda a: spectrum.eigsh(a, start(), 2)),
     "eigsh num_steps": values_of(lambda a: spectrum.eigsh(a, start(), 1, num_steps=4)),
     "block_eigsh": values_of(lambda a: spectrum.block_eigsh(a, start(3), 2)),
-    "refine": values_of(lambda a: spectrum.refine(a, start(3), 2)),
     "tracker": values_of(tracked),
     "density": lambda a: spectrum.density(a, jax.random.key(0), LIKE, num_probes=2, num_steps=8).nodes,
     "recurrence": lambda a: spectrum.density(
@@ -131,7 +130,6 @@ SOLVERS = {
     "num_steps": lambda a, like: spectrum.eigsh(a, tree.normal_like(jax.random.key(0), like), 2, num_steps=30),
     "confirm=0": lambda a, like: spectrum.eigsh(a, tree.normal_like(jax.random.key(0), like), 2, confirm=0),
     "block_eigsh": lambda a, like: spectrum.block_eigsh(a, guesses(like, 3), 2),
-    "refine": lambda a, like: spectrum.refine(a, guesses(like, 4), 2),
     "tracker": looks,
 }
 

@@ -8,126 +8,128 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import eigh
+from landscape_jax.spectrum.rayleigh_ritz import eigh
 
-_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class Outside(NamedTuple):
-    """What ⟨x, A x⟩ may be for unit vectors x off the remembered ones."""
+class Complement(NamedTuple):
+    """Bounds and an estimate of ⟨x, A x⟩ for unit vectors x orthogonal to the remembered ones."""
 
     low: Array  # []
-    mid: Array  # [] what is reckoned with
+    mid: Array  # []  the estimate
     high: Array  # []
 
 
-class Small(NamedTuple):
+class PartialMatrix(NamedTuple):
     """What is known of G = Q A Qᵀ, the rows of Q orthonormal: the b remembered vectors, then remainders of products.
 
-        mid − below + low · open  ⪯  G  ⪯  mid + above + high · open
+        mid − below + low · remainders  ⪯  G  ⪯  mid + above + high · remainders
 
-    with `Outside(low, mid, high)`. Rows from `count` on are not reached yet.
+    with `Complement(low, mid, high)`. Rows from `count` on are not reached yet.
     """
 
     mid: Array  # [r, r]
     below: Array  # [r, r] ⪰ 0
     above: Array  # [r, r] ⪰ 0
-    open: Array  # [r, r] ⪰ 0: the remainders, less what was multiplied of them
-    known: Array  # [r, r]: P, the projection on all that was multiplied
+    remainders: Array  # [r, r] ⪰ 0: the projection on remainders, less what was multiplied of them
+    projection: Array  # [r, r]: P, the projection on all that was multiplied
     count: Array  # [] int32
 
 
 class Brackets(NamedTuple):
-    """The eigenpairs of the middle matrix, and between which bounds those of G lie."""
+    """Eigenpairs of the middle matrix, and bounds on the eigenvalues of G."""
 
     values: Array  # [r], descending
     rotation: Array  # [r, r]: rows y, in the order of the values
     low: Array  # [k]
     high: Array  # [k]
-    doubtful: Array  # [r]: of the upper bound's k leading eigenvectors the one of which least is known
+    least_known: Array  # [r]: z, that of the k leading eigenvectors of G₊ with the largest zᵀ (G₊ − G₋) z
 
 
-def agreeing(matrix: Array, a: Array, column: Array) -> Array:
-    """The symmetric X nearest to a symmetric M with X a = c, |a| = 1 (M. Powell 1970):
+def powell_update(matrix: Array, a: Array, column: Array) -> Array:
+    """The symmetric X nearest to a symmetric M with X a = c, |a| = 1:
 
         X = M + r aᵀ + a rᵀ − ⟨a, r⟩ a aᵀ ,   r = c − M a .
 
     On what is orthogonal to a it is M. With c = 0 it is (1 − a aᵀ) M (1 − a aᵀ).
+
+    Source: M. Powell 1970, A new algorithm for unconstrained optimization (the symmetric Broyden update).
     """
-    missed = column - _full(matrix, a)  # [r]
-    cross = jnp.outer(missed, a)
-    return matrix + cross + cross.T - _full(a, missed) * jnp.outer(a, a)
+    residual = column - _matmul(matrix, a)  # [r]
+    cross = jnp.outer(residual, a)
+    return matrix + cross + cross.T - _matmul(a, residual) * jnp.outer(a, a)
 
 
-def learned(small: Small, a: Array, column: Array) -> Small:
-    """After the product G a = c, |a| = 1: all bounds agree with it, and stay as they were on what is orthogonal to a."""
-    nothing = jnp.zeros_like(column)
-    mid, below, above, open_ = jax.vmap(agreeing, in_axes=(0, None, 0))(
-        jnp.stack(small[:4]), a, jnp.stack([column, nothing, nothing, nothing])
+def add_product(g: PartialMatrix, a: Array, column: Array) -> PartialMatrix:
+    """After the product G a = c, |a| = 1, all bounds agree with it. On what is orthogonal to a they stay as they were."""
+    zero = jnp.zeros_like(column)
+    mid, below, above, remainders = jax.vmap(powell_update, in_axes=(0, None, 0))(
+        jnp.stack(g[:4]), a, jnp.stack([column, zero, zero, zero])
     )
-    return small._replace(mid=mid, below=below, above=above, open=open_, known=small.known + jnp.outer(a, a))
+    return g._replace(mid=mid, below=below, above=above, remainders=remainders, projection=g.projection + jnp.outer(a, a))
 
 
-def hidden(small: Small, y: Array) -> Array:
-    """(1 − P) y, what of y was not multiplied; twice, for what is left may be little."""
-    y = y - _full(small.known, y)
-    return y - _full(small.known, y)
+def remove_multiplied(g: PartialMatrix, y: Array) -> Array:
+    """(1 − P) y: the part of y that was not multiplied. The projection is applied twice, for the part may be small."""
+    y = y - _matmul(g.projection, y)
+    return y - _matmul(g.projection, y)
 
 
-def bounds(small: Small, off: Outside) -> tuple[Array, Array, Array]:
-    """The lower bound of G, what is reckoned with, and the upper bound, each [r, r]."""
-    low = small.mid - small.below + off.low * small.open
-    high = small.mid + small.above + off.high * small.open
-    return low, small.mid + off.mid * small.open, high
+def bounding_matrices(g: PartialMatrix, complement: Complement) -> tuple[Array, Array, Array]:
+    """G₋, the middle matrix, and G₊, each [r, r]."""
+    low = g.mid - g.below + complement.low * g.remainders
+    high = g.mid + g.above + complement.high * g.remainders
+    return low, g.mid + complement.mid * g.remainders, high
 
 
-def ends(small: Small, off: Outside, count: Array, k: int) -> Brackets:
+def eigenvalue_brackets(g: PartialMatrix, complement: Complement, count: Array, k: int) -> Brackets:
     """Brackets of the k largest eigenvalues of G's first `count` rows. With G₋ ⪯ G ⪯ G₊, and rows Y the k leading eigenvectors
-    of what is reckoned with,
+    of the middle matrix,
 
         λᵢ(Y G₋ Yᵀ) ≤ λᵢ(G₋) ≤ λᵢ(G) ≤ λᵢ(G₊)   (Cauchy; Weyl).
     """
-    rows = len(small.mid)
+    rows = len(g.mid)
     reached = jnp.arange(rows, dtype=jnp.int32) < count
-    matrices = jnp.where((reached[:, None] & reached[None])[None], jnp.stack(bounds(small, off)), 0)
+    matrices = jnp.where((reached[:, None] & reached[None])[None], jnp.stack(bounding_matrices(g, complement)), 0)
     largest = jnp.max(jnp.abs(matrices))
-    far = jnp.where(largest == 0, -1, -2 * rows * largest)  # what is not reached sorts last
-    matrices = matrices + jnp.diag(jnp.where(reached, 0, far))[None]
+    last = jnp.where(largest == 0, -1, -2 * rows * largest)  # rows that are not reached sort last
+    matrices = matrices + jnp.diag(jnp.where(reached, 0, last))[None]
     values, vectors = jax.vmap(eigh)(matrices[1:])
     values, vectors = values[:, ::-1], jnp.swapaxes(vectors, 1, 2)[:, ::-1]  # [2, r], [2, r, r] in rows
     # one Newton step restores orthonormality: rounding would accumulate from look to look
-    rotation = 1.5 * vectors[0] - 0.5 * _full(_full(vectors[0], vectors[0].T), vectors[0])
+    rotation = 1.5 * vectors[0] - 0.5 * _matmul(_matmul(vectors[0], vectors[0].T), vectors[0])
     lower, _, upper = matrices
-    within = _full(_full(rotation[:k], lower), rotation[:k].T)  # [k, k]
-    low, high = within[0] if k == 1 else eigh(within)[0][::-1], values[1, :k]
-    doubts = jnp.sum(_full(vectors[1, :k], upper - lower) * vectors[1, :k], axis=1)  # [k]: zᵀ (G₊ − G₋) z
-    return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(doubts)])
+    lower_on_leading = _matmul(_matmul(rotation[:k], lower), rotation[:k].T)  # [k, k]  Y G₋ Yᵀ
+    low, high = lower_on_leading[0] if k == 1 else eigh(lower_on_leading)[0][::-1], values[1, :k]
+    widths = jnp.sum(_matmul(vectors[1, :k], upper - lower) * vectors[1, :k], axis=1)  # [k]  zᵀ (G₊ − G₋) z
+    return Brackets(values[0], rotation, low, high, vectors[1, jnp.argmax(widths)])
 
 
-def outside(small: Small, b: int, ceiling: Array, reach: Array, mean: Array) -> Outside:
+def complement_bounds(g: PartialMatrix, b: int, ceiling: Array, reach: Array, mean: Array) -> Complement:
     """Off V no eigenvalue exceeds max(smallest upper bound in V, `ceiling`, `mean`), nor is any outside of ± `reach`. The mean
     matters where A has a rank below b: then V holds vectors that are not leading. It is also the estimate of what is off V."""
-    smallest = jnp.min(jnp.diagonal(small.mid + small.above)[:b])
+    smallest = jnp.min(jnp.diagonal(g.mid + g.above)[:b])
     high = jnp.clip(jnp.maximum(jnp.maximum(smallest, ceiling), mean), -reach, reach)
-    return Outside(-reach, jnp.clip(mean, -reach, reach), high)
+    return Complement(-reach, jnp.clip(mean, -reach, reach), high)
 
 
-def compressed(small: Small, off: Outside, weights: Array) -> Small:
+def compress(g: PartialMatrix, complement: Complement, weights: Array) -> PartialMatrix:
     """The same knowledge in a smaller space, whose vectors are rows of `weights` S [r, r] in Q; rows of 0 are not reached.
-    `known` is reset to 0: what was multiplied has no doubt left.
+    `projection` is reset to 0: what was multiplied has bounds of width 0.
 
-    With C the part of the upper bound between S and the space that is dropped, on which it is at most `off.high`,
+    With C the part of the upper bound between S and the space that is dropped, on which it is at most `complement.high`,
 
         [S G₊ Sᵀ, C; Cᵀ, high]  ⪯  [S G₊ Sᵀ + C Cᵀ / τ, 0; 0, high + τ]   for any τ > 0 .
 
-    τ = (S G₊ Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller one, and where ‖C‖ is larger
-    and taken for τ, it is an estimate, for the dropped space is remembered as at most `high`, not high + τ.
+    τ = (S G₊ Sᵀ)₁₁ − high makes the largest eigenvalue of the first block a bound. For a smaller eigenvalue, and where ‖C‖ is
+    larger and taken for τ, it is an estimate: the dropped space is remembered as at most `high`, not high + τ.
     """
-    over = _full(weights, jnp.stack(bounds(small, off)))  # [3, r, r]
-    low, mid, upper = _full(over, weights.T)
-    dropped = over[2] - _full(upper, weights)  # C
-    apart = jnp.maximum(jnp.maximum(upper[0, 0] - off.high, tree.norm(dropped)), jnp.finfo(mid.dtype).tiny)
-    part = dropped / apart  # at most 1, for squares of large or small numbers would overflow or vanish
-    upper = upper + apart * _full(part, part.T)
-    nothing = jnp.zeros_like(mid)
-    return Small(mid, mid - low, upper - mid, nothing, nothing, small.count)
+    products = _matmul(weights, jnp.stack(bounding_matrices(g, complement)))  # [3, r, r]  S G
+    low, mid, upper = _matmul(products, weights.T)
+    dropped = products[2] - _matmul(upper, weights)  # C
+    tau = jnp.maximum(jnp.maximum(upper[0, 0] - complement.high, tree.norm(dropped)), jnp.finfo(mid.dtype).tiny)
+    scaled = dropped / tau  # at most 1, for squares of large or small numbers would overflow or vanish
+    upper = upper + tau * _matmul(scaled, scaled.T)
+    zero = jnp.zeros_like(mid)
+    return PartialMatrix(mid, mid - low, upper - mid, zero, zero, g.count)

@@ -1,4 +1,4 @@
-"""How far an operator may have moved since it was last looked at."""
+"""How far an operator may have moved since the last look."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,47 +7,50 @@ from landscape_jax.spectrum.tracking.memory import Side
 from landscape_jax.spectrum.tracking.policy import Policy
 
 
-def drifted(change: Array, before: Array, elapsed: Array, size: Array, policy: Policy) -> Array:
-    """How far A may move from look to look, in its own units: a multiple of the change of v₁'s Rayleigh quotient, or what is
-    left of the drift before, which fades with the steps that have passed. Changes of the other vectors that a look
-    multiplies raise it before it is stored.
+def update_drift(change: Array, previous: Array, elapsed: Array, size: Array, policy: Policy) -> Array:
+    """How far A may move from look to look, in its own units: a multiple of the change of v₁'s Rayleigh quotient, or the
+    previous drift, which fades with the steps that have passed.
 
-        drift = max(gain |⟨v₁, A v₁⟩ − θ₁|, max(decay^elapsed, least_decay) · before, least_drift · size)
+        drift = max(gain |⟨v₁, A v₁⟩ − θ₁|, max(decay^elapsed, least_decay) · previous, least_drift · size)
+
+    Changes of the other vectors that a look multiplies raise it before it is stored.
     """
-    steps = jnp.maximum(elapsed, 0).astype(before.dtype)  # a run may have begun anew with the memory of another
-    faded = jnp.maximum(policy.decay**steps, policy.least_decay) * before
+    steps = jnp.maximum(elapsed, 0).astype(previous.dtype)  # less than 0 in a run that restarts with the memory of another
+    faded = jnp.maximum(policy.decay**steps, policy.least_decay) * previous
     return jnp.maximum(jnp.maximum(policy.gain * change, faded), policy.least_drift * size)
 
 
-def trend(share: Array, change: Array, age: Array, before: Array, size: Array, policy: Policy) -> Array:
-    """By how much values rise from look to look: what was measured of it where a vector was multiplied, and else what it was.
+def update_trend(share: Array, change: Array, age: Array, previous: Array, size: Array, policy: Policy) -> Array:
+    """By how much values rise from look to look: as measured on the share of a vector that was multiplied, and as before on the
+    rest.
 
-        rise = share · change / age + (1 − share) · before
+        rise = share · change / age + (1 − share) · previous
 
-    The first value may rest, and drift be little, while another comes up to it.
+    The largest value may stand still, and the drift be small, while another value rises towards it.
 
     Args:
-      share, change, age, before, each [b]: how much of a vector was multiplied, by how much its value changed since it was
-        multiplied before, how many looks ago that was, and the trend then.
+      share, change, age, previous, each [b]: the share of a vector that was multiplied, the change of its value since it was
+        last multiplied, how many looks ago that was, and the trend then.
+      size: []; the measured rise is at most `most_rise` of it.
     """
     most = policy.most_rise * size
-    return share * jnp.clip(change / jnp.maximum(age, 1), -most, most) + (1 - share) * before
+    return share * jnp.clip(change / jnp.maximum(age, 1), -most, most) + (1 - share) * previous
 
 
-def repeated(values: Array, nearer: Array) -> Array:
-    """The largest of b values, descending, whose successor is nearer than `nearer`; −∞ if there is none. [].
+def largest_repeated_value(values: Array, tolerance: Array) -> Array:
+    """The largest of b values, descending, whose successor is within `tolerance`; −∞ if there is none. [].
 
     A Krylov space of one vector holds one copy of a multiple eigenvalue. A second comes by rounding, and others may be missing.
     """
-    equal = values[:-1] - values[1:] <= nearer
-    return jnp.max(jnp.where(equal, values[:-1], -jnp.inf), initial=-jnp.inf)
+    repeated = values[:-1] - values[1:] <= tolerance
+    return jnp.max(jnp.where(repeated, values[:-1], -jnp.inf), initial=-jnp.inf)
 
 
-def aged(side: Side, drift: Array, nearer: Array) -> Side:
-    """What is still known a look later: the bounds widen by the drift, and by a vector's own trend; the ceiling comes down no
-    faster than A can move, and stays above eigenvalues that are repeated."""
+def widen(side: Side, drift: Array, tolerance: Array) -> Side:
+    """What is still known a look later: the bounds widen by the drift, and by a vector's own trend. The ceiling comes down no
+    faster than A can move, and stays above repeated eigenvalues (within `tolerance`)."""
     widening = drift * jnp.eye(len(side.values), dtype=side.values.dtype)
     above = side.above + widening + jnp.diag(jnp.maximum(side.rises, 0))
     below = side.below + widening + jnp.diag(jnp.maximum(-side.rises, 0))
-    ceiling = jnp.maximum(side.ceiling - drift, repeated(side.values, nearer) + drift)
+    ceiling = jnp.maximum(side.ceiling - drift, largest_repeated_value(side.values, tolerance) + drift)
     return side._replace(below=below, above=above, ages=side.ages + 1, ceiling=ceiling)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.lanczos import appended
+from landscape_jax.spectrum.lanczos import append_row
 from landscape_jax.spectrum.tracking.policy import Policy
 from landscape_jax.types import Params
 
-_full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Side(NamedTuple):
@@ -20,7 +20,7 @@ class Side(NamedTuple):
 
         diag(values) − below  ⪯  V A Vᵀ  ⪯  diag(values) + above ,
 
-    and of all that is off V: no eigenvalue there is above `ceiling`. In the operator's own units.
+    and of everything orthogonal to V: no eigenvalue there is above `ceiling`. In the operator's own units.
     """
 
     values: Array  # [b], descending
@@ -41,53 +41,53 @@ class Memory(NamedTuple):
     drift: Array  # []: how far A may move from look to look
     reach: Array  # []: the largest size seen; it loses 1 % a look, and a cold look sets it anew
     mean: Array  # []: ⟨x, A x⟩ of a random direction, about tr A / p, measured at the first look
-    made: Array  # [] int32: how many looks
+    looks: Array  # [] int32: how many
     last: Array  # [2] int32: which of them was the last on each side
     step: Array  # [] int32: of the last look
 
     stays = True  # read by the engine: of a run that has diverged this is kept as it is
 
 
-def empty(params: Params, b: int, policy: Policy) -> Memory:
-    """Before the first look: b scattered directions, of which nothing is known."""
+def new_memory(params: Params, b: int, policy: Policy) -> Memory:
+    """Before the first look: b fixed directions, of which nothing is known."""
     start = tree.stacked(tree.wide(params), b)
-    scattered = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
-    start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
-    real = tree.dtype(params)
-    vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)
-    zeros, nothing, zero = jnp.zeros((2, b), real), jnp.zeros((2, b, b), real), jnp.zeros((), real)
-    sides = Side(zeros, nothing, nothing, zeros, zeros, zeros[:, 0])
+    direction = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
+    start = jax.lax.fori_loop(0, b, lambda i, q: append_row(q, i, direction(i), i)[0], start)
+    dtype = tree.dtype(params)
+    vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=dtype)
+    rows, squares, zero = jnp.zeros((2, b), dtype), jnp.zeros((2, b, b), dtype), jnp.zeros((), dtype)
+    sides = Side(rows, squares, squares, rows, rows, rows[:, 0])
     none, never = jnp.int32(0), jnp.full(2, -policy.recent - 1, jnp.int32)
     return Memory(vectors, jnp.stack([frame, frame]), sides, zero, zero, zero, none, never, none)
 
 
-def chosen(memory: Memory, side: Array, policy: Policy) -> Array:
-    """Which side's memory a look on `side` starts from: its own, if it is recent and not in much more doubt than the other's,
-    to whose mean width above is added what lies between the first values of the two."""
+def select_side(memory: Memory, side: Array, policy: Policy) -> Array:
+    """The side whose memory a look on `side` starts from: its own, if that is recent and its bounds are not much wider than the
+    other's. To the other's mean width is added the distance between the first values of the two."""
     first, other = memory.sides.values[:, 0], 1 - side
-    recent = memory.made - memory.last <= policy.recent  # [2]
-    doubts = jnp.trace(memory.sides.above, axis1=1, axis2=2) / memory.frame.shape[1]  # [2]
-    apart = policy.gain * jnp.abs(first[0] - first[1])
-    better = policy.better * (doubts[other] + jnp.maximum(memory.drift, apart)) < doubts[side] + memory.drift
-    return jnp.where(recent[side] & ~(better & recent[other]), side, other)
+    recent = memory.looks - memory.last <= policy.recent  # [2]
+    widths = jnp.trace(memory.sides.above, axis1=1, axis2=2) / memory.frame.shape[1]  # [2], means over the vectors
+    distance = policy.gain * jnp.abs(first[0] - first[1])
+    other_is_better = policy.better * (widths[other] + jnp.maximum(memory.drift, distance)) < widths[side] + memory.drift
+    return jnp.where(recent[side] & ~(other_is_better & recent[other]), side, other)
 
 
-def unfolded(frame: Array) -> Array:
-    """F with V = F Z: Ritz vectors from what is stored of them."""
+def ritz_coefficients(frame: Array) -> Array:
+    """F [b, b] with V = F Z: the Ritz vectors in the stored vectors."""
     x, along = frame[:, :1] / frame[0, 0], frame[0, 1:]
     return jnp.concatenate([x, frame[:, 1:] - x * along[None]], axis=1)
 
 
-def refolded(frame: Array, rotation: Array) -> tuple[Array, Array]:
+def update_frame(frame: Array, rotation: Array) -> tuple[Array, Array]:
     """The frame after v₁ in Z is replaced by y₁, and q₂ … q_b are unchanged.
 
     Args:
       rotation: the new Ritz vectors y, [b, b + 1], in V and one remainder.
-    Returns: the frame, and how much of a y, squared, is not in the span of the new Z; NaN where y₁ is among q₂ … q_b.
+    Returns: the frame, and the largest share ‖·‖² of a y outside of the span of the new Z; NaN where y₁ is among q₂ … q_b.
     """
-    along = _full(rotation[:, : len(frame)], frame[:, 1:])  # [b, b − 1]: ⟨yᵢ, qⱼ⟩
+    along = _matmul(rotation[:, : len(frame)], frame[:, 1:])  # [b, b − 1]: ⟨yᵢ, qⱼ⟩
     y1 = along[0]
-    beyond = (jnp.eye(1, len(frame), dtype=frame.dtype)[0] - _full(along, y1)) / jnp.sqrt(1 - jnp.sum(y1**2))
-    frame = jnp.concatenate([beyond[:, None], along], axis=1)
-    gram = _full(frame, frame.T)
-    return 1.5 * frame - 0.5 * _full(gram, frame), jnp.max(jnp.abs(1 - jnp.diagonal(gram)))
+    across = (jnp.eye(1, len(frame), dtype=frame.dtype)[0] - _matmul(along, y1)) / jnp.sqrt(1 - jnp.sum(y1**2))
+    frame = jnp.concatenate([across[:, None], along], axis=1)
+    gram = _matmul(frame, frame.T)
+    return 1.5 * frame - 0.5 * _matmul(gram, frame), jnp.max(jnp.abs(1 - jnp.diagonal(gram)))

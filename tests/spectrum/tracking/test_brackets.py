@@ -1,4 +1,4 @@
-"""Each formula of the small matrix by itself, and that brackets hold whatever it is."""
+"""Each formula of the partly known matrix by itself, and that brackets hold whatever it is."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from landscape_jax.spectrum.tracking.brackets import (
-    Outside,
-    Small,
-    agreeing,
-    bounds,
-    compressed,
-    ends,
-    hidden,
-    learned,
-    outside,
+    Complement,
+    PartialMatrix,
+    add_product,
+    bounding_matrices,
+    complement_bounds,
+    compress,
+    eigenvalue_brackets,
+    powell_update,
+    remove_multiplied,
 )
 
 R, B = 7, 4
@@ -39,14 +39,14 @@ def random_case(key, products: int):
     below, above = 2 * part * loewner(keys[1], R), 2 * (1 - part) * loewner(keys[2], R)
     truth = mid + jax.random.uniform(keys[5]) * above - jax.random.uniform(keys[6]) * below
     nothing = jnp.zeros((R, R))
-    small = Small(mid, below, above, nothing, nothing, jnp.int32(R))
+    g = PartialMatrix(mid, below, above, nothing, nothing, jnp.int32(R))
     directions = jnp.linalg.qr(jax.random.normal(keys[3], (R, R)))[0].T
     for a in directions[:products]:
-        small = learned(small, a, jnp.matmul(truth, a, precision="highest"))
-    return truth, small
+        g = add_product(g, a, jnp.matmul(truth, a, precision="highest"))
+    return truth, g
 
 
-NONE = Outside(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+NONE = Complement(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 
 @pytest.mark.parametrize("products", [0, 1, 3, 6])
@@ -56,10 +56,10 @@ def test_every_eigenvalue_lies_in_its_bracket(products):
     @jax.jit
     @jax.vmap
     def missed(key):
-        truth, small = random_case(key, products)
-        found = ends(small, NONE, jnp.int32(R), R)
+        truth, g = random_case(key, products)
+        found = eigenvalue_brackets(g, NONE, jnp.int32(R), R)
         values = jnp.linalg.eigvalsh(truth)[::-1]
-        size = jnp.max(jnp.abs(jnp.stack(bounds(small, NONE))))
+        size = jnp.max(jnp.abs(jnp.stack(bounding_matrices(g, NONE))))
         return jnp.max(jnp.maximum(found.low - values, values - found.high)) / size
 
     assert missed(jax.random.split(jax.random.key(products), 2500)).max() < 1e-5
@@ -69,36 +69,36 @@ def test_all_products_close_every_bracket():
     @jax.jit
     @jax.vmap
     def width(key):
-        found = ends(random_case(key, R)[1], NONE, jnp.int32(R), R)
+        found = eigenvalue_brackets(random_case(key, R)[1], NONE, jnp.int32(R), R)
         return found.high - found.low
 
     assert width(jax.random.split(jax.random.key(0), 300)).max() < 1e-4
 
 
-def test_the_nearest_matrix_that_agrees():
+def test_powells_update_is_the_nearest_matrix_that_agrees():
     m, a = symmetric(jax.random.key(0), R), jnp.linalg.qr(jax.random.normal(jax.random.key(1), (R, 1)))[0][:, 0]
     column = jax.random.normal(jax.random.key(2), (R,))
-    x, project = agreeing(m, a, column), jnp.eye(R) - jnp.outer(a, a)
+    x, project = powell_update(m, a, column), jnp.eye(R) - jnp.outer(a, a)
     np.testing.assert_allclose(x @ a, column, atol=1e-5)
     np.testing.assert_allclose(x, x.T, atol=1e-6)
     np.testing.assert_allclose(project @ x @ project, project @ m @ project, atol=1e-5)
-    np.testing.assert_allclose(agreeing(m, a, jnp.zeros(R)), project @ m @ project, atol=1e-5)
+    np.testing.assert_allclose(powell_update(m, a, jnp.zeros(R)), project @ m @ project, atol=1e-5)
 
 
-def test_what_is_hidden_is_orthogonal_to_all_that_was_multiplied():
-    truth, small = random_case(jax.random.key(3), 3)
+def test_what_was_not_multiplied_is_orthogonal_to_all_that_was():
+    truth, g = random_case(jax.random.key(3), 3)
     y = jax.random.normal(jax.random.key(4), (R,))
-    rest = hidden(small, y)
-    np.testing.assert_allclose(small.known @ rest, 0, atol=1e-6)
-    np.testing.assert_allclose(hidden(small, rest), rest, atol=1e-6)
-    assert abs(np.trace(small.known) - 3) < 1e-5
+    rest = remove_multiplied(g, y)
+    np.testing.assert_allclose(g.projection @ rest, 0, atol=1e-6)
+    np.testing.assert_allclose(remove_multiplied(g, rest), rest, atol=1e-6)
+    assert abs(np.trace(g.projection) - 3) < 1e-5
 
 
-def test_a_remainder_is_bounded_by_what_is_outside():
-    """[θ, β; β, u] with u anywhere between the ends of the outside."""
+def test_a_remainder_has_the_bounds_of_the_complement():
+    """[θ, β; β, u] with u anywhere between the bounds of the complement."""
     mid, nothing = jnp.array([[2.0, 0.5], [0.5, 0.0]]), jnp.zeros((2, 2))
-    small = Small(mid, nothing, nothing, jnp.diag(jnp.array([0.0, 1.0])), jnp.diag(jnp.array([1.0, 0.0])), jnp.int32(2))
-    found = ends(small, Outside(jnp.float32(-3), jnp.float32(0), jnp.float32(1)), jnp.int32(2), 1)
+    g = PartialMatrix(mid, nothing, nothing, jnp.diag(jnp.array([0.0, 1.0])), jnp.diag(jnp.array([1.0, 0.0])), jnp.int32(2))
+    found = eigenvalue_brackets(g, Complement(jnp.float32(-3), jnp.float32(0), jnp.float32(1)), jnp.int32(2), 1)
     for u, value in ((0, found.values[0]), (1, found.high[0])):
         np.testing.assert_allclose(value, np.linalg.eigvalsh([[2, 0.5], [0.5, u]])[-1], rtol=1e-6)
     exact = np.linalg.eigvalsh([[2, 0.5], [0.5, -3]])[-1]
@@ -106,19 +106,19 @@ def test_a_remainder_is_bounded_by_what_is_outside():
 
 
 def test_rows_that_are_not_reached_do_not_count():
-    truth, small = random_case(jax.random.key(5), 2)
-    found = ends(small, NONE, jnp.int32(3), 2)
-    np.testing.assert_allclose(found.values[:3], np.linalg.eigvalsh(small.mid[:3, :3])[::-1], atol=1e-5)
+    truth, g = random_case(jax.random.key(5), 2)
+    found = eigenvalue_brackets(g, NONE, jnp.int32(3), 2)
+    np.testing.assert_allclose(found.values[:3], np.linalg.eigvalsh(g.mid[:3, :3])[::-1], atol=1e-5)
     np.testing.assert_allclose(found.rotation[:3, 3:], 0, atol=1e-6)
 
 
-def test_the_outside_is_below_the_smallest_of_the_leading_and_within_reach():
-    small = Small(jnp.diag(jnp.array([4.0, 3.0, 2.0])), *jnp.zeros((4, 3, 3)), jnp.int32(3))
-    off = lambda *given: [float(x) for x in outside(small, 3, *map(jnp.float32, given))]  # noqa: E731
+def test_the_complement_is_below_the_smallest_of_the_leading_and_within_reach():
+    g = PartialMatrix(jnp.diag(jnp.array([4.0, 3.0, 2.0])), *jnp.zeros((4, 3, 3)), jnp.int32(3))
+    bounds = lambda *given: [float(x) for x in complement_bounds(g, 3, *map(jnp.float32, given))]  # noqa: E731
     # ceiling, reach, mean
-    assert off(0, 9, 0.5) == [-9, 0.5, 2]
-    assert off(2.5, 9, 0.5) == [-9, 0.5, 2.5]  # the ceiling may be higher
-    assert off(99, 9, 99) == [-9, 9, 9]
+    assert bounds(0, 9, 0.5) == [-9, 0.5, 2]
+    assert bounds(2.5, 9, 0.5) == [-9, 0.5, 2.5]  # the ceiling may be higher
+    assert bounds(99, 9, 99) == [-9, 9, 9]
 
 
 def test_what_is_known_in_a_smaller_space_still_bounds():
@@ -128,10 +128,10 @@ def test_what_is_known_in_a_smaller_space_still_bounds():
     @jax.vmap
     def amiss(key):
         one, two = jax.random.split(key)
-        truth, small = random_case(one, 2)
+        truth, g = random_case(one, 2)
         rotation = jnp.linalg.qr(jax.random.normal(two, (R, R)))[0]
         weights = jnp.where(jnp.arange(R)[:, None] < B, rotation, 0)
-        kept = compressed(small, NONE, weights)
+        kept = compress(g, NONE, weights)
         inside = weights @ truth @ weights.T
         low, high = kept.mid - kept.below, kept.mid + kept.above
         return jnp.stack([jnp.linalg.eigvalsh(inside - low)[0], jnp.linalg.eigvalsh(high - inside)[0]])

@@ -10,9 +10,9 @@ import pytest
 
 import landscape_jax as lj
 from landscape_jax import spectrum, tree
-from landscape_jax.spectrum.tracking.memory import chosen, refolded, unfolded
+from landscape_jax.spectrum.tracking.memory import ritz_coefficients, select_side, update_frame
 from landscape_jax.spectrum.tracking.policy import POLICY
-from landscape_jax.spectrum.tracking.search import beyond
+from landscape_jax.spectrum.tracking.search import orthogonalize_image
 
 P = 600
 
@@ -74,12 +74,12 @@ def test_a_side_that_lags_far_behind_starts_from_the_other():
         memory, _ = look(memory, step)
     sides, doubtful = memory.sides, memory.sides.above.at[1].set(jnp.eye(6))
     lagging = memory._replace(sides=sides._replace(above=doubtful))
-    assert chosen(memory, jnp.int32(1), POLICY) == 1
-    assert chosen(lagging, jnp.int32(1), POLICY) == 0
-    assert chosen(lagging, jnp.int32(0), POLICY) == 0
-    assert chosen(lagging._replace(made=jnp.int32(9)), jnp.int32(0), POLICY) == 1  # its own is too long ago
+    assert select_side(memory, jnp.int32(1), POLICY) == 1
+    assert select_side(lagging, jnp.int32(1), POLICY) == 0
+    assert select_side(lagging, jnp.int32(0), POLICY) == 0
+    assert select_side(lagging._replace(looks=jnp.int32(9)), jnp.int32(0), POLICY) == 1  # its own is too long ago
     apart = lagging._replace(sides=sides._replace(above=doubtful, values=sides.values.at[0].multiply(1.5)))
-    assert chosen(apart, jnp.int32(1), POLICY) == 1  # the valley's sides differ too much
+    assert select_side(apart, jnp.int32(1), POLICY) == 1  # the valley's sides differ too much
     assert look(lagging, 7)[1].products <= 2
 
 
@@ -160,7 +160,7 @@ def test_what_is_new_in_a_product_is_orthogonal_to_all_before_however_little_it_
     basis, new = jnp.asarray(q[:5], jnp.float32), q[5]
     for size in (1, 1e-2, 1e-4):
         w = jnp.asarray(q[0] + np.array([3.0, 1.0, -0.5, 0.5, 2.0]) @ q[:5] + size * new, jnp.float32)
-        rest, column, length = jax.jit(beyond)(basis, basis[0], jnp.eye(5)[0], w)
+        rest, column, length = jax.jit(orthogonalize_image)(basis, basis[0], jnp.eye(5)[0], w)
         np.testing.assert_allclose(column, [4.0, 1.0, -0.5, 0.5, 2.0], atol=2e-6)
         np.testing.assert_allclose(length, size, rtol=1e-5 / size**0.5)
         assert np.abs(q[:5] @ (np.asarray(rest, np.float64) / float(length))).max() < 1e-6
@@ -210,10 +210,10 @@ def test_a_change_is_forgotten_by_the_clock_of_the_steps():
 
 def test_what_writing_one_vector_would_lose_is_seen():
     frame, rotation = jnp.eye(4), jnp.eye(4, 5)
-    assert refolded(frame, rotation)[1] <= POLICY.most_lost
+    assert update_frame(frame, rotation)[1] <= POLICY.most_lost
     exchanged = rotation[jnp.array([1, 0, 2, 3])]  # v₂ is first now: v₁ would be overwritten
-    assert not refolded(frame, exchanged)[1] <= POLICY.most_lost
-    assert not refolded(frame, rotation.at[3].set(jnp.eye(5)[4]))[1] <= POLICY.most_lost  # and a remainder among the others
+    assert not update_frame(frame, exchanged)[1] <= POLICY.most_lost
+    assert not update_frame(frame, rotation.at[3].set(jnp.eye(5)[4]))[1] <= POLICY.most_lost  # and a remainder among the others
 
 
 LOOKS = 400
@@ -245,7 +245,7 @@ def along_a_crossing(tol, steps):
         a, side = matrix(t), step % 2
         memory, eigs = track.update(lambda v: product(a, v), memory, step=step)
         stored = jax.tree.map(lambda z: jax.lax.dynamic_slice_in_dim(z, side * b, b), memory.vectors)
-        gram = tree.overlaps(tree.combine(unfolded(memory.frame[side]), stored))
+        gram = tree.overlaps(tree.combine(ritz_coefficients(memory.frame[side]), stored))
         v = tree.row(eigs.vectors, 0)
         told = eigs.values[0], eigs.residuals[0], eigs.products, tree.vdot(v, product(a, v)), tree.vdot(v, v)
         return memory, (*told, gram, jnp.linalg.eigvalsh(a)[-1])
