@@ -62,8 +62,8 @@ class Sweep:
         padded = -(-total // count) * count  # the last run once more, until the devices divide them
         index, arrays = np.minimum(np.arange(padded, dtype=np.int32), total - 1), tuple(axes.values())
         if self.mesh is not None and not _traced(arrays):
-            index = devices.placed(index, devices.runs_over(self.mesh))
-            arrays = devices.placed(arrays, devices.alike_on(self.mesh))
+            index = devices.to_mesh(index, devices.run_sharding(self.mesh))
+            arrays = devices.to_mesh(arrays, devices.replicated_sharding(self.mesh))
         plan = _Plan(shape, tuple(axes), positional, self.size)
         if self.fitted:
             plan = plan._replace(size=_fitting(self._one(plan), arrays, padded))
@@ -142,7 +142,7 @@ def sharded(fn: Callable | Sweep, mesh: Mesh | None = None) -> Sweep:
 
     Where the devices don't divide the runs, the last run is repeated until they do, and cut off again. On several
     processes every process calls it with the same arguments; leaves of the result are then spread over all of them
-    (`devices.fetched` gathers them).
+    (`devices.to_host` gathers them).
 
     Args:
       fn: a sweep, or a function, which counts as zipped.

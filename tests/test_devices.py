@@ -137,7 +137,7 @@ def test_split_needs_an_axis_of_the_mesh(mesh):
 
 @pytest.mark.parametrize(("runs", "count"), [(16, 8), (12, 6), (7, 7), (1, None), (11, None)])
 def test_as_many_devices_as_divide_the_runs(runs, count):
-    mesh = lj.devices.dividing(runs)
+    mesh = lj.devices.mesh_for_runs(runs)
     assert (mesh.size if mesh else None) == count
 
 

@@ -96,9 +96,9 @@ def _grid(
     padded = np.resize(points, (-(-len(points) // part) * part, len(axes)))
     go, arrays = programs.program(_compiled, loss)
     found = []
-    with _bar(name, len(points), progress and devices.first()) as show:
+    with _bar(name, len(points), progress and devices.is_first_process()) as show:
         for start in range(0, len(padded), part):
-            found.append(devices.fetched(go(arrays, params, directions, padded[start : start + part], batch, size, mesh)))
+            found.append(devices.to_host(go(arrays, params, directions, padded[start : start + part], batch, size, mesh)))
             show(min(start + part, len(points)))
     return np.concatenate(found)[: len(points)].reshape([len(axis) for axis in axes])
 
