@@ -33,7 +33,7 @@ def ratios(loss: lj.types.Loss, params: Any, data: lj.types.Batch, key, num_prob
     if lj.tree.size(params) <= dense:
         matrix = lj.curvature.dense(hessian)(params, data)
         ones = lj.tree.select(jax.tree.map(jnp.ones_like, params), weight)
-        kept = ravel_pytree(lj.tree.filled(ones, params))[0]  # [p], 0 for biases
+        kept = ravel_pytree(lj.tree.fill_zeros(ones, params))[0]  # [p], 0 for biases
         block = matrix * kept[:, None] * kept[None]
         return jnp.stack([jnp.trace(m) / jnp.linalg.norm(m) for m in (matrix, block)]), matrix
     inner = lj.curvature.restricted(hessian, weight)

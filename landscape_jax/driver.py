@@ -149,7 +149,7 @@ def drive(
                 saved.save(done, run, gathered.read())
                 gathered, held, latest = Gathered(run.step.ndim), 0, time.monotonic()
         whole = gathered.read() if saved is None else saved.whole_record()
-    run = tree.regrouped(run, 1, shape) if len(shape) > 1 else run
+    run = tree.reshape_leading(run, 1, shape) if len(shape) > 1 else run
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
     _warn_unconverged(whole)
     if done < num_steps:
@@ -163,7 +163,7 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
     sharding = run.step.sharding
     if mesh is None and ndim and isinstance(sharding, NamedSharding) and sharding.spec[:1] not in ((), (None,)):
         mesh = sharding.mesh if isinstance(sharding.mesh, Mesh) else None
-    run = tree.regrouped(run, ndim, (-1,) if ndim else ())
+    run = tree.reshape_leading(run, ndim, (-1,) if ndim else ())
     if mesh is None:
         return run, None
     if ndim == 0:

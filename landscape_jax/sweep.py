@@ -42,7 +42,7 @@ class Sweep:
         total = math.prod(plan.shape)
         result = result if total == len(index) else jax.tree.map(lambda x: x[:total], result)
         if len(plan.shape) > 1:  # outside of the program, where devices that don't divide the first axis may have to exchange
-            result = tree.regrouped(result, 1, plan.shape)
+            result = tree.reshape_leading(result, 1, plan.shape)
         return named(result, {name: _coordinates(x) for name, x in axes.items()} if self.product else {"run": None})
 
     def lower(self, /, *args, **kwargs):

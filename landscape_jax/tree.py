@@ -155,7 +155,7 @@ def _number(a, leaf: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "shape"))
-def regrouped(x: Params, axes: int, shape: tuple[int, ...]) -> Params:
+def reshape_leading(x: Params, axes: int, shape: tuple[int, ...]) -> Params:
     """A copy with other leading axes, leaves [*axes, ...] ↦ [*shape, ...]; one program for all leaves, not one for each."""
     return jax.tree.map(lambda xi: jnp.copy(xi).reshape(*shape, *xi.shape[axes:]), x)
 
@@ -333,7 +333,7 @@ def select(tree: Params, keep: Callable[[str], bool]) -> Params:
     return treedef.unflatten([x if yes else None for x, yes in zip(leaves, kept, strict=True)])
 
 
-def filled(part: Params, tree: Params) -> Params:
+def fill_zeros(part: Params, tree: Params) -> Params:
     """What `select` left of a vector shaped like the tree, with 0 in all other places."""
     return jax.tree.map(lambda x, kept: jnp.zeros_like(x) if kept is None else kept, tree, part)
 
@@ -341,7 +341,7 @@ def filled(part: Params, tree: Params) -> Params:
 # ── stacks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stacked(tree: Params, m: int) -> Params:
+def zero_stack(tree: Params, m: int) -> Params:
     """The zero stack of m vectors shaped like the tree: leaves [m, ...]."""
     return jax.tree.map(lambda x: jnp.zeros((m, *x.shape), x.dtype), tree)
 

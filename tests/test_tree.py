@@ -86,7 +86,7 @@ def test_stacks_are_matrices():
     changed = tree.with_row(stack, 1, X)
     np.testing.assert_array_equal(flat(tree.row(changed, 1)), FLAT_X)
     np.testing.assert_array_equal(flat(tree.row(changed, 2)), rows[2])
-    assert jax.tree.map(jnp.shape, tree.stacked(X, 4)) == {"w": (4, 2, 3), "rest": [(4,), (4, 2)]}
+    assert jax.tree.map(jnp.shape, tree.zero_stack(X, 4)) == {"w": (4, 2, 3), "rest": [(4,), (4, 2)]}
 
 
 def test_num_examples():

@@ -227,12 +227,12 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
         tree.select(whole, select)  # it raises where nothing is selected
 
         def product(u: Params) -> Params:
-            return tree.select(matvec(tree.filled(u, whole)), select)
+            return tree.select(matvec(tree.fill_zeros(u, whole)), select)
 
         return product
 
     block = BatchCoupled.like(curvature, at)
-    block.acts_on = Part(lambda params: tree.select(domain(curvature, params), select), tree.filled)
+    block.acts_on = Part(lambda params: tree.select(domain(curvature, params), select), tree.fill_zeros)
     return block
 
 

@@ -137,7 +137,7 @@ def begin(start: Params, num_steps: int, slack: float | Array = 0.0) -> Krylov:
     # the first vector meets an empty basis: set apart, that is written once and not read
     first = tree.row(start, 0)
     first, _ = jax.lax.while_loop(lambda carry: carry[1], replaced, (first, tree.norm(first) == 0))
-    basis = tree.with_row(tree.stacked(first, rows), 0, tree.scale(1 / tree.norm(first), first))
+    basis = tree.with_row(tree.zero_stack(first, rows), 0, tree.scale(1 / tree.norm(first), first))
     basis = jax.lax.fori_loop(1, b, lambda i, q: appended(q, i, tree.row(start, i), i)[0], basis)
     gram, overlap = jnp.zeros((rows, num_steps), real), jnp.eye(rows, dtype=real)
     return Krylov(basis, gram, overlap, jnp.asarray(eps, real), jnp.asarray(slack, real))

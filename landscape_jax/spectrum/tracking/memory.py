@@ -50,7 +50,7 @@ class Memory(NamedTuple):
 
 def empty(params: Params, b: int, policy: Policy) -> Memory:
     """Before the first look: b scattered directions, of which nothing is known."""
-    start = tree.stacked(tree.wide(params), b)
+    start = tree.zero_stack(tree.wide(params), b)
     scattered = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
     start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
     real = tree.dtype(params)
