@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from landscape_jax import parts, tree
+from landscape_jax.backend import policy
 from landscape_jax.types import Batch, Params, Weight
 
 
@@ -121,11 +122,8 @@ def replicated_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def to_mesh(arrays: Any, sharding: NamedSharding) -> Any:
-    """`jax.device_put`, also onto devices of other processes, each of which must hold the same arrays.
-
-    On a CPU NumPy splits the arrays: `device_put` compiles a program for each.
-    """
-    if sharding.is_fully_addressable and jax.default_backend() != "cpu":
+    """`jax.device_put`, also onto devices of other processes, each of which must hold the same arrays."""
+    if sharding.is_fully_addressable and not policy.splits_on_host():
         return jax.device_put(arrays, sharding)
 
     def put(x):

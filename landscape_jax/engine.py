@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import devices, programs, tree
 from landscape_jax.arguments import count, described, number, require
-from landscape_jax.models.plain import warn_of_slow_convolutions
+from landscape_jax.backend.slow_convolutions import warn_of_slow_convolutions
 from landscape_jax.record.axes import Record, check_name, check_names
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 

@@ -21,7 +21,7 @@ from jax.scipy.special import gammaln
 from jax.tree_util import Partial
 
 from landscape_jax import tree
-from landscape_jax.types import Batch, Batches, BatchCoupled, Key, Loss, Params
+from landscape_jax.types import Batch, BatchCoupled, Batches, Key, Loss, Params
 
 Basis = Callable[[Array, int], Array]  # (t [], m + 1) ↦ the weights of m + 2 control points
 

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, losses, programs, tree
 from landscape_jax.arguments import count, product_at, require
+from landscape_jax.backend import policy
 from landscape_jax.spectrum import eigsh
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Params
 
@@ -46,8 +47,8 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
     def one(c: Array) -> Array:
         return loss(tree.add(params, tree.combine(c, directions)), batch)
 
-    side_by_side = (1 if jax.default_backend() == "cpu" else 16) if size is None else size
-    return jax.lax.map(one, points, batch_size=None if side_by_side == 1 else side_by_side)
+    at_once = policy.points_at_once(size)
+    return jax.lax.map(one, points, batch_size=None if at_once == 1 else at_once)
 
 
 def line(loss: Loss, params: Params, direction: Params, xs, batch: Batch, **how) -> np.ndarray:

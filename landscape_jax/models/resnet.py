@@ -11,8 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax.arguments import count
-from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import Dense, float_of, gaussian, model
+from landscape_jax.models.module import Conv, Dense, float_of, gaussian, model
 from landscape_jax.types import Batch, BatchCoupled, Model, Params
 
 WHY = "BatchNorm in batch mode takes its statistics over the whole batch"

@@ -6,6 +6,7 @@ from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, number, product
+from landscape_jax.backend import layout
 from landscape_jax.spectrum.lanczos import (
     Projected,
     attainable,
@@ -69,7 +70,7 @@ def refine(
     depth = min(num_steps, p)
     if depth <= min(b, p - 1):
         raise ValueError(f"refine: num_steps={num_steps} must be more than the {b} guesses in start")
-    matvec, start = widthwise(matvec), tree.wide(start, axes=1)
+    matvec, start = widthwise(matvec), layout.pack(start, axes=1)
     real, tol = tree.dtype(start), attainable(tol, start, depth)
     if depth == p:
         tol = larger(tol, 2 * rounding(real, tree.eps(start), p))  # all there is is found then, to rounding
@@ -110,4 +111,4 @@ def refine(
     unknown = jnp.full((), jnp.inf, real)
     none = Eigs(jnp.zeros(b, real), start, jnp.zeros(b, real), jnp.array(False), jnp.int32(0))
     eigs = jax.lax.while_loop(going, cycle, (none, 0, unknown, jnp.array(False)))[0]
-    return eigs._replace(vectors=eigs.vectors.plain())
+    return eigs._replace(vectors=eigs.vectors.unpack())

@@ -9,7 +9,9 @@ from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, product, require
-from landscape_jax.spectrum.lanczos import eigh, lanczos, projected, recurrence, widthwise
+from landscape_jax.backend import layout
+from landscape_jax.backend.eigh import eigh
+from landscape_jax.spectrum.lanczos import lanczos, projected, recurrence, widthwise
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
 
@@ -58,7 +60,7 @@ def density(
     m, loose = min(num_steps, tree.size(like)), float(jnp.finfo(tree.dtype(like)).eps) ** 0.5
 
     def probe(key: Key) -> Density:
-        start = tree.wide(tree.normal_like(key, like))
+        start = layout.pack(tree.normal_like(key, like))
         if reorthogonalise:
             block = jax.tree.map(lambda x: x[None], start)
             nodes, rotation, *_ = projected(lanczos(widthwise(matvec), block, m, slack=loose), m)

@@ -23,12 +23,13 @@ from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, product
+from landscape_jax.backend import layout, products
+from landscape_jax.backend.eigh import eigh
 from landscape_jax.types import Eigs, MatVec, Params
 
 MOST_PASSES = 4  # of Gram–Schmidt
 LEAST_LEFT = 1e-2  # of a direction, outside of the basis: less is not taken for a new one
 ROOM = 8  # dimensions beside the basis: with more of them no scattered direction lies in it by chance
-FEW = 2  # matrices: a loop over them takes longer to begin than to run
 OTHERS = 2**20  # between the numbers of directions tried for one row
 
 _full = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -118,9 +119,9 @@ def widening(matvec: MatVec, like: Params) -> MatVec:
 
 
 def widthwise(matvec: MatVec) -> MatVec:
-    """The operator on vectors as `tree.wide` gives them. A product that asks for such kernels and gives such ones
+    """The operator on vectors as `layout.pack` gives them. A product that asks for such kernels and gives such ones
     (`models.dense`) then turns no vector; of a basis that lies as θ does it would turn each one twice."""
-    return lambda v: tree.wide(matvec(v.plain()))
+    return lambda v: layout.pack(matvec(v.unpack()))
 
 
 def begin(start: Params, num_steps: int, slack: float | Array = 0.0) -> Krylov:
@@ -257,7 +258,7 @@ def removed(basis: Params, w: Params) -> tuple[Params, Array, Array]:
 
 def rectified(stack: Params) -> tuple[Params, Array]:
     """Rows orthonormal to √ε made so to the last digit: one of Newton's steps, (3 − Q Qᵀ) Q / 2; and whether they were."""
-    overlap = tree.overlaps(stack)
+    overlap = products.overlaps(stack)
     identity = jnp.eye(len(overlap), dtype=overlap.dtype)
     return tree.combine(1.5 * identity - 0.5 * overlap, stack), orthonormal(overlap)
 
@@ -361,32 +362,6 @@ def projected(krylov: Krylov, count, slack: float | Array = 0.0, borrowed: int |
     allowed = (rounding(values.dtype, krylov.eps, m) + jnp.maximum(krylov.slack, slack)) * size
     excess = jnp.maximum(1.1 * tree.norms(uneven) - allowed, 0)  # a tenth for the rounding of what is that uneven
     return Projected(values, rotation, tree.norms(coupling) + (allowed + excess), allowed + excess, excess)
-
-
-@jax.custom_batching.custom_vmap
-def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
-
-    Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
-    threads of the pool, and two devices that run it at once can wait for each other forever. By JAX's default elsewhere,
-    Jacobi's rotations on an NVIDIA GPU: by QR tracking is no faster there, and five eigenpairs take a fifth longer.
-    """
-    return _eigh(matrix)
-
-
-def _eigh(matrix: Array) -> tuple[Array, Array]:
-    unit = tree.unit(matrix)  # for a kernel that squares numbers
-    vectors, values = jax.lax.linalg.eigh(matrix / unit, lower=False, symmetrize_input=False)
-    return values * unit, vectors
-
-
-@eigh.def_vmap
-def _eigh_batched(size: int, batched, matrices: Array):
-    if size <= FEW:
-        one_by_one = lambda matrices: tuple(map(jnp.stack, zip(*map(eigh, matrices), strict=True)))  # noqa: E731
-    else:
-        one_by_one = functools.partial(jax.lax.map, eigh)  # mapped once more, it comes here again
-    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=jax.vmap(_eigh)), (True, True)
 
 
 def rotated(krylov: Krylov, rotation: Array) -> Params:

@@ -10,6 +10,7 @@ from jax import Array
 
 from landscape_jax import programs, tree
 from landscape_jax.arguments import count, number, product, require
+from landscape_jax.backend import layout, products
 from landscape_jax.spectrum.lanczos import (
     Krylov,
     appended,
@@ -127,7 +128,7 @@ def block_eigsh(
     if k < 0 or smallest < 0 or not 1 <= wanted <= p:
         other = f" and smallest={smallest}" if smallest else ""
         raise ValueError(f"eigsh: k={k}{other} must lie between 1 and p={p}, the size of the start vector, in all")
-    matvec, start = widthwise(matvec), tree.wide(start, axes=1)
+    matvec, start = widthwise(matvec), layout.pack(start, axes=1)
     if num_steps is not None:
         if wanted > num_steps:
             raise ValueError(
@@ -138,7 +139,7 @@ def block_eigsh(
         if depth is not None or tol is not None:
             raise ValueError("eigsh: num_steps fixes the number of products; leave it out to run to tol within depth")
         eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=slack(tree.dtype(start))), k, smallest)
-        return eigs._replace(vectors=eigs.vectors.plain())
+        return eigs._replace(vectors=eigs.vectors.unpack())
     if depth is not None and depth <= max(wanted, b):
         raise ValueError(
             f"eigsh: depth={depth} must be more than k={wanted}, or no restart can make progress"
@@ -156,7 +157,7 @@ def block_eigsh(
         )
     tol = tolerance(real, tree.eps(start), m) if tol is None else tol
     eigs = _restarted(matvec, start, k, smallest, m, tol, confirm, max_restarts)
-    return eigs._replace(vectors=eigs.vectors.plain())
+    return eigs._replace(vectors=eigs.vectors.unpack())
 
 
 def _wanted_first(m: int, k: int, smallest: int) -> np.ndarray:
@@ -292,7 +293,7 @@ def _restarted(
     values = jnp.where(ends.broken, jnp.nan, last.values[:wanted])
     (vectors, sound), error = rectified(rotated(krylov, last.rotation[:, :wanted])), last.error
     if m == p:  # all eigenvalues are there if the basis is whole
-        sound &= (last.count < p) | orthonormal(tree.overlaps(krylov.basis)[:p, :p])
+        sound &= (last.count < p) | orthonormal(products.overlaps(krylov.basis)[:p, :p])
     if smallest > 1:  # they stand smallest first
         descending = np.r_[0:k, wanted - 1 : k - 1 : -1] if k else np.arange(wanted)[::-1]
         values, vectors, error = jax.tree.map(lambda x: x[descending], (values, vectors, error))
@@ -314,7 +315,8 @@ def _thick(
     new = new.at[keep : keep + b, :keep].set(jnp.where(random, 0, coupling))
     # one product of the whole stack, [rows, rows] times [rows, ...], and no slice of it: slices of a basis are copies
     keeping = jnp.zeros((rows, rows), gram.dtype).at[:keep, :m].set(rotation.T)
-    seen = _full(_full(keeping, tree.overlaps(basis)), keeping.T)  # and the step of `rectified` before it, on the coefficients
+    # and the step of `rectified` before it, on the coefficients
+    seen = _full(_full(keeping, products.overlaps(basis)), keeping.T)
     kept = tree.combine(1.5 * keeping - 0.5 * _full(seen, keeping), basis)
 
     def go_on(i, kept):

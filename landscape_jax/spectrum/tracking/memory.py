@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.backend import layout
 from landscape_jax.spectrum.lanczos import appended
 from landscape_jax.spectrum.tracking.policy import Policy
 from landscape_jax.types import Params
@@ -50,8 +51,8 @@ class Memory(NamedTuple):
 
 def empty(params: Params, b: int, policy: Policy) -> Memory:
     """Before the first look: b scattered directions, of which nothing is known."""
-    start = tree.zero_stack(tree.wide(params), b)
-    scattered = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
+    start = tree.zero_stack(layout.pack(params), b)
+    scattered = lambda i: layout.pack(tree.scattered_like(i, params))  # noqa: E731
     start = jax.lax.fori_loop(0, b, lambda i, q: appended(q, i, scattered(i), i)[0], start)
     real = tree.dtype(params)
     vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=real)

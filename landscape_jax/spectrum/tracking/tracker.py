@@ -224,7 +224,7 @@ def _followed(
     vectors = jax.tree.map(lambda x: x[None], y1)
     if plan.k > 1:
         vectors = tree.combine(unfolded(memory.frame[side])[: plan.k], _half(stored, side, plan.b))
-    return memory, _told(told, vectors.plain(), plan, noise)
+    return memory, _told(told, vectors.unpack(), plan, noise)
 
 
 def _every(n: int, made: Array) -> Array:
