@@ -71,14 +71,11 @@ def convolve(
         return by_xla(lhs, rhs)
     output = jax.make_jaxpr(by_xla)(lhs, rhs).out_avals[0]  # raises for operands that do not fit
     layout = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    sizes, taps = [lhs.shape[axis] for axis in layout.lhs_spec[2:]], [rhs.shape[axis] for axis in layout.rhs_spec[2:]]
-    pads = _explicit_pads(sizes, taps, window_strides, padding)
+    pads = _image_pads(lhs, rhs, layout, window_strides, padding)
     if min(itertools.chain(*pads)) < 0 or 0 in (*lhs.shape, *rhs.shape, *output.shape):
         return by_xla(lhs, rhs)
 
-    def fast(lhs: Array, rhs: Array) -> Array:
-        return _convolve_fast(lhs, rhs, layout, tuple(window_strides), pads, precision)
-
+    fast = functools.partial(_convolve_fast, layout=layout, strides=tuple(window_strides), pads=pads, precision=precision)
     if axes := _explicit_axes(output):
         automatic: Callable = jax.sharding.auto_axes(fast, axes=axes, out_sharding=output.sharding)
         return automatic(lhs, rhs)
@@ -86,7 +83,7 @@ def convolve(
 
 
 def _convolve_fast(
-    lhs: Array, rhs: Array, layout: jax.lax.ConvDimensionNumbers, strides: tuple[int, ...], pads: Pads, precision
+    lhs: Array, rhs: Array, *, layout: jax.lax.ConvDimensionNumbers, strides: tuple[int, ...], pads: Pads, precision
 ) -> Array:
     of_x, of_k, of_y = layout
     x, kernel = lhs.transpose(of_x[0], *of_x[2:], of_x[1]), rhs.transpose(*of_k[2:], of_k[1], of_k[0])  # NHWC, HWIO
@@ -120,6 +117,11 @@ def _strided_views(x: Array, axis: int, taps: int, stride: int) -> Array:
     views = [jax.lax.slice_in_dim(x, tap, tap + reach, stride, axis) for tap in range(taps)]
     # fenced: the compiler would fuse this with what computes x, and compute that once for each view
     return jax.lax.optimization_barrier(jnp.concatenate(views, axis=-1))
+
+
+def _image_pads(lhs: Array, rhs: Array, layout: jax.lax.ConvDimensionNumbers, strides, padding) -> Pads:
+    sizes, taps = [lhs.shape[axis] for axis in layout.lhs_spec[2:]], [rhs.shape[axis] for axis in layout.rhs_spec[2:]]
+    return _explicit_pads(sizes, taps, strides, padding)
 
 
 def _explicit_pads(sizes, taps, strides, padding) -> Pads:

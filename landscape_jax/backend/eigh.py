@@ -3,8 +3,8 @@
 Why: jaxlib's batched `eigh` on a CPU waits inside XLA's thread pool for other threads of the pool. Two devices that run it at
 once can wait for each other forever. Under vmap a CPU therefore solves one matrix after the other.
 Found with: jaxlib 0.10.
-No longer needed when: `pytest tests/test_sweep.py -k communication` passes, several times over, with `_eigh_batched` removed
-and `eigh` a plain function (today it hangs).
+No longer needed when: `pytest tests/test_sweep.py -k communication` passes many times over with `_eigh_batched` removed and
+`eigh` a plain function. One pass shows little: the deadlock needs every thread of the pool in the kernel at once.
 """
 
 import functools

@@ -1,15 +1,15 @@
-"""The loss on a line or a plane through θ, and directions worth cutting along.
+"""The loss on a line or a plane through θ, and directions for them.
 
     plane(loss, params, random_directions(key, params), xs, ys, batch)
 
-A slice is L(θ + Σᵢ cᵢ dᵢ) at many points c; everything here is one compiled program over the points, or makes directions:
+A slice is L(θ + Σᵢ cᵢ dᵢ) at many points c, computed by one compiled program. The directions may be:
 
     random, scaled filter by filter      random_directions(key, params)
     sharpest                             sharpest(curvature, params, batch).vectors
     where training went                  principal(path), with the path's own coordinates
     any two                              a stack: leaves [2, ...]
 
-For more data than fit at once, `losses.chunked(loss, num_chunks)` takes the loss's place.
+For more data than fit into memory at once, pass `losses.chunked(loss, num_chunks)` as the loss.
 """
 
 import contextlib
@@ -38,9 +38,9 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
     Args:
       directions: a stack of k directions, leaves [k, ...].
       points: c, [n, k].
-      size: points side by side under vmap, each with activations of its own; default: one after the other on a CPU, 16
-        on accelerators.
-    Returns: [n]. A point where the loss is NaN or infinite says so, and no other does.
+      size: points side by side under vmap, each with its own activations; default: one after the other on a CPU, 16 on
+        accelerators.
+    Returns: [n]. A loss that is NaN or infinite at one point does not affect the others.
     Cost: n losses; memory: `size` losses' and θ's.
     """
 
@@ -105,20 +105,20 @@ def _grid(
 
 
 def _part(points: int, unit: int, pieces: int) -> int:
-    """Points a call, a multiple of `unit`, for about so many equal calls."""
+    """The number of points a call, a multiple of `unit`, so that there are about `pieces` equal calls."""
     return -(-points // (pieces * unit)) * unit
 
 
 def _compiled(rebuild: Callable) -> Callable:
     @functools.partial(jax.jit, static_argnames=("size", "mesh"))
     def go(arrays, params, directions, points, batch, size, mesh):
-        def local(points, whole):
-            arrays, params, directions, batch = whole
+        def local(points, shared):
+            arrays, params, directions, batch = shared
             return values(rebuild(arrays), params, directions, points, batch, size=size)
 
         if mesh is not None:
-            split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
-            in_specs = (split, alike)
+            split, replicated = PartitionSpec(mesh.axis_names), PartitionSpec()
+            in_specs = (split, replicated)
             local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
         return local(points, (arrays, params, directions, batch))
 
