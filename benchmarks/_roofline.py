@@ -68,7 +68,7 @@ def in_jax(layers: list[Layer], p: int):
     import jax
     import jax.numpy as jnp
 
-    from landscape_jax import tree
+    from landscape_jax.backend import layout
 
     def looped(step, start):
         """count ↦ a call that takes so many steps, in one program for all counts."""
@@ -93,8 +93,8 @@ def in_jax(layers: list[Layer], p: int):
     for layer in dict.fromkeys(layers):
         x, w = normal(0, layer.rows, layer.fan_in), normal(1, layer.fan_in, layer.fan_out)
         d = normal(2, layer.rows, layer.fan_out)
-        turned = tree.turned(layer.fan_in, layer.fan_out)  # then Δᵀ X is faster, and what `models.dense` takes
-        forms = jnp.matmul, (lambda x, d: d.T @ x) if turned else (lambda x, d: x.T @ d), lambda d, w: d @ w.T
+        transposed = layout.prefers_transposed(layer.fan_in, layer.fan_out)  # then `models.dense` computes Δᵀ X
+        forms = jnp.matmul, (lambda x, d: d.T @ x) if transposed else (lambda x, d: x.T @ d), lambda d, w: d @ w.T
         for kind, form, one, two in zip(KINDS, forms, (x, x, d), (w, d, w), strict=True):
             count = repeats(layer.operations)
             run = looped(again(form), (one, two, form(one, two)))

@@ -102,7 +102,7 @@ def experiment(name: str, args: list[str]) -> int:
         _machine()
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
         _some_device()
-        with record.held(folder) if devices.first() else contextlib.nullcontext():
+        with record.held(folder) if devices.is_first_process() else contextlib.nullcontext():
             return _carried_out(module, asked, preset, name, folder)
     # what is asked for can't be had
     except (ValueError, ConnectionError, FileNotFoundError, record.Unreadable, record.Unwritable) as error:
@@ -196,7 +196,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
 
     told: dict[str, Any] = {"experiment": name, "preset": preset, "seed": asked.seed}
     told["config"] = plain(dataclasses.asdict(getattr(asked.config, "filled", asked.config)), "config")
-    if lj.devices.first():
+    if lj.devices.is_first_process():
         _check_earlier(folder, told["config"], asked.overwrite)
     saved = folder / "checkpoint"
     resumable = {"checkpoint": saved} if "checkpoint" in inspect.signature(module.run).parameters else {}
@@ -206,7 +206,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
             begun = time.perf_counter()
             record = module.run(asked.config, jax.random.key(asked.seed), **resumable)
     except lj.Interrupted as stop:
-        if not lj.devices.first():
+        if not lj.devices.is_first_process():
             return STOPPED
         if (folder / "claims.json").exists():  # never over a finished result
             folder = lj.record.prepare(folder.with_name(folder.name + "-stopped"))
@@ -217,7 +217,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     seconds = time.perf_counter() - begun
     claims = module.claims(record, asked.config)
     code = FAILED if asked.strict and any(c.passed is False for c in claims) else 0
-    if not lj.devices.first():
+    if not lj.devices.is_first_process():
         return code
     lj.record.write(folder, record, claims, **told, seconds=round(seconds, 1), stopped=None)
     drawn = module.plot(record, asked.config)

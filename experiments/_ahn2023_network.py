@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 import landscape_jax as lj
 from landscape_jax.theory import hinges, sparse_coding
-from landscape_jax.types import Batch, Coupled, Key, Loss, Observable, Params
+from landscape_jax.types import Batch, BatchCoupled, Key, Loss, Observable, Params
 
 GROWTH = 100.0  # the last gap between looks over the first: the bouncing is over early
 
@@ -66,7 +66,7 @@ def _loss(params: Params, batch: Batch) -> Array:
     return jnp.mean(lj.losses.logistic(network(params, table), targets))
 
 
-loss: Loss = Coupled(_loss, "its inputs are tables with all examples in each piece")
+loss: Loss = BatchCoupled(_loss, "its inputs are tables with all examples in each piece")
 
 
 def trained(loss: Loss, batch: Batch, params: Params, rate: Any, num_steps: Any, records: int, more: dict) -> tuple:

@@ -33,7 +33,7 @@ def ratios(loss: lj.types.Loss, params: Any, data: lj.types.Batch, key, num_prob
     if lj.tree.size(params) <= dense:
         matrix = lj.curvature.dense(hessian)(params, data)
         ones = lj.tree.select(jax.tree.map(jnp.ones_like, params), weight)
-        kept = ravel_pytree(lj.tree.filled(ones, params))[0]  # [p], 0 for biases
+        kept = ravel_pytree(lj.tree.fill_zeros(ones, params))[0]  # [p], 0 for biases
         block = matrix * kept[:, None] * kept[None]
         return jnp.stack([jnp.trace(m) / jnp.linalg.norm(m) for m in (matrix, block)]), matrix
     inner = lj.curvature.restricted(hessian, weight)
@@ -56,7 +56,7 @@ def zones(config, key, model_of: Callable, data: lj.types.Batch) -> dict[str, di
     radii, dims, most = np.array(config.radii), config.plane_dims, max(config.plane_dims)
     p = _size(model_of, data)
     which = np.repeat(np.arange(len(ACTIVATIONS)), len(radii))
-    mesh = lj.devices.dividing(len(which))
+    mesh = lj.devices.mesh_for_runs(len(which))
 
     def one(cell, whole):
         (which, radius), (key, data) = cell, whole
@@ -113,7 +113,7 @@ def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.
     shape = len(ACTIVATIONS), len(SURFACES), config.map_draws, len(dims), len(radii)
     which, on_sphere, draw, d, radius = np.indices(shape).reshape(len(shape), -1)
     cells = which, on_sphere == 1, draw, np.array(dims)[d], np.array(radii, np.float32)[radius]
-    mesh = lj.devices.dividing(len(which))
+    mesh = lj.devices.mesh_for_runs(len(which))
 
     def one(cell, whole):
         (which, on_sphere, draw, d, radius), (key, train, test) = cell, whole

@@ -40,7 +40,7 @@ def doubt(eigs: lj.types.Eigs, wanted: int) -> Array:
 
 def repeated(fn, key, repeats: int, *settings: Array) -> Any:
     """`fn(key, *settings)` for each of `repeats` keys, split over devices: leaves [repeat, ...], as NumPy arrays."""
-    mesh = lj.devices.dividing(repeats)
+    mesh = lj.devices.mesh_for_runs(repeats)
 
     def one(i, whole):
         key, *settings = whole

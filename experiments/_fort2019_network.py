@@ -133,7 +133,7 @@ def conditions(
     wrong = jnp.stack([lj.data.with_label_noise(jax.random.clone(noise_key), y, q) for q in parts])  # [q, n, C], nested
     fixed, criteria = task, [LOSSES[name] for name in rates]
     cells = [(i, j, rate) for i, name in enumerate(rates) for j in range(len(noises)) for rate in rates[name]]
-    mesh = lj.devices.dividing(len(cells))
+    mesh = lj.devices.mesh_for_runs(len(cells))
 
     def one(cell, whole):
         weights, j, rate = cell

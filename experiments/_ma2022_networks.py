@@ -71,7 +71,7 @@ def teachers(scales: tuple[tuple[float, ...], ...], key: Key, num_seeds: int) ->
     """For each activation, leaves [scales, seed, ...]: what `at_teacher` finds."""
     keys, numbers = jax.random.split(key, num_seeds), jnp.arange(len(ACTIVATIONS))
     sweep = lj.sweep.grid(lambda which, s, k: at_teacher(picked(ACTIVATIONS, which), s, k))
-    found = dict(lj.devices.fetched(lj.sweep.sharded(sweep, lj.devices.mesh("runs"))(numbers, jnp.array(scales), keys)))
+    found = dict(lj.devices.to_host(lj.sweep.sharded(sweep, lj.devices.mesh("runs"))(numbers, jnp.array(scales), keys)))
     return {name: {part: x[i] for part, x in found.items()} for i, name in enumerate(ACTIVATIONS)}
 
 
@@ -127,7 +127,7 @@ def trained(tasks: dict[str, Task], config: Any, key: Key) -> dict[str, lj.Recor
     keys = jax.random.split(key, (len(cells), config.num_seeds))
     flat = Cell(*(jnp.repeat(jnp.array(column), config.num_seeds) for column in zip(*cells, strict=True)))
     sweep = lj.sweep.sharded(lj.sweep.zipped(one), lj.devices.mesh("runs"))
-    found = dict(lj.devices.fetched(sweep(flat, keys.ravel())))
+    found = dict(lj.devices.to_host(sweep(flat, keys.ravel())))
     found = {name: x.reshape(keys.shape + x.shape[1:]) for name, x in found.items()}
     ends = np.cumsum([len(t.rates) for t in tasks.values()])
     return {

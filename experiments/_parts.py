@@ -153,7 +153,7 @@ def _in_step(work: Work, ahead: Work, assemble: Callable) -> Record:
     found: dict[str, Any] = {}
     with held_interrupts() as interrupted:
         for name, fn in work.items():
-            if lj.devices.anywhere(interrupted()):
+            if lj.devices.any_process(interrupted()):
                 raise _stopped(found, len(work), assemble)
             found[name] = fn(ahead[name]()) if name in ahead else fn()
     return assemble(found)

@@ -123,7 +123,7 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
     rates, keys = jnp.array(filled.rates), jax.random.split(key, filled.num_seeds)
     _, record = lj.drive(
         lj.sweep.grid(begin)(rates, keys), descent(filled.control_rate), watch, num_steps=filled.num_steps, every=filled.every,
-        axes={"learning_rate": rates, "seed": None}, mesh=lj.devices.dividing(len(rates) * len(keys)),
+        axes={"learning_rate": rates, "seed": None}, mesh=lj.devices.mesh_for_runs(len(rates) * len(keys)),
         checkpoint=checkpoint, config=checkpoint and dataclasses.asdict(filled),
     )  # fmt: skip
     return record

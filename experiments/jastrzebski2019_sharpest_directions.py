@@ -255,7 +255,7 @@ def _program(
 
     Data go in as arguments: `one_run` has them of the problem that it is given, with the start θ₀ and the run's key.
     """
-    arrays, fixed, mesh = (given.train, given.held, given.sample), given, lj.devices.dividing(len(settings[0]) * num)
+    arrays, fixed, mesh = (given.train, given.held, given.sample), given, lj.devices.mesh_for_runs(len(settings[0]) * num)
 
     @jax.jit
     def all_runs(arrays, key, settings, seeds):
@@ -273,7 +273,7 @@ def _program(
     def compiled() -> Callable[[], Record]:
         given = arrays, key, tuple(map(jnp.asarray, settings)), jnp.arange(num)
         program = all_runs.lower(*given).compile()
-        return lambda: Record(lj.devices.fetched(program(*given)), axes)
+        return lambda: Record(lj.devices.to_host(program(*given)), axes)
 
     return compiled
 

@@ -127,14 +127,14 @@ def drive(
             saved = None
         gathered, held, latest = Gathered(run.step.ndim), 0, time.monotonic()
         interrupted = stack.enter_context(held_interrupts())
-        show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
-        stopped = devices.anywhere(interrupted())
+        show = stack.enter_context(_bar(num_steps, done, progress and devices.is_first_process()))
+        stopped = devices.any_process(interrupted())
         ended, last = False, None  # whether all runs have diverged; the row that then comes again and again
         while done < num_steps and not stopped:
             steps = min(chunk, num_steps - done)
             if last is None:
                 run, record = compiled.advance(run, (arrays, ceiling), stretch.jaxpr, structure, steps // every, mesh, size)
-                record, status = devices.fetched((record, run.status))
+                record, status = devices.to_host((record, run.status))
                 last = _last_row(record, run.step.ndim, done + steps, num_steps) if ended else None
                 ended = bool(np.all(status == Status.DIVERGED))
             else:
@@ -142,14 +142,14 @@ def drive(
             done += steps
             gathered.append(record)
             show(done, record, status)
-            stopped = devices.anywhere(interrupted())
+            stopped = devices.any_process(interrupted())
             held += sum(x.nbytes for x in jax.tree.leaves(record))
             due = done >= num_steps or stopped or held >= MOST_HELD
-            if saved is not None and (due or devices.anywhere(time.monotonic() - latest >= pause)):
+            if saved is not None and (due or devices.any_process(time.monotonic() - latest >= pause)):
                 saved.save(done, run, gathered.read())
                 gathered, held, latest = Gathered(run.step.ndim), 0, time.monotonic()
         whole = gathered.read() if saved is None else saved.whole_record()
-    run = tree.regrouped(run, 1, shape) if len(shape) > 1 else run
+    run = tree.reshape_leading(run, 1, shape) if len(shape) > 1 else run
     whole = Record(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), dict(whole)) if shape else whole, axes)
     _warn_unconverged(whole)
     if done < num_steps:
@@ -163,7 +163,7 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
     sharding = run.step.sharding
     if mesh is None and ndim and isinstance(sharding, NamedSharding) and sharding.spec[:1] not in ((), (None,)):
         mesh = sharding.mesh if isinstance(sharding.mesh, Mesh) else None
-    run = tree.regrouped(run, ndim, (-1,) if ndim else ())
+    run = tree.reshape_leading(run, ndim, (-1,) if ndim else ())
     if mesh is None:
         return run, None
     if ndim == 0:
@@ -173,7 +173,7 @@ def _flat(run: Run, mesh: Mesh | None) -> tuple[Run, Mesh | None]:
             f"drive: {mesh.size} devices don't divide {len(run.step)} runs: drive a multiple of {mesh.size}, or give a mesh "
             "of fewer devices"
         )
-    return devices.placed(run, devices.runs_over(mesh)), mesh
+    return devices.to_mesh(run, devices.run_sharding(mesh)), mesh
 
 
 class _Compiled(NamedTuple):

@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import devices, programs, tree
 from landscape_jax.arguments import count, described, number, require
-from landscape_jax.models.plain import warn_of_slow_convolutions
+from landscape_jax.backend.slow_convolutions import warn_of_slow_convolutions
 from landscape_jax.record.axes import Record, check_name, check_names
 from landscape_jax.types import Dynamics, Key, Moment, Observable, Params
 
@@ -333,7 +333,7 @@ def check(run: Run) -> None:
     """Raise `FloatingPointError` on the host if the run, or any of a batch, diverged: which, when, and what to do."""
     if not isinstance(run, Run):
         raise TypeError(f"check: run must be a Run, but is {described(run)}: give the first of what run and drive return")
-    status, step = devices.fetched((run.status, run.step))
+    status, step = devices.to_host((run.status, run.step))
     bad = np.argwhere(status != Status.RUNNING)
     if len(bad) == 0:
         return

@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import devices, labels, parts, tree
 from landscape_jax.arguments import count, described, kind, pair, require
-from landscape_jax.types import Batch, Coupled, Criterion, Key, Loss, Params, Weight
+from landscape_jax.types import Batch, BatchCoupled, Criterion, Key, Loss, Params, Weight
 
 
 def square(outputs: Array, targets: Array) -> Array:
@@ -160,7 +160,7 @@ def mean(apply: Callable[[Params, Array], Array], criterion: Criterion) -> Loss:
         tree.num_examples(batch)
         return jnp.mean(of_examples(criterion, apply(params, inputs), targets))
 
-    return Coupled.like(apply, loss)
+    return BatchCoupled.like(apply, loss)
 
 
 def of_examples(criterion: Criterion, outputs: Array, targets: Array) -> Array:
@@ -196,7 +196,7 @@ def sharded(loss: Loss, mesh: Mesh, axis: str | None = None, *, weight: Weight |
     True
     """
     require("sharded", loss=loss, mesh=mesh, **({} if weight is None else {"weight": weight}))
-    Coupled.refuse("sharded", loss)
+    BatchCoupled.refuse("sharded", loss)
     value = devices.mean_over(loss, mesh, axis, weight)
     value_and_grad = devices.mean_over(jax.value_and_grad(loss), mesh, axis, weight)
 
@@ -237,7 +237,7 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
 
     Without, a loss that ends in a division by a number that depends on the batch is refused. Nothing can see one that divides
     earlier, nor examples that see each other (BatchNorm in train mode, contrastive losses), whose chunks are another function
-    whatever their weights: what is marked `types.Coupled` is refused; in a loss of your own hold the statistics
+    whatever their weights: what is marked `types.BatchCoupled` is refused; in a loss of your own hold the statistics
     (`models.frozen`), or use no chunks.
 
     Args:
@@ -250,7 +250,7 @@ def chunked(loss: Loss, num_chunks: int, *, weight: Weight | None = None) -> Los
     """
     require("chunked", loss=loss, **({} if weight is None else {"weight": weight}))
     count("chunked", num_chunks=num_chunks)
-    Coupled.refuse("chunked", loss)
+    BatchCoupled.refuse("chunked", loss)
 
     def whole(params: Params, batch: Batch) -> Array:
         n = tree.num_examples(batch)

@@ -1,14 +1,13 @@
 """Many runs as one array program.
 
-A sweep says which runs (`grid`: the outer product of its arguments; `zipped`: one argument list a run) and how to go
-through them (`chunked`: so many at a time; `sharded`: split over devices). They nest: `sharded(chunked(grid(fn), 8), mesh)`.
+A sweep says which runs there are (`grid`: the outer product of its arguments; `zipped`: one argument list a run) and how they
+are computed (`chunked`: so many at a time; `sharded`: split over devices). They nest: `sharded(chunked(grid(fn), 8), mesh)`.
 """
 
 import dataclasses
 import functools
 import inspect
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,53 +19,54 @@ from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, tree
 from landscape_jax.arguments import count, require
+from landscape_jax.backend import memory, policy
 from landscape_jax.record.axes import Record, named
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A function of one run, called on arrays of arguments; made by `grid`, `zipped`, `chunked` and `sharded`.
+    """A function of one run, called on arrays of arguments. `grid`, `zipped`, `chunked` and `sharded` make one.
 
-    Records in its result know their axes by the names of the function's arguments.
+    The axes of records in its result have the names of the function's arguments.
     """
 
     fn: Callable
-    product: bool  # all combinations of arguments, or one after the other in step
-    size: int | None = None  # how many runs side by side, under vmap; None: as suits the machine
-    fitted: bool = False  # as many as memory holds
+    product: bool  # all combinations of arguments, or the i-th of each together
+    size: int | None = None  # how many runs side by side, under vmap; None: by the backend (`backend.policy`)
+    fits_memory: bool = False  # as many as memory holds
     mesh: Mesh | None = None
 
     def __call__(self, /, *args, **kwargs):
-        axes, index, arrays, plan = self._prepared(args, kwargs)
+        axes, index, arrays, plan = self._prepare(args, kwargs)
         result = self._compiled(index, arrays, plan)
         total = math.prod(plan.shape)
         result = result if total == len(index) else jax.tree.map(lambda x: x[:total], result)
-        if len(plan.shape) > 1:  # outside of the program, where devices that don't divide the first axis may have to exchange
-            result = tree.regrouped(result, 1, plan.shape)
+        if len(plan.shape) > 1:  # outside of the program: devices that don't divide the first axis exchange runs here
+            result = tree.reshape_leading(result, 1, plan.shape)
         return named(result, {name: _coordinates(x) for name, x in axes.items()} if self.product else {"run": None})
 
     def lower(self, /, *args, **kwargs):
-        """What the compiler gets, as `jax.jit(fn).lower(...)` has it: for its text, its cost and its memory."""
-        return self._compiled.lower(*self._prepared(args, kwargs)[1:])
+        """The lowered program, like `jax.jit(fn).lower(...)`: for its text, cost and memory."""
+        return self._compiled.lower(*self._prepare(args, kwargs)[1:])
 
-    def _prepared(self, args: tuple, kwargs: dict) -> tuple:
-        """The arguments by name, run numbers [N], the arguments on the mesh if there is one, and the plan."""
-        axes, positional = _bound(self.fn, args, kwargs)
+    def _prepare(self, args: tuple, kwargs: dict) -> tuple:
+        """The arguments by name; run numbers [N] and the arguments, on the mesh if there is one; and the plan."""
+        axes, positional = _bind(self.fn, args, kwargs)
         axes = {name: _arrays(name, x) for name, x in axes.items()}
         lengths = {name: _length(name, x) for name, x in axes.items()}
         if not self.product and len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-            raise ValueError(f"zipped arguments must be equally long, but have {told}; for all combinations use grid")
+            text = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+            raise ValueError(f"zipped arguments must be equally long, but have {text}; for all combinations use grid")
         shape = tuple(lengths.values())[: None if self.product else 1]
         total, count = math.prod(shape), 1 if self.mesh is None else self.mesh.size
-        padded = -(-total // count) * count  # the last run once more, until the devices divide them
+        padded = -(-total // count) * count  # the last run is repeated until the devices divide the runs
         index, arrays = np.minimum(np.arange(padded, dtype=np.int32), total - 1), tuple(axes.values())
-        if self.mesh is not None and not _traced(arrays):
-            index = devices.placed(index, devices.runs_over(self.mesh))
-            arrays = devices.placed(arrays, devices.alike_on(self.mesh))
+        if self.mesh is not None and not _any_traced(arrays):
+            index = devices.to_mesh(index, devices.run_sharding(self.mesh))
+            arrays = devices.to_mesh(arrays, devices.replicated_sharding(self.mesh))
         plan = _Plan(shape, tuple(axes), positional, self.size)
-        if self.fitted:
-            plan = plan._replace(size=_fitting(self._one(plan), arrays, padded))
+        if self.fits_memory:
+            plan = plan._replace(size=_size_that_fits(self._one(plan), arrays, padded))
         return axes, index, arrays, plan
 
     def _one(self, plan: "_Plan") -> Callable:
@@ -93,11 +93,11 @@ class Sweep:
 
 
 class _Plan(NamedTuple):
-    """What is fixed when a sweep is compiled."""
+    """The static part of a sweep: its values are compiled in."""
 
-    shape: tuple[int, ...]  # the sweep's axes
+    shape: tuple[int, ...]  # the lengths of the sweep's axes
     names: tuple[str, ...]  # of the arguments
-    positional: int  # how many of them are passed by position; the others by keyword
+    positional: int  # so many of them are passed by position; the others by keyword
     size: int | None  # runs side by side
 
 
@@ -105,12 +105,12 @@ def grid(fn: Callable) -> Sweep:
     """The outer product of a function over its array arguments, compiled as one program.
 
     `grid(fn)(xs [a], ys [b])` has leaves [a, b, ...]: entry (i, j) is `fn(xs[i], ys[j])`. Every leaf of every argument
-    needs a leading axis, one per argument; a list of numbers counts as an array. What is given by keyword reaches `fn` by
-    keyword, what is not given has its default. The axes follow the order of `fn`'s parameters.
+    needs a leading axis, one per argument; a list of numbers counts as an array. Arguments given by keyword reach `fn` by
+    keyword; those not given have their defaults. The axes follow the order of `fn`'s parameters.
 
-    On accelerators all runs go side by side under vmap. On a CPU they go one after the other, by a loop inside the
-    compiled program: there batched small products are no faster, and in a vmapped `while` (the sharpness tracker) all runs
-    wait for the slowest. `chunked` says otherwise.
+    On accelerators all runs are computed side by side under vmap. On a CPU they are computed one after the other, by a loop in
+    the compiled program: batched small products are no faster there, and in a vmapped `while` (the sharpness tracker) all runs
+    wait for the slowest. `chunked` overrides this.
 
     Cost: len(xs) · len(ys) · … times that of `fn`.
 
@@ -133,27 +133,27 @@ def zipped(fn: Callable) -> Sweep:
 
 
 def chunked(fn: Callable | Sweep, size: int | None = None) -> Sweep:
-    """`size` runs at a time side by side under vmap, chunk after chunk inside one compiled program.
+    """The sweep with `size` runs at a time side by side under vmap, chunk after chunk in one compiled program.
 
     Args:
       fn: a sweep, or a function, which counts as zipped.
-      size: how many; by default as many as fit into half of the memory that is free, by the compiler's own
-        account of what two runs take (which costs one more compilation).
+      size: default: as many as fit into half of the free memory, by the compiler's report for two runs (one more
+        compilation).
 
     >>> lj.sweep.chunked(lambda x: x**2, 2)(jnp.arange(5))  # two side by side
     Array([ 0,  1,  4,  9, 16], dtype=int32)
     """
     if size is not None:
         count("chunked", size=size)
-    return dataclasses.replace(_sweep(fn), size=size, fitted=size is None)
+    return dataclasses.replace(_sweep(fn), size=size, fits_memory=size is None)
 
 
 def sharded(fn: Callable | Sweep, mesh: Mesh | None = None) -> Sweep:
-    """Runs split over all devices of a mesh, each going through its share on its own: no communication.
+    """The sweep with its runs split over all devices of a mesh. Each device computes its share: no communication.
 
-    Where the devices don't divide the runs, the last run is repeated until they do, and cut off again. On several
-    processes every process calls it with the same arguments; leaves of the result are then spread over all of them
-    (`devices.fetched` gathers them).
+    Where the devices don't divide the runs, the last run is repeated until they do, and its copies are cut off again. With
+    several processes, each must call it with the same arguments. The leaves of the result are then spread over all processes;
+    `devices.to_host` gathers them.
 
     Args:
       fn: a sweep, or a function, which counts as zipped.
@@ -168,26 +168,27 @@ def sharded(fn: Callable | Sweep, mesh: Mesh | None = None) -> Sweep:
 
 
 def over_runs(fn: Callable, mesh: Mesh | None = None, size: int | None = None) -> Callable:
-    """(runs [N, ...], whole) ↦ fn(run, whole) for each: split over a mesh, `size` at a time. Pure.
+    """(runs [N, ...], shared) ↦ fn(run, shared) for each run: split over a mesh, `size` at a time. Pure.
 
-    A mesh must divide N. By default all go side by side on accelerators, one after the other on a CPU.
+    The size of the mesh must divide N. By default all runs are side by side on accelerators, one after the other on a CPU.
 
     >>> lj.sweep.over_runs(lambda run, whole: run * whole)(jnp.arange(3), jnp.array(10))
     Array([ 0, 10, 20], dtype=int32)
     """
 
-    def local(runs, whole):
+    def local(runs, shared):
         n = len(jax.tree.leaves(runs)[0])
-        at_once = (1 if jax.default_backend() == "cpu" else n) if size is None else min(size, n)
-        one = lambda run: fn(run, whole)  # noqa: E731
+        at_once = policy.runs_at_once(n, size)
+        one = lambda run: fn(run, shared)  # noqa: E731
         if at_once == n > 1:
             return jax.vmap(one)(runs)
         return jax.lax.map(one, runs, batch_size=None if at_once == 1 else at_once)
 
     if mesh is None:
         return local
-    split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
-    return jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=(split, alike), out_specs=split, check_vma=False)
+    split, replicated = PartitionSpec(mesh.axis_names), PartitionSpec()
+    in_specs = (split, replicated)
+    return jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
 
 
 def _sweep(fn: Callable | Sweep) -> Sweep:
@@ -197,8 +198,8 @@ def _sweep(fn: Callable | Sweep) -> Sweep:
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _bound(fn: Callable, args: tuple, kwargs: dict) -> tuple[dict[str, Any], int]:
-    """The arguments by name, in the order of the signature, and how many of them are passed by position."""
+def _bind(fn: Callable, args: tuple, kwargs: dict) -> tuple[dict[str, Any], int]:
+    """The arguments by name, in the order of the signature; and the number of those passed by position."""
     if not args and not kwargs:
         raise ValueError("a sweep needs at least one array of arguments to go through")
     try:
@@ -224,13 +225,13 @@ _ONE_ROW_A_RUN = "give an array of numbers or keys with one row a run; for anyth
 
 
 def _arrays(name: str, value: Any) -> Any:
-    """The argument with arrays as leaves: a list of numbers, also one within a pytree, becomes an array."""
+    """The argument with arrays as leaves: a list of numbers, also one inside a pytree, becomes an array."""
 
     def array(x):
         if isinstance(x, (jax.Array, jax.ShapeDtypeStruct)):
             return x
         try:
-            x = _stacked(x) if _is_list(x) else np.asarray(x)
+            x = _stack(x) if _is_list(x) else np.asarray(x)
         except (ValueError, TypeError, OverflowError) as error:  # e.g. ragged
             raise ValueError(f"sweep: the argument {name!r} is no array ({error}): {_ONE_ROW_A_RUN}") from None
         if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.number, jnp.bool_, jax.dtypes.prng_key)):
@@ -245,14 +246,14 @@ def _arrays(name: str, value: Any) -> Any:
 
 
 def _is_list(x: Any) -> bool:
-    """A list or tuple of scalars or of such lists, which can't be a pytree with a leading axis in each leaf."""
+    """Whether x is a list or tuple of scalars or of such lists: not a pytree with a leading axis in each leaf."""
     scalar = lambda y: isinstance(y, (int, float, complex, np.generic, np.ndarray, jax.Array)) and np.ndim(y) == 0  # noqa: E731
     return type(x) in (list, tuple) and len(x) > 0 and all(scalar(y) or _is_list(y) for y in x)
 
 
-def _stacked(x: list | tuple) -> jax.Array:
+def _stack(x: list | tuple) -> jax.Array:
     keys = any(isinstance(y, jax.Array) and jnp.issubdtype(y.dtype, jax.dtypes.prng_key) for y in x)
-    return jnp.stack(x) if keys else jnp.asarray(x)  # which takes no keys
+    return jnp.stack(x) if keys else jnp.asarray(x)  # asarray takes no keys
 
 
 def _length(name: str, arrays: Any) -> int:
@@ -275,7 +276,7 @@ def _length(name: str, arrays: Any) -> int:
 
 
 def _entry(x: Any, i: Any) -> jax.Array:
-    """x[i]. A key is made anew of its bits: that runs share one is what a sweep is for, not a slip to be reported."""
+    """x[i]. A key is rebuilt from its bits: runs of a sweep may share a key, and JAX would report its reuse."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x[i]
@@ -286,32 +287,18 @@ def _is_record(x: Any) -> bool:
     return isinstance(x, Record)
 
 
-def _traced(arrays: Any) -> bool:
+def _any_traced(arrays: Any) -> bool:
     return any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
 
 
 def _coordinates(x: Any) -> np.ndarray | None:
-    """An argument as the coordinates of its axis: numbers as they are, anything else by number."""
+    """The coordinates of an argument's axis: the numbers themselves; None, for 0, 1, …, for anything else."""
     plain = isinstance(x, (jax.Array, np.ndarray)) and x.ndim == 1 and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(x) if plain and not _traced(x) else None
+    return np.asarray(x) if plain and not _any_traced(x) else None
 
 
-def _fitting(fn: Callable, whole: Any, runs: int) -> int:
-    """How many runs fit side by side into half of the free memory."""
-    two = jax.jit(lambda index, whole: jax.vmap(lambda i: fn(i, whole))(index)).lower(jnp.arange(2), whole).compile()
-    memory = two.memory_analysis()
-    if memory is None:  # a backend that does not tell
-        return 1
-    each = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2
-    return max(1, min(runs, int(_free() / 2 / max(each, 1))))
-
-
-def _free() -> int:
-    """Bytes free on a device; on a CPU, of the machine."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # a system that does not tell
-        return 1 << 32
+def _size_that_fits(fn: Callable, shared: Any, runs: int) -> int:
+    """How many runs fit side by side into half of the free memory; 1 where the backend does not tell."""
+    two_runs = jax.jit(lambda index, shared: jax.vmap(lambda i: fn(i, shared))(index)).lower(jnp.arange(2), shared).compile()
+    size = memory.program_bytes(two_runs)
+    return 1 if size is None else max(1, min(runs, int(memory.free_bytes() / 2 / max(size / 2, 1))))

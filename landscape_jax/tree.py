@@ -1,11 +1,10 @@
-"""Linear algebra on pytrees: θ is one vector of p numbers, however it is stored.
+"""Linear algebra on pytrees: θ is one vector of p numbers, however many leaves hold it.
 
-A *stack* is a pytree whose leaves carry one more, leading axis: m vectors shaped like θ, kept leaf by leaf so that each
-leaf keeps θ's own sharding. Inner products run at full precision on every device (no TF32). Leaves of 16 bits are summed and
-combined in float32, and what comes of them is rounded to 16 bits once.
+A *stack* is a pytree whose leaves have one more, leading axis: m vectors shaped like θ. It is kept leaf by leaf, so that each
+leaf keeps θ's sharding. Inner products run at full precision on every device (no TF32). Leaves of 16 bits are summed and
+combined in float32, and the result is rounded to 16 bits once.
 """
 
-import dataclasses
 import functools
 import math
 import operator
@@ -22,7 +21,7 @@ _dot = functools.partial(jnp.tensordot, precision=jax.lax.Precision.HIGHEST)
 
 
 def num_examples(batch: Batch, name: str = "batch") -> int:
-    """n: the length of the leading axis that all leaves of a batch share. Errors call the batch by its `name`."""
+    """n: the length of the leading axis that all leaves of a batch share. Error messages call the batch `name`."""
     leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)]
     if not leaves:
         raise ValueError(f"{name} holds no array: pass at least one, with examples along its leading axis")
@@ -63,27 +62,33 @@ def check(params: Params, name: str = "params") -> None:
 
 
 def _is_statistic(node) -> bool:
-    """Whether a node is an `nnx.BatchStat`, or the `nnx.VariableState` of one; Flax is not imported here."""
+    """Whether a node is an `nnx.BatchStat` or the `nnx.VariableState` of one. Flax is not imported here."""
     kind = getattr(node, "type", type(node))
     return isinstance(kind, type) and any(base.__name__ == "BatchStat" for base in kind.__mro__)
 
 
 def size(tree: Params) -> int:
-    """p: how many numbers the tree holds."""
+    """p: the number of entries of all leaves."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def dtype(tree: Params):
-    """The dtype that holds a number computed from every leaf: the widest of theirs, and float32 at least."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]  # not the leaves: one of a weak type would not count
+    """The dtype of a number computed from all leaves: the widest of theirs, and float32 at least."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]  # not the leaves: a weakly typed one would not count
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(np.float32, *dtypes)
 
 
+class Packed:
+    """A vector stored in another layout, or in wider dtypes, than θ (`backend.layout`)."""
+
+    dtypes: tuple  # of θ's leaves
+
+
 def eps(tree: Params) -> float:
-    """ε of the narrowest leaf: the relative rounding of a vector, and of a product, that is stored as the tree is."""
-    stored = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Wide | Joined))
-    dtypes = [d for x in stored for d in (x.dtypes if isinstance(x, Wide | Joined) else (x.dtype,))]
+    """ε of the narrowest leaf: the relative rounding of a vector, and of a product, with the dtypes of the tree."""
+    parts = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Packed))
+    dtypes = [d for x in parts for d in (x.dtypes if isinstance(x, Packed) else (x.dtype,))]
     return max(float(jnp.finfo(d).eps) for d in dtypes)
 
 
@@ -94,12 +99,12 @@ def widen(tree: Params) -> Params:
 
 
 def cast_like(x: Params, like: Params) -> Params:
-    """x with each leaf in the dtype of that of `like`."""
+    """x with each leaf in the dtype of the same leaf of `like`."""
     return jax.tree.map(lambda a, b: a.astype(b.dtype), x, like)
 
 
 def _total(terms) -> Array:
-    """Sum over the leaves, in the widest of their dtypes."""
+    """The sum of the leaves, in the widest of their dtypes."""
     terms = jax.tree.leaves(terms)
     return functools.reduce(operator.add, (term.astype(dtype(terms)) for term in terms))
 
@@ -115,18 +120,18 @@ def vdot(x: Params, y: Params) -> Array:
 
 
 def norm(x: Params) -> Array:
-    """‖x‖₂ over the whole tree, shape []; squares of very small or large numbers neither vanish nor overflow."""
+    """‖x‖₂ over the whole tree, shape []. Squares of very small or large entries neither underflow nor overflow."""
     x = widen(x)
     largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)))
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    shrunk = scale(1 / unit, x)
-    return jnp.sqrt(vdot(shrunk, shrunk)) * unit
+    scaled = scale(1 / unit, x)
+    return jnp.sqrt(vdot(scaled, scaled)) * unit
 
 
 def unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """A power of two near max|x|, to divide by before squares are taken, along an axis (kept, of length 1) or of all of x.
+    """A power of two near max|x|, along an axis (kept, with length 1) or over all of x. Divide by it before squaring.
 
-    1 where max|x| is 0, infinite or NaN. A power of two, so that no digit changes.
+    1 where max|x| is 0, infinite or NaN. Division by a power of two is exact.
     """
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=axis is not None, initial=0)
     power = jax.lax.reduce_precision(largest / 2, jnp.finfo(x.dtype).nexp, 0)
@@ -134,19 +139,14 @@ def unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
 
 
 def norms(x: Array, axis: int | tuple[int, ...] = 0) -> Array:
-    """‖·‖₂ of an array along one axis or several, as safe as `norm`."""
-    of_each = unit(x, axis)
-    return jnp.sqrt(jnp.sum((x / of_each) ** 2, axis=axis)) * jnp.squeeze(of_each, axis)
+    """‖·‖₂ of an array along one axis or several, without underflow or overflow, like `norm`."""
+    units = unit(x, axis)
+    return jnp.sqrt(jnp.sum((x / units) ** 2, axis=axis)) * jnp.squeeze(units, axis)
 
 
 def scale(a, x: Params) -> Params:
     """a x."""
-    return jax.tree.map(lambda leaf: (_number(a, leaf) * _wider(leaf)).astype(leaf.dtype), x)
-
-
-def _wider(leaf: Array) -> Array:
-    """The leaf, in float32 at least."""
-    return leaf.astype(dtype(leaf))
+    return jax.tree.map(lambda leaf: (_number(a, leaf) * widen(leaf)).astype(leaf.dtype), x)
 
 
 def _number(a, leaf: Array) -> Array:
@@ -155,14 +155,14 @@ def _number(a, leaf: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "shape"))
-def regrouped(x: Params, axes: int, shape: tuple[int, ...]) -> Params:
-    """A copy with other leading axes, leaves [*axes, ...] ↦ [*shape, ...]; one program for all leaves, not one for each."""
+def reshape_leading(x: Params, axes: int, shape: tuple[int, ...]) -> Params:
+    """A copy with other leading axes: the first `axes` axes of each leaf become `shape`. One program for all leaves."""
     return jax.tree.map(lambda xi: jnp.copy(xi).reshape(*shape, *xi.shape[axes:]), x)
 
 
 def axpy(a, x: Params, y: Params) -> Params:
     """a x + y."""
-    return jax.tree.map(lambda xi, yi: (_number(a, xi) * _wider(xi) + _wider(yi)).astype(yi.dtype), x, y)
+    return jax.tree.map(lambda xi, yi: (_number(a, xi) * widen(xi) + widen(yi)).astype(yi.dtype), x, y)
 
 
 def add(x: Params, y: Params) -> Params:
@@ -176,18 +176,18 @@ def sub(x: Params, y: Params) -> Params:
 
 
 def where(condition: Array | bool, x, y):
-    """x if `condition` ([], bool) holds, else y; leaves may be anything `jnp.where` takes, typed keys too."""
+    """x if `condition` ([], bool) holds, else y. Leaves may be anything that `jnp.where` takes, typed keys too."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
 
 def all_finite(tree) -> Array:
-    """True, shape [], when no float in the tree is NaN or infinite; other leaves do not count."""
+    """Whether no float in the tree is NaN or infinite, shape []. Leaves of other dtypes do not count."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in floats), jnp.array(True))
 
 
 def any_of(flags) -> Array:
-    """Whether any leaf, each [] bool, is True."""
+    """Whether any leaf is True, shape []. Each leaf is a [] bool."""
     return functools.reduce(jnp.logical_or, jax.tree.leaves(flags))
 
 
@@ -198,33 +198,34 @@ def zeros_like(tree: Params) -> Params:
 
 def normal_like(key: Key, tree: Params) -> Params:
     """A vector of independent N(0, 1) numbers shaped like the tree: E vvᵀ = I."""
-    check(tree, "tree")
-    leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+    return _draw_like(jax.random.normal, key, tree)
 
 
 def rademacher_like(key: Key, tree: Params) -> Params:
-    """A vector of independent ±1 shaped like the tree: E vvᵀ = I, with the least variance of vᵀAv among such vectors."""
+    """A vector of independent ±1 shaped like the tree: E vvᵀ = I, and vᵀAv has the least variance among such vectors."""
+    return _draw_like(jax.random.rademacher, key, tree)
+
+
+def _draw_like(draw: Callable, key: Key, tree: Params) -> Params:
     check(tree, "tree")
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+    return treedef.unflatten([draw(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
 
 
 def scattered_like(i, tree: Params) -> Params:
-    """A fixed direction with entries spread over [−1, 1) by an integer hash of their place and of `i`.
+    """A fixed direction: each entry in [−1, 1) is an integer hash of its place and of `i`.
 
-    Where any direction will do, so long as no structure is likely to be orthogonal to it. A tenth of `normal_like`'s
-    compile time, elementwise on any sharding, and no key. Not for statistics.
+    For uses where any direction will do that is unlikely to be orthogonal to a structure of the problem. It needs no key,
+    compiles faster than `normal_like`, and is elementwise on any sharding. Not for statistics.
     Source: the hash is C. Wellons' `lowbias32`.
     """
     leaves, treedef = jax.tree.flatten(tree)
     starts = np.cumsum([0] + [x.size for x in leaves])[:-1].astype(np.uint32)
     row = jnp.asarray(i).astype(jnp.uint32) * np.uint32(0x9E3779B9)
 
-    def scattered(start: np.uint32, x: Array) -> Array:
-        # the place of each entry, by one iota an axis: no device needs more of it than its own shard of the leaf
+    def leaf(start: np.uint32, x: Array) -> Array:
+        # the place of each entry by one iota an axis: a device computes its own shard of the leaf alone
         strides = [math.prod(x.shape[d + 1 :]) % 2**32 for d in range(x.ndim)]
         place = sum((jax.lax.broadcasted_iota(jnp.uint32, x.shape, d) * np.uint32(s) for d, s in enumerate(strides)), start)
         h = place ^ row
@@ -233,89 +234,14 @@ def scattered_like(i, tree: Params) -> Params:
         h = (h ^ (h >> 16)) >> 8
         return (h.astype(dtype(x)) * 2.0**-23 - 1).astype(x.dtype)
 
-    return treedef.unflatten([scattered(s, x) for s, x in zip(starts, leaves, strict=True)])
-
-
-# ── how vectors lie ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def turned(i: int, o: int) -> bool:
-    """Whether a CPU has the gradient Xᵀ Δ [i, o] to a matrix sooner as Δᵀ X, with X [n, i] and Δ [n, o].
-
-    The right one of the two should be the larger; but of two of nearly one size that whose rows are whole cache lines in pairs
-    (multiples of 32), for such rows are slow to gather in columns, which is what the left one is in for.
-    """
-    i_even, o_even = i % 32 == 0, o % 32 == 0
-    return i_even if i_even != o_even and max(i, o) < 3 * min(i, o) else i > o
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Wide:
-    """A vector, or a stack, whose matrices lie as products ask for them; a pytree like any other."""
-
-    tree: Params
-    turned: tuple[bool, ...] = dataclasses.field(metadata={"static": True})  # which leaves lie otherwise in θ
-    dtypes: tuple = dataclasses.field(metadata={"static": True})  # of θ's leaves: those here have the widest
-
-    def plain(self) -> Params:
-        """As it lies in θ, in θ's dtypes."""
-        return _stored(_swapped(self.tree, self.turned), self.dtypes)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Joined:
-    """A vector, or a stack, as one array; a pytree like any other."""
-
-    row: Array  # [..., p]
-    shapes: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
-    # a class, which jaxlib has no stub for
-    treedef: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})  # pyright: ignore[reportInvalidTypeForm]
-    dtypes: tuple = dataclasses.field(metadata={"static": True})
-
-    def plain(self) -> Params:
-        """As it lies in θ, in θ's dtypes."""
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
-        parts = jnp.split(self.row, ends, axis=-1)
-        lead = self.row.shape[:-1]
-        whole = self.treedef.unflatten([x.reshape(*lead, *s) for x, s in zip(parts, self.shapes, strict=True)])
-        return _stored(whole, self.dtypes)
-
-
-JOINED = 2**20  # numbers: a GPU takes longer to start what is done to each leaf of a smaller vector than to do it
-
-
-def wide(x: Params, axes: int = 0) -> Wide | Joined:
-    """The vector, or the stack with so many leading axes, as Krylov spaces are kept: on a GPU as one array unless it is large,
-    elsewhere with matrices [..., i, o] as [..., o, i] where they are `turned`; and all leaves in the widest dtype, float32 at
-    least, so that coefficients and directions are as exact as that, whatever θ's leaves are."""
-    dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(x))
-    x = widen(x)
-    leaves, treedef = jax.tree.flatten(x)
-    shapes = tuple(leaf.shape[axes:] for leaf in leaves)
-    if jax.default_backend() == "gpu" and len(set(dtypes)) == 1 and sum(map(math.prod, shapes)) <= JOINED:
-        whole = jnp.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
-        return Joined(whole, shapes, treedef, dtypes)
-    which = tuple(len(shape) == 2 and turned(*shape) for shape in shapes)
-    return Wide(_swapped(x, which), which, dtypes)
-
-
-def _swapped(x: Params, which: tuple[bool, ...]) -> Params:
-    leaves, treedef = jax.tree.flatten(x)
-    return treedef.unflatten([jnp.swapaxes(x, -1, -2) if yes else x for x, yes in zip(leaves, which, strict=True)])
-
-
-def _stored(x: Params, dtypes: tuple) -> Params:
-    leaves, treedef = jax.tree.flatten(x)
-    return treedef.unflatten([leaf.astype(d) for leaf, d in zip(leaves, dtypes, strict=True)])
+    return treedef.unflatten([leaf(s, x) for s, x in zip(starts, leaves, strict=True)])
 
 
 # ── parts of a tree ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def broadcast(prefix, tree: Params) -> Params:
-    """Numbers for a whole vector from a prefix of its tree: each leaf of the prefix fills the subtree at its place."""
+    """A vector shaped like the tree from a prefix of it: each leaf of the prefix fills the subtree at its place."""
 
     def fill(value, subtree: Params) -> Params:
         return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(value).astype(x.dtype), x.shape), subtree)
@@ -324,7 +250,7 @@ def broadcast(prefix, tree: Params) -> Params:
 
 
 def select(tree: Params, keep: Callable[[str], bool]) -> Params:
-    """The tree with None for every leaf whose path `keep` rejects: a smaller vector. Paths read "layer0/kernel"."""
+    """The tree with None for each leaf whose path `keep` rejects: a smaller vector. A path reads "layer0/kernel"."""
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     kept = [bool(keep(path)) for path in paths]
     if not any(kept):
@@ -333,41 +259,39 @@ def select(tree: Params, keep: Callable[[str], bool]) -> Params:
     return treedef.unflatten([x if yes else None for x, yes in zip(leaves, kept, strict=True)])
 
 
-def filled(part: Params, tree: Params) -> Params:
-    """What `select` left of a vector shaped like the tree, with 0 in all other places."""
+def fill_zeros(part: Params, tree: Params) -> Params:
+    """The inverse of `select`: a vector shaped like the tree, with 0 in all leaves that `part` lacks."""
     return jax.tree.map(lambda x, kept: jnp.zeros_like(x) if kept is None else kept, tree, part)
 
 
 # ── stacks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stacked(tree: Params, m: int) -> Params:
-    """The zero stack of m vectors shaped like the tree: leaves [m, ...]."""
+def zero_stack(tree: Params, m: int) -> Params:
+    """A stack of m zero vectors shaped like the tree: leaves [m, ...]."""
     return jax.tree.map(lambda x: jnp.zeros((m, *x.shape), x.dtype), tree)
 
 
 def row(stack: Params, i) -> Params:
-    """Vector i of a stack; `i` may be traced."""
+    """Vector i of a stack. `i` may be traced."""
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stack)
 
 
 def with_row(stack: Params, i, x: Params) -> Params:
-    """The stack with vector i replaced by x; `i` may be traced."""
+    """The stack with x as its vector i. `i` may be traced."""
     return jax.tree.map(lambda s, xi: jax.lax.dynamic_update_index_in_dim(s, xi, i, 0), stack, x)
 
 
 def dots(stack: Params, x: Params) -> Array:
-    """Q x for a stack Q of m vectors: their inner products with x, shape [m]."""
+    """Q x for a stack Q of m vectors: the inner product of each with x, shape [m]."""
     return _total(jax.tree.map(lambda q, xi: _inner(q, xi, xi.ndim), stack, x))
 
 
 def overlaps(stack: Params) -> Array:
-    """Q Qᵀ for a stack Q of m vectors: their inner products with one another, shape [m, m]."""
-    if num_examples(stack) <= 8:  # row by row: XLA's CPU back end takes three times as long for so flat a product
-        return jax.lax.map(functools.partial(dots, stack), stack)
+    """Q Qᵀ for a stack Q of m vectors: the inner products of all pairs, shape [m, m]."""
     return _total(jax.tree.map(lambda q: _inner(q, q, (tuple(range(1, q.ndim)),) * 2), stack))
 
 
 def combine(weights: Array, stack: Params) -> Params:
-    """W Q for a stack Q of m vectors: linear combinations. `weights` [m] gives one vector, [k, m] a stack of k."""
-    return jax.tree.map(lambda q: _inner(_number(weights, q), _wider(q), 1).astype(q.dtype), stack)
+    """W Q for a stack Q of m vectors: linear combinations. Weights [m] give one vector, [k, m] a stack of k."""
+    return jax.tree.map(lambda q: _inner(_number(weights, q), widen(q), 1).astype(q.dtype), stack)

@@ -22,10 +22,10 @@ Weight = Callable[[Batch], Array]  # batch ↦ what it counts in a mean over par
 Batches = Callable[[Key, Array], Batch]  # (key, step) ↦ batch: data is a pure function of key and step
 
 
-class Coupled:
+class BatchCoupled:
     """A function of a batch that is not made of its examples one by one, and why: what takes batches apart refuses it.
 
-    Calls go to `fn`. A loss, or a curvature, made of one is `Coupled` again.
+    Calls go to `fn`. A loss, or a curvature, made of one is `BatchCoupled` again.
     """
 
     of_loss: Loss  # of a curvature, where it is set: the loss that it comes from
@@ -40,7 +40,7 @@ class Coupled:
     @staticmethod
     def like(source: Callable, fn: Callable) -> Callable:
         """`fn`, coupled if what it was made from is, of the same loss and acting on the same part of θ (`curvature.domain`)."""
-        fn = Coupled(fn, source.why) if isinstance(source, Coupled) else fn
+        fn = BatchCoupled(fn, source.why) if isinstance(source, BatchCoupled) else fn
         for name in ("of_loss", "acts_on"):
             if hasattr(source, name):
                 setattr(fn, name, getattr(source, name))
@@ -49,7 +49,7 @@ class Coupled:
     @staticmethod
     def refuse(name: str, source: Callable) -> None:
         """Raise `ValueError` for what `name` would take apart."""
-        if isinstance(source, Coupled):
+        if isinstance(source, BatchCoupled):
             raise ValueError(
                 f"{name}: {source.why}, so the mean over parts of the batch is something else: use it on a whole batch"
             )

@@ -254,7 +254,7 @@ def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path):
 
     straight = go(None, None, STEPS)
     saved, _ = go(tmp_path / "a", None, STEPS // 2)
-    steps, loaded, _ = lj.checkpoint.load(tmp_path / "a", jax.device_put(runs, lj.devices.runs_over(eight)))
+    steps, loaded, _ = lj.checkpoint.load(tmp_path / "a", jax.device_put(runs, lj.devices.run_sharding(eight)))
     assert len(loaded.step.sharding.device_set) == 8
     same((saved, {}), (loaded, {}))
     for folder, first, then in (("a", None, eight), ("b", eight, None)):

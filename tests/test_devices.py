@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import landscape_jax as lj
 from landscape_jax import engine, programs
-from landscape_jax.types import Coupled
+from landscape_jax.types import BatchCoupled
 
 COLLECTIVE = r"(all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
 
@@ -99,7 +99,7 @@ def test_networks_in_a_shard_map_of_ones_own(network, explicit):
 
 def test_what_does_not_come_apart_is_refused(mesh):
     with pytest.raises(ValueError, match="sharded: because, so the mean over parts"):
-        lj.losses.sharded(Coupled(lambda p, b: 0.0, "because"), mesh)
+        lj.losses.sharded(BatchCoupled(lambda p, b: 0.0, "because"), mesh)
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_split_needs_an_axis_of_the_mesh(mesh):
 
 @pytest.mark.parametrize(("runs", "count"), [(16, 8), (12, 6), (7, 7), (1, None), (11, None)])
 def test_as_many_devices_as_divide_the_runs(runs, count):
-    mesh = lj.devices.dividing(runs)
+    mesh = lj.devices.mesh_for_runs(runs)
     assert (mesh.size if mesh else None) == count
 
 

@@ -1,4 +1,7 @@
-"""The order of the layers: each module imports only from those above it (and within its own folder)."""
+"""The order of the layers: each module imports only from those above it (and within its own folder).
+
+And what depends on the backend stays in one of them.
+"""
 
 import ast
 from pathlib import Path
@@ -8,7 +11,6 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
-    {"arguments"},
     {"tree"},
     {"backend"},
     {"parts"},
@@ -28,6 +30,9 @@ ALLOWED = {
     "optax": {"dynamics"},
     "pooch": {"data"},
 }
+BACKEND = PACKAGE / "backend"
+ASKS_JAX = {"default_backend", "platform_dependent", "memory_stats", "memory_analysis"}  # attributes, and names imported
+BACKENDS = {"cpu", "gpu", "cuda", "rocm", "tpu"}  # strings
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
 
@@ -43,6 +48,19 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; write it in full"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def asks_for_the_backend(source):
+    """What in a module's source depends on the backend."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in ASKS_JAX | {"platform"}:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if alias.name in ASKS_JAX or node.module.startswith("jaxlib"))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("jaxlib"))
+        elif isinstance(node, ast.Constant) and node.value in BACKENDS:
+            yield node.value
 
 
 def name(path):
@@ -74,3 +92,35 @@ def test_libraries_stay_in_their_rooms(path):
     for dotted in imports(path):
         allowed = ALLOWED.get(dotted.split(".")[0])
         assert allowed is None or part_of(path) in allowed, f"{path} imports {dotted}; only {allowed} may"
+
+
+def test_the_search_for_the_backend_finds_it():
+    for source in (
+        'jax.default_backend() == "cpu"',
+        "from jax import default_backend as here",
+        "jax.lax.platform_dependent(x, cpu=f, default=g)",
+        "jax.devices()[0].platform",
+        'jax.devices("gpu")',
+        "import jaxlib.version",
+        "from jaxlib import version",
+    ):
+        assert list(asks_for_the_backend(source))
+    assert not list(asks_for_the_backend("import platform; platform.node()"))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if BACKEND not in p.parents], ids=name)
+def test_only_the_backend_package_asks_for_the_backend(path):
+    assert not list(asks_for_the_backend(path.read_text()))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if BACKEND in p.parents], ids=name)
+def test_a_module_of_the_backend_says_why_since_when_and_until_when(path):
+    head = ast.get_docstring(ast.parse(path.read_text())) or ""
+    if path.name == "__init__.py":
+        assert not list(imports(path))
+        listed = {line.split()[0] for line in head.splitlines() if line.startswith("    ")}
+        assert listed >= {p.stem for p in BACKEND.glob("*.py")} - {"__init__"}
+    else:
+        assert [line for line in head.splitlines() if line.startswith("Why: ")]
+        assert [line for line in head.splitlines() if line.startswith("Found with: jaxlib ")]
+        assert [line for line in head.splitlines() if line.startswith("No longer needed when: ")]

@@ -1,4 +1,3 @@
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from landscape_jax import tree
+from landscape_jax.backend import layout
 
 X = {"w": jnp.arange(6.0).reshape(2, 3), "rest": [jnp.array(-2.0), jnp.array([0.5, 4.0])]}
 Y = {"w": jnp.full((2, 3), 0.5), "rest": [jnp.array(3.0), jnp.array([-1.0, 2.0])]}
@@ -86,7 +86,7 @@ def test_stacks_are_matrices():
     changed = tree.with_row(stack, 1, X)
     np.testing.assert_array_equal(flat(tree.row(changed, 1)), FLAT_X)
     np.testing.assert_array_equal(flat(tree.row(changed, 2)), rows[2])
-    assert jax.tree.map(jnp.shape, tree.stacked(X, 4)) == {"w": (4, 2, 3), "rest": [(4,), (4, 2)]}
+    assert jax.tree.map(jnp.shape, tree.zero_stack(X, 4)) == {"w": (4, 2, 3), "rest": [(4,), (4, 2)]}
 
 
 def test_num_examples():
@@ -97,41 +97,6 @@ def test_num_examples():
         tree.num_examples((jnp.zeros((5, 2)), jnp.zeros(())))
     with pytest.raises(ValueError, match="no array"):
         tree.num_examples(())
-
-
-@pytest.mark.parametrize(
-    ("i", "o", "turns"),
-    [(5, 2, True), (2, 5, False), (3, 3, False), (64, 100, True), (100, 64, False), (64, 200, False), (64, 128, False),
-     (128, 64, True), (3072, 200, True), (784, 32, True)],
-)  # fmt: skip
-def test_the_larger_side_goes_right_but_of_two_alike_the_even_one(i, o, turns):
-    assert tree.turned(i, o) == turns
-
-
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["vector", "stack"])
-def test_wide_turns_matrices_that_lie_otherwise_in_products_and_nothing_else_and_back(lead):
-    shapes = {"tall": (5, 2), "wide": (2, 5), "square": (3, 3), "long": (7,), "kernel": (4, 3, 2), "even": (33, 32)}
-    x = {name: jax.random.normal(jax.random.key(i), (*lead, *shape)) for i, (name, shape) in enumerate(shapes.items())}
-    wide = tree.wide(x, axes=len(lead))
-    assert {name: leaf.shape[len(lead) :] for name, leaf in wide.tree.items()} == shapes | {"tall": (2, 5)}
-    np.testing.assert_array_equal(wide.tree["tall"], np.swapaxes(x["tall"], -1, -2))
-    chex.assert_trees_all_equal(wide.plain(), x)
-    chex.assert_trees_all_equal(jax.jit(lambda w: tree.scale(2.0, w).plain())(wide), tree.scale(2.0, x))
-
-
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["vector", "stack"])
-def test_on_a_gpu_a_small_vector_of_one_dtype_is_one_array(lead, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    shapes = {"matrix": (5, 2), "bias": (2,), "number": (), "none": (0, 2), "kernel": (4, 3, 2)}
-    x = {name: jax.random.normal(jax.random.key(i), (*lead, *shape)) for i, (name, shape) in enumerate(shapes.items())}
-    joined = tree.wide(x, axes=len(lead))
-    assert [leaf.shape for leaf in jax.tree.leaves(joined)] == [(*lead, 10 + 2 + 1 + 24)]
-    chex.assert_trees_all_equal(joined.plain(), x)
-    chex.assert_trees_all_equal(jax.jit(lambda w: tree.scale(2.0, w).plain())(joined), tree.scale(2.0, x))
-    mixed = x | {"bias": x["bias"].astype(jnp.bfloat16)}
-    assert isinstance(tree.wide(mixed, axes=len(lead)), tree.Wide)
-    monkeypatch.setattr(tree, "JOINED", 36)  # numbers of one vector, not of a stack
-    assert isinstance(tree.wide(x, axes=len(lead)), tree.Wide)
 
 
 def test_norms_and_units_are_safe_at_any_scale():
@@ -150,15 +115,12 @@ def test_leaves_of_16_bits_are_summed_in_32_and_rounded_once():
     x = {"a": jnp.full(3000, 1.01, jnp.float16), "b": jnp.full(3000, 1.01, jnp.bfloat16)}
     exact = np.concatenate([np.float64(x["a"]), np.float64(x["b"].astype(jnp.float32))])
     assert tree.dtype(x) == tree.vdot(x, x).dtype == tree.norm(x).dtype == jnp.float32
-    assert tree.eps(x) == tree.eps(tree.wide(x)) == 2.0**-7
+    assert tree.eps(x) == tree.eps(layout.pack(x)) == 2.0**-7
     np.testing.assert_allclose(tree.vdot(x, x), exact @ exact, rtol=1e-6)
     np.testing.assert_allclose(tree.norm(x), np.linalg.norm(exact), rtol=1e-6)
     np.testing.assert_allclose(tree.norm(tree.scale(1e-6, x)), 1e-6 * np.linalg.norm(exact), rtol=2e-2)
     halved = tree.scale(jnp.float32(1e-5), tree.scale(jnp.float32(6e4), x))["a"]
     np.testing.assert_allclose(np.float64(halved), 0.6 * 1.01, rtol=1e-2)
-    wide = tree.wide(x)
-    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {jnp.dtype(jnp.float32)}
-    chex.assert_trees_all_equal(wide.plain(), x)
     scattered = tree.scattered_like(3, x)
     assert tree.all_finite(scattered)
     assert 0.5 < np.std(np.float64(scattered["a"])) < 0.65

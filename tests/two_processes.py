@@ -33,7 +33,7 @@ def trained(key, rate):
 
 
 record = lj.sweep.sharded(lj.sweep.grid(trained), MESH)(jax.random.split(key, 3), jnp.array([0.1, 0.2]))
-results["sweep"] = lj.devices.fetched(record)["loss"]
+results["sweep"] = lj.devices.to_host(record)["loss"]
 
 # runs split and driven, stopped half way, gone on with from the checkpoint
 sgd = lj.dynamics.gradient(loss, optax.sgd(0.1, momentum=0.9), lj.data.minibatch(train, 10))
@@ -49,15 +49,15 @@ for num_steps in (20, 40):
         runs, sgd, watch, num_steps=num_steps, every=4, chunk=8, checkpoint=Path(OUT) / "checkpoint", pause=0, progress=False
     )
 results["driven"] = record["loss"]
-results["final"] = lj.devices.fetched(final.params)["layer0"]["kernel"]
+results["final"] = lj.devices.to_host(final.params)["layer0"]["kernel"]
 
 # examples split: training, and one curvature product
 gd = lj.dynamics.gradient(lj.losses.sharded(loss, MESH), optax.sgd(0.1), lj.data.full_batch(train))
 final, record = lj.run(key, model.init(key, train[0]), gd, watch, num_steps=12, every=4)
 product = lj.curvature.sharded(lj.curvature.hessian(loss), MESH)(final.params, train)
-results["examples loss"] = lj.devices.fetched(record)["loss"]
-results["examples product"] = lj.devices.fetched(product(final.params))["layer0"]["kernel"]
+results["examples loss"] = lj.devices.to_host(record)["loss"]
+results["examples product"] = lj.devices.to_host(product(final.params))["layer0"]["kernel"]
 
-if lj.devices.first():
+if lj.devices.is_first_process():
     with open(Path(OUT) / "out.npz", "wb") as file:
         np.savez(file, **results)

@@ -13,6 +13,7 @@ from benchmarks._tasks import loss
 from benchmarks.peers._quadrature import moments
 from benchmarks.peers._state import State
 from landscape_jax import tree
+from landscape_jax.backend import layout
 
 PACKAGES = ("jax", "landscape_jax")
 HESSIAN = lj.curvature.linearized_hessian(loss)
@@ -58,7 +59,7 @@ def moving(params, moved) -> dict:
 
     @functools.cache  # not before the answer, whose memory is told
     def stored():
-        return jax.tree.map(lambda x: jnp.ones((STACK, *x.shape)), tree.wide(params)), tree.wide(params)
+        return jax.tree.map(lambda x: jnp.ones((STACK, *x.shape)), layout.pack(params)), layout.pack(params)
 
     @jax.jit
     def read(stack, vector):

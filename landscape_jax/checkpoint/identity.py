@@ -38,7 +38,7 @@ def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) 
     leaves = [(name, x if hasattr(x, "dtype") else np.asarray(x)) for name, x in leaves]
     unique = list({id(x): x for _, x in leaves}.values())  # one array may have several names
     # in this order, the same in all processes, for fetching is theirs together
-    here = devices.fetched([shards.bits(x) if _bytes(x) <= ON_HOST else None for x in unique])
+    here = devices.to_host([shards.bits(x) if _bytes(x) <= ON_HOST else None for x in unique])
     told = {}
     for x, fetched in zip(unique, here, strict=True):
         loose = jnp.issubdtype(x.dtype, jnp.floating) and computed(x)

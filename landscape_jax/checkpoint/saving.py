@@ -57,10 +57,10 @@ class Checkpoints:
         self.finish()
         at = self._unfinished(steps) / "run"
         with self._told(steps):
-            if devices.first():
+            if devices.is_first_process():
                 self.record.append(record)
                 at.mkdir(parents=True, exist_ok=True)
-            devices.together(f"checkpoint {steps}")
+            devices.barrier(f"checkpoint {steps}")
         parts, alone = shards.copy_to_host(run), jax.process_count() == 1
         manifest = {"format": FORMAT, "steps": steps, "leaves": shards.kinds(run), "config": self.config}
         manifest |= {"length": self.record.length, "record": dict(self.record.checksums)}
@@ -80,8 +80,8 @@ class Checkpoints:
         with self._told(manifest["steps"]):
             writing.result()
             if jax.process_count() > 1:
-                devices.together(f"checkpoint {manifest['steps']} written")
-                if devices.first():
+                devices.barrier(f"checkpoint {manifest['steps']} written")
+                if devices.is_first_process():
                     self._seal(manifest)
 
     def _seal(self, manifest: Mapping) -> None:
@@ -103,8 +103,8 @@ class Checkpoints:
     def whole_record(self) -> Record:
         """All of it so far. All processes call it together."""
         self.finish()
-        devices.together(f"record in {self.folder}")
-        if not devices.first() and (steps := saved_steps(self.folder)):
+        devices.barrier(f"record in {self.folder}")
+        if not devices.is_first_process() and (steps := saved_steps(self.folder)):
             manifest = manifest_of(self.folder, steps[0])
             self.record.resumed(manifest["length"], manifest["record"], self.record.holes)
         return self.record.read()
@@ -124,7 +124,7 @@ class Checkpoints:
         if steps < 0:
             return None
         manifest = manifest_of(self.folder, steps)
-        if not devices.first():
+        if not devices.is_first_process():
             self.record.resumed(**_record_of(manifest), holes=self.record.damage(**_record_of(manifest)))
         elif not look:
             self.record.mend_headers()
@@ -260,9 +260,9 @@ def _first_decides(act: Callable[[], int]) -> int:
     """What the first process finds, for all: no process may wait for one that has gone."""
     found, refused = 0, None
     try:
-        found = act() if devices.first() else 0
+        found = act() if devices.is_first_process() else 0
     except (OSError, ValueError) as error:
         refused = error
-    if devices.agreed(refused is not None):
+    if devices.broadcast_from_first(refused is not None):
         raise refused or ValueError("the first process refused the folder of checkpoints: see what it says")
-    return devices.agreed(found)
+    return devices.broadcast_from_first(found)

@@ -1,6 +1,6 @@
 """The vectors that a curvature acts on, where they are not shaped like θ.
 
-A curvature says so by an attribute `acts_on`, which wrappers hand on (`types.Coupled.like`). Without it they are like θ.
+A curvature says so by an attribute `acts_on`, which wrappers hand on (`types.BatchCoupled.like`). Without it they are like θ.
 """
 
 from collections.abc import Callable

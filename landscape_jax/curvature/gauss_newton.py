@@ -26,7 +26,7 @@ from landscape_jax.curvature.domain import Part
 from landscape_jax.curvature.forward import pushforward, symmetric_pushforward
 from landscape_jax.curvature.hessian import hessian
 from landscape_jax.losses import of_examples
-from landscape_jax.types import Batch, Coupled, Criterion, Curvature, Key, MatVec, Params
+from landscape_jax.types import Batch, BatchCoupled, Criterion, Curvature, Key, MatVec, Params
 
 Apply = Callable[[Params, Array], Array]  # (θ, x [n, ...]) ↦ outputs [n, c]
 
@@ -64,7 +64,7 @@ def ggn(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Cu
 
         return product
 
-    return Coupled.like(apply, at)
+    return BatchCoupled.like(apply, at)
 
 
 def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
@@ -89,7 +89,7 @@ def h_term(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
             residual = jax.grad(loss_of)(apply(params, inputs))  # ∂L/∂f  [n, c]
         return hessian(lambda theta, x: jnp.sum(residual * apply(theta, x)), precision=precision)(params, inputs)
 
-    return Coupled.like(apply, at)
+    return BatchCoupled.like(apply, at)
 
 
 def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
@@ -109,7 +109,7 @@ def fisher(apply: Apply, criterion: Criterion, *, precision: str = "highest") ->
         inputs, targets, n = _checked(params, batch)
         return _outer_products(lambda theta: of_examples(criterion, apply(theta, inputs), targets), params, precision, n)
 
-    return Coupled.like(apply, at)
+    return BatchCoupled.like(apply, at)
 
 
 def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = "highest") -> Curvature:
@@ -133,7 +133,7 @@ def gradient_covariance(apply: Apply, criterion: Criterion, *, precision: str = 
             lambda theta: of_examples(criterion, apply(theta, inputs), targets), params, precision, n, lambda u: u - jnp.mean(u)
         )
 
-    return Coupled(at, "gradient_covariance is centred over its whole batch")
+    return BatchCoupled(at, "gradient_covariance is centred over its whole batch")
 
 
 def sampled_fisher(
@@ -189,7 +189,7 @@ def sampled_fisher(
 
         return _outer_products(each, params, precision, n * num_samples / s)
 
-    return Coupled.like(apply, at)
+    return BatchCoupled.like(apply, at)
 
 
 def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
@@ -221,7 +221,7 @@ def ntk(apply: Apply, *, precision: str = "highest") -> Curvature:
 
         return product
 
-    curvature = Coupled(at, "ntk acts on the outputs of its whole batch")
+    curvature = BatchCoupled(at, "ntk acts on the outputs of its whole batch")
     curvature.acts_on = Part(_no_part, _no_part)
     return curvature
 

@@ -5,7 +5,7 @@ import jax
 from landscape_jax import losses, tree
 from landscape_jax.arguments import require
 from landscape_jax.curvature.forward import allows_forward_mode, symmetric_pushforward, warn
-from landscape_jax.types import Batch, Coupled, Curvature, Loss, MatVec, Params
+from landscape_jax.types import Batch, BatchCoupled, Curvature, Loss, MatVec, Params
 
 
 def hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
@@ -87,7 +87,7 @@ def reverse_hessian(loss: Loss, *, precision: str = "highest") -> Curvature:
 
 def _remembering(loss: Loss, at: Curvature) -> Curvature:
     """The curvature, which knows its loss: what takes batches apart looks whether that is a mean."""
-    curvature = Coupled.like(loss, at)
+    curvature = BatchCoupled.like(loss, at)
     curvature.of_loss = loss  # pyright: ignore[reportFunctionMemberAccess]
     return curvature
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from landscape_jax import devices, labels, parts, tree
 from landscape_jax.arguments import count, described, kind, number, pair, product_at, require
 from landscape_jax.curvature.domain import Part, domain
-from landscape_jax.types import Batch, Coupled, Curvature, MatVec, Params, Weight
+from landscape_jax.types import Batch, BatchCoupled, Curvature, MatVec, Params, Weight
 
 # ── parts of the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -32,9 +32,9 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
 
     Without, the Hessian of a loss that ends in a division by a number that depends on the batch is refused. Nothing can see
     one that divides earlier. Where outputs depend on the other examples of the batch (BatchNorm in train mode, contrastive
-    losses) each chunk is a different function, and the result is *not* the whole batch's. What is marked `types.Coupled` is
-    refused: our models with BatchNorm and all that is made of them, curvatures that are no means. Mark a loss of your own,
-    hold the statistics (`models.frozen`), or use no chunks.
+    losses) each chunk is a different function, and the result is *not* the whole batch's. What is marked
+    `types.BatchCoupled` is refused: our models with BatchNorm and all that is made of them, curvatures that are no means.
+    Mark a loss of your own, hold the statistics (`models.frozen`), or use no chunks.
 
     Args:
       weight: batch ↦ w ≥ 0, shape [], such that the loss of a batch is the mean of those of its parts by their weights: the
@@ -47,7 +47,7 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
     """
     require("chunked", curvature=curvature, **({} if weight is None else {"weight": weight}))
     count("chunked", num_chunks=num_chunks)
-    Coupled.refuse("chunked", curvature)
+    BatchCoupled.refuse("chunked", curvature)
 
     def at(params: Params, batch: Batch) -> MatVec:
         tree.check(params)
@@ -74,7 +74,7 @@ def chunked(curvature: Curvature, num_chunks: int, *, weight: Weight | None = No
 
         return product
 
-    return Coupled.like(curvature, at)
+    return BatchCoupled.like(curvature, at)
 
 
 def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight: Weight | None = None) -> Curvature:
@@ -94,7 +94,7 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight
     True
     """
     require("sharded", curvature=curvature, mesh=mesh, **({} if weight is None else {"weight": weight}))
-    Coupled.refuse("sharded", curvature)
+    BatchCoupled.refuse("sharded", curvature)
     one = lambda params, batch, v: product_at("sharded", curvature, params, batch)(v)  # noqa: E731
     product = devices.mean_over(one, mesh, axis, weight)
 
@@ -102,7 +102,7 @@ def sharded(curvature: Curvature, mesh: Mesh, axis: str | None = None, *, weight
         _refuse_weighted("sharded", curvature, params, batch, weight)
         return lambda v: product(params, batch, v)
 
-    return Coupled.like(curvature, at)
+    return BatchCoupled.like(curvature, at)
 
 
 def _refuse_weighted(name: str, curvature: Curvature, params: Params, batch: Batch, weight: Weight | None) -> None:
@@ -123,7 +123,7 @@ def per_class(curvature: Curvature) -> Callable[[Params, Batch], tuple[MatVec, .
     3
     """
     require("per_class", curvature=curvature)
-    Coupled.refuse("per_class", curvature)
+    BatchCoupled.refuse("per_class", curvature)
 
     def at(params: Params, batch: Batch) -> tuple[MatVec, ...]:
         _, targets = pair("per_class", batch)
@@ -154,7 +154,7 @@ def shifted(curvature: Curvature, shift) -> Curvature:
     """
     require("shifted", curvature=curvature)
     number("shifted", shift=shift)
-    return Coupled.like(curvature, lambda params, batch: _shifted(product_at("shifted", curvature, params, batch), shift))
+    return BatchCoupled.like(curvature, lambda params, batch: _shifted(product_at("shifted", curvature, params, batch), shift))
 
 
 def _shifted(matvec: MatVec, shift) -> MatVec:
@@ -196,7 +196,7 @@ def preconditioned(curvature: Curvature, scale: Params) -> Curvature:
 
         return product
 
-    return Coupled.like(curvature, at)
+    return BatchCoupled.like(curvature, at)
 
 
 def projected(curvature: Curvature, basis: Params) -> Curvature:
@@ -211,7 +211,7 @@ def projected(curvature: Curvature, basis: Params) -> Curvature:
     """
     require("projected", curvature=curvature)
     onto = _projection("projected", basis)
-    return Coupled.like(curvature, lambda params, batch: _between(product_at("projected", curvature, params, batch), onto))
+    return BatchCoupled.like(curvature, lambda params, batch: _between(product_at("projected", curvature, params, batch), onto))
 
 
 def deflated(curvature: Curvature, basis: Params) -> Curvature:
@@ -228,7 +228,7 @@ def deflated(curvature: Curvature, basis: Params) -> Curvature:
     require("deflated", curvature=curvature)
     onto = _projection("deflated", basis)
     off = lambda v: tree.sub(v, onto(v))  # noqa: E731
-    return Coupled.like(curvature, lambda params, batch: _between(product_at("deflated", curvature, params, batch), off))
+    return BatchCoupled.like(curvature, lambda params, batch: _between(product_at("deflated", curvature, params, batch), off))
 
 
 def _between(matvec: MatVec, project: MatVec) -> MatVec:
@@ -264,12 +264,12 @@ def restricted(curvature: Curvature, select: Callable[[str], bool]) -> Curvature
         tree.select(whole, select)  # it raises where nothing is selected
 
         def product(u: Params) -> Params:
-            return tree.select(matvec(tree.filled(u, whole)), select)
+            return tree.select(matvec(tree.fill_zeros(u, whole)), select)
 
         return product
 
-    block = Coupled.like(curvature, at)
-    block.acts_on = Part(lambda params: tree.select(domain(curvature, params), select), tree.filled)
+    block = BatchCoupled.like(curvature, at)
+    block.acts_on = Part(lambda params: tree.select(domain(curvature, params), select), tree.fill_zeros)
     return block
 
 

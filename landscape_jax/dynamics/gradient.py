@@ -1,6 +1,5 @@
 """Gradient descent in every form optax knows."""
 
-import contextlib
 import inspect
 import re
 import warnings
@@ -17,6 +16,7 @@ from jax.tree_util import Partial
 
 from landscape_jax import labels, losses, tree
 from landscape_jax.arguments import require
+from landscape_jax.backend import policy
 from landscape_jax.curvature.closures import injected, opened, updates_in
 from landscape_jax.data.batches import check_repeats, source
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
@@ -55,9 +55,9 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     def step(batches: Batches, key: Key, t: Array, params: Params, state):
         batch = batches(key, t)
         losses.check(loss, params, batch)
-        with _shared_precision():
+        with policy.shared_gradient_precision():
             value, grads = jax.value_and_grad(loss)(params, batch)
-        updates, state = updated(optimizer, grads, state, params, value, lambda theta: loss(theta, batch))
+        updates, state = optimizer_update(optimizer, grads, state, params, value, lambda theta: loss(theta, batch))
         # the sum is rounded the same way whether or not somebody looks at the updates
         updates = jax.lax.optimization_barrier(updates)
         moment = Moment(t, params, batch, value, grads, updates, state)
@@ -66,24 +66,18 @@ def gradient(loss: Loss, optimizer: optax.GradientTransformation, batches: Batch
     return Dynamics(Partial(init, batches), Partial(step, batches))
 
 
-def _shared_precision():
-    """On a CPU, which has but one precision of matrix products, call it by the name that curvatures call it: to the compiler
-    the gradient inside of a step's first Hessian product is then the step's own, and is computed once."""
-    return jax.default_matmul_precision("highest") if jax.default_backend() == "cpu" else contextlib.nullcontext()
-
-
-def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):
-    """(updates, state) of one step of an optimizer, with all that optax may ask for: loss, gradient, and each as a function."""
+def optimizer_update(optimizer: optax.GradientTransformationExtraArgs, grads, state, params, value, value_fn):
+    """(updates, state) of one step of an optimizer, given all that optax may ask for: loss, gradient, and both as functions."""
     offered = {"value": value, "grad": grads, "value_fn": value_fn}  # line searches, Polyak's step, MoMo
     named = {"obj_fn": value_fn, "grad_fn": lambda theta, *_: jax.grad(value_fn)(theta)}  # Sophia, SAM
     offered |= {name: named[name] for name in named.keys() & _arguments(optimizer.update)}
     while True:
         try:
-            # optax mixes ints and floats here and there, which a caller's strict promotion would refuse
+            # some of optax mixes ints and floats, which strict promotion in the caller would refuse
             with jax.numpy_dtype_promotion("standard"):
                 updates, state = optimizer.update(grads, state, params, **offered)
             break
-        except TypeError as error:  # Python's own, when it binds the arguments; the signature of a wrapper does not tell
+        except TypeError as error:  # raised when Python binds the arguments: the signature of a wrapper does not show them
             name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if name is None or name[1] not in offered:
                 raise
@@ -99,7 +93,7 @@ def updated(optimizer: optax.GradientTransformationExtraArgs, grads, state, para
 
 
 def _arguments(update: Callable) -> set[str]:
-    """The names of all arguments of an update function, and of those inside of it."""
+    """The names of all arguments of an update function and of the update functions that it wraps."""
     inner = updates_in(list(opened(update)[1].values()))
     return set(inspect.signature(update).parameters).union(*map(_arguments, inner))
 
@@ -136,7 +130,7 @@ def check_descends(optimizer: optax.GradientTransformationExtraArgs, params: Par
 
         def update(carry):
             count, _, state = carry
-            updates, state = updated(optimizer, slope, state, small, linear(small), linear)
+            updates, state = optimizer_update(optimizer, slope, state, small, linear(small), linear)
             return count + 1, tree.vdot(slope, updates), state
 
         first = update((0, None, optimizer.init(small)))
@@ -178,7 +172,7 @@ def _ways(optimizer: optax.GradientTransformationExtraArgs, params: Params, num_
             return 1e6 + tree.vdot(slope, theta)
 
         def step(theta: Params, state):
-            updates, state = updated(optimizer, slope, state, theta, linear(theta), linear)
+            updates, state = optimizer_update(optimizer, slope, state, theta, linear(theta), linear)
             return optax.apply_updates(theta, updates), state
 
         def way(theta: Params) -> tuple[Array, Array]:

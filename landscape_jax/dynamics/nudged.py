@@ -76,7 +76,7 @@ def nudged(
 
     def init(inner: Dynamics, gamma, batch: Batch, params: Params) -> Nudged:
         real = tree.dtype(params)
-        none = jnp.zeros(k, real), tree.stacked(params, k)
+        none = jnp.zeros(k, real), tree.zero_stack(params, k)
         return Nudged(inner.init(params), jnp.asarray(gamma, real), *none, track.init(domain(curvature, params)))
 
     def step(inner: Dynamics, gamma, batch: Batch, key: Key, t: Array, params: Params, state: Nudged):

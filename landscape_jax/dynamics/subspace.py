@@ -22,7 +22,7 @@ from jax.tree_util import Partial
 from landscape_jax import losses, tree
 from landscape_jax.arguments import count, described, require
 from landscape_jax.data.batches import check_repeats
-from landscape_jax.dynamics.gradient import check_descends, check_loss, updated
+from landscape_jax.dynamics.gradient import check_descends, check_loss, optimizer_update
 from landscape_jax.types import Batches, Dynamics, Key, Loss, Moment, Params
 
 
@@ -196,7 +196,7 @@ def subspace(
 
         shift = state.basis.embed(state.z)
         slope = state.basis.project(jax.vjp(lambda s: surface(state.origin, s), shift)[1](grads)[0])  # ∂L/∂z  [d]
-        updates, inner = updated(optimizer, slope, state.inner, state.z, value, lambda z: loss(at(z), batch))
+        updates, inner = optimizer_update(optimizer, slope, state.inner, state.z, value, lambda z: loss(at(z), batch))
         z = optax.apply_updates(state.z, updates)
         moved = at(z)
         state = state._replace(z=z, inner=inner)

@@ -21,7 +21,7 @@ from jax.scipy.special import gammaln
 from jax.tree_util import Partial
 
 from landscape_jax import tree
-from landscape_jax.types import Batch, Batches, Coupled, Key, Loss, Params
+from landscape_jax.types import Batch, BatchCoupled, Batches, Key, Loss, Params
 
 Basis = Callable[[Array, int], Array]  # (t [], m + 1) ↦ the weights of m + 2 control points
 
@@ -84,7 +84,7 @@ def path_loss(loss: Loss, start: Params, end: Params, basis: Basis = bezier) -> 
         ts, examples = batch
         return jnp.mean(jax.vmap(lambda t: loss(point(start, bends, end, t, basis), examples))(ts))
 
-    return Coupled.like(loss, on_path)
+    return BatchCoupled.like(loss, on_path)
 
 
 def spread(batches: Batches, num: int = 4) -> Batches:

@@ -1,15 +1,15 @@
-"""The loss on a line or a plane through θ, and directions worth cutting along.
+"""The loss on a line or a plane through θ, and directions for them.
 
     plane(loss, params, random_directions(key, params), xs, ys, batch)
 
-A slice is L(θ + Σᵢ cᵢ dᵢ) at many points c; everything here is one compiled program over the points, or makes directions:
+A slice is L(θ + Σᵢ cᵢ dᵢ) at many points c, computed by one compiled program. The directions may be:
 
     random, scaled filter by filter      random_directions(key, params)
     sharpest                             sharpest(curvature, params, batch).vectors
     where training went                  principal(path), with the path's own coordinates
     any two                              a stack: leaves [2, ...]
 
-For more data than fit at once, `losses.chunked(loss, num_chunks)` takes the loss's place.
+For more data than fit into memory at once, pass `losses.chunked(loss, num_chunks)` as the loss.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from landscape_jax import devices, losses, programs, tree
 from landscape_jax.arguments import count, product_at, require
+from landscape_jax.backend import policy
 from landscape_jax.spectrum import eigsh
 from landscape_jax.types import Batch, Curvature, Eigs, Key, Loss, Params
 
@@ -37,9 +38,9 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
     Args:
       directions: a stack of k directions, leaves [k, ...].
       points: c, [n, k].
-      size: points side by side under vmap, each with activations of its own; default: one after the other on a CPU, 16
-        on accelerators.
-    Returns: [n]. A point where the loss is NaN or infinite says so, and no other does.
+      size: points side by side under vmap, each with its own activations; default: one after the other on a CPU, 16 on
+        accelerators.
+    Returns: [n]. A loss that is NaN or infinite at one point does not affect the others.
     Cost: n losses; memory: `size` losses' and θ's.
 
     >>> directions = lj.landscape.random_directions(key, params)
@@ -50,8 +51,8 @@ def values(loss: Loss, params: Params, directions: Params, points: Array, batch:
     def one(c: Array) -> Array:
         return loss(tree.add(params, tree.combine(c, directions)), batch)
 
-    side_by_side = (1 if jax.default_backend() == "cpu" else 16) if size is None else size
-    return jax.lax.map(one, points, batch_size=None if side_by_side == 1 else side_by_side)
+    at_once = policy.points_at_once(size)
+    return jax.lax.map(one, points, batch_size=None if at_once == 1 else at_once)
 
 
 def line(loss: Loss, params: Params, direction: Params, xs, batch: Batch, **how) -> np.ndarray:
@@ -113,28 +114,28 @@ def _grid(
     padded = np.resize(points, (-(-len(points) // part) * part, len(axes)))
     go, arrays = programs.program(_compiled, loss)
     found = []
-    with _bar(name, len(points), progress and devices.first()) as show:
+    with _bar(name, len(points), progress and devices.is_first_process()) as show:
         for start in range(0, len(padded), part):
-            found.append(devices.fetched(go(arrays, params, directions, padded[start : start + part], batch, size, mesh)))
+            found.append(devices.to_host(go(arrays, params, directions, padded[start : start + part], batch, size, mesh)))
             show(min(start + part, len(points)))
     return np.concatenate(found)[: len(points)].reshape([len(axis) for axis in axes])
 
 
 def _part(points: int, unit: int, pieces: int) -> int:
-    """Points a call, a multiple of `unit`, for about so many equal calls."""
+    """The number of points a call, a multiple of `unit`, so that there are about `pieces` equal calls."""
     return -(-points // (pieces * unit)) * unit
 
 
 def _compiled(rebuild: Callable) -> Callable:
     @functools.partial(jax.jit, static_argnames=("size", "mesh"))
     def go(arrays, params, directions, points, batch, size, mesh):
-        def local(points, whole):
-            arrays, params, directions, batch = whole
+        def local(points, shared):
+            arrays, params, directions, batch = shared
             return values(rebuild(arrays), params, directions, points, batch, size=size)
 
         if mesh is not None:
-            split, alike = PartitionSpec(mesh.axis_names), PartitionSpec()
-            in_specs = (split, alike)
+            split, replicated = PartitionSpec(mesh.axis_names), PartitionSpec()
+            in_specs = (split, replicated)
             local = jax.shard_map(local, mesh=devices.automatic(mesh), in_specs=in_specs, out_specs=split, check_vma=False)
         return local(points, (arrays, params, directions, batch))
 

@@ -9,8 +9,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax.arguments import count, counts
-from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import Dense, float_of, gaussian, glorot_uniform, he, model
+from landscape_jax.models.module import Conv, Dense, float_of, gaussian, glorot_uniform, he, model
 from landscape_jax.types import Model
 
 

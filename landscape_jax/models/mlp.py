@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax.arguments import count, counts
-from landscape_jax.models.module import dense, float_of, model
+from landscape_jax.backend.products import dense
+from landscape_jax.models.module import float_of, model
 from landscape_jax.models.parametrisation import Parametrisation, Scaling, standard
 from landscape_jax.types import Model
 

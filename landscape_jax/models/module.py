@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from landscape_jax import tree
 from landscape_jax.arguments import described, require
+from landscape_jax.backend.convolution import convolve
+from landscape_jax.backend.products import dense
 from landscape_jax.types import Key, Model, Params
 
 
@@ -31,7 +32,7 @@ def model(module: nn.Module) -> Model:
 def flat(network: Model, inputs: Array) -> Model:
     """The same network with θ as one vector [p].
 
-    Linear algebra on θ is then one operation where it was one a leaf: Lanczos and its like compile in half the time.
+    Linear algebra on θ is then one operation rather than one a leaf: Lanczos and its like compile in half the time.
 
     Args:
       inputs: [n, ...], as for `init`.
@@ -48,26 +49,9 @@ def flat(network: Model, inputs: Array) -> Model:
     return Model(init, lambda params, inputs: network.apply(unravel(params), inputs))
 
 
-def dense(x: Array, kernel: Array, dims=None, **options) -> Array:
-    """x W, [..., i] and [i, o] ↦ [..., o]: `x @ kernel`, quicker to differentiate on a CPU.
-
-    The gradient to W is Xᵀ Δ, and XLA's CPU back end (jaxlib 0.10) runs it at full speed only with the right one of i and o on
-    the right (`tree.turned`). Where that is i it is asked for as Δᵀ X, and turned: 1,000 examples, 3072 × 200, 12.1 → 6.2 ms on
-    one core and 4.9 → 3.9 ms on two; 200 × 10, 110 → 35 µs and 73 → 39 µs (a Xeon); 64 × 100, 89 → 70 µs and 55 → 43 µs;
-    128 × 200, 299 → 232 µs and 186 → 129 µs (an EPYC). The numbers are those of `x @ kernel` to rounding.
-
-    Args:
-      dims, options: as for `jax.lax.dot_general`, for which it can stand: `flax.linen.Dense(n, dot_general=models.dense)`.
-    """
-    plain = ((x.ndim - 1,), (0,)), ((), ())
-    turns = kernel.ndim == 2 and tree.turned(*kernel.shape)
-    if turns and dims in (None, plain) and jax.default_backend() == "cpu":
-        turned = jax.lax.optimization_barrier(kernel.T)  # fenced, as its derivatives are: XLA would turn the product back
-        return jax.lax.dot_general(x, turned, (((x.ndim - 1,), (1,)), ((), ())), **options)
-    return jax.lax.dot_general(x, kernel, plain if dims is None else dims, **options)
-
-
-Dense = functools.partial(nn.Dense, dot_general=dense)  # flax's layer, its parameters and its options
+# flax's layers, with their parameters and options
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+Dense = functools.partial(nn.Dense, dot_general=dense)
 
 
 def float_of(x: Array):

@@ -11,9 +11,8 @@ from jax import Array
 from jax.tree_util import Partial
 
 from landscape_jax.arguments import count
-from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import Dense, float_of, gaussian, model
-from landscape_jax.types import Batch, Coupled, Model, Params
+from landscape_jax.models.module import Conv, Dense, float_of, gaussian, model
+from landscape_jax.types import Batch, BatchCoupled, Model, Params
 
 WHY = "BatchNorm in batch mode takes its statistics over the whole batch"
 
@@ -151,7 +150,7 @@ def _model(blocks, filters, outputs, norm, preactivation, stem, scale) -> Model:
     return Model(init, _BatchNormed(in_batch, held))
 
 
-class _BatchNormed(Coupled):
+class _BatchNormed(BatchCoupled):
     """`apply` in batch mode, which knows how to hold its statistics."""
 
     def __init__(self, in_batch: nn.Module, held: nn.Module):

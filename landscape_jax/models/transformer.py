@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax.arguments import count
-from landscape_jax.models.convolution import Conv
-from landscape_jax.models.module import Dense, float_of, model
+from landscape_jax.models.module import Conv, Dense, float_of, model
 from landscape_jax.types import Model
 
 

@@ -9,8 +9,10 @@ from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, product, require
+from landscape_jax.backend import layout
+from landscape_jax.backend.eigh import eigh
 from landscape_jax.spectrum.lanczos import lanczos, packed, recurrence
-from landscape_jax.spectrum.rayleigh_ritz import eigh, solve_projected
+from landscape_jax.spectrum.rayleigh_ritz import solve_projected
 from landscape_jax.types import Estimate, Key, MatVec, Params
 
 
@@ -63,7 +65,7 @@ def density(
     m, slack = min(num_steps, tree.size(like)), float(jnp.finfo(tree.dtype(like)).eps) ** 0.5
 
     def probe(key: Key) -> Density:
-        start = tree.wide(tree.normal_like(key, like))
+        start = layout.pack(tree.normal_like(key, like))
         if reorthogonalise:
             block = jax.tree.map(lambda x: x[None], start)
             nodes, rotation, *_ = solve_projected(lanczos(packed(matvec), block, m, slack=slack), m)

@@ -7,6 +7,7 @@ from jax import Array
 
 from landscape_jax import programs, tree
 from landscape_jax.arguments import count, number, product, require
+from landscape_jax.backend import layout
 from landscape_jax.spectrum.lanczos import lanczos, packed
 from landscape_jax.spectrum.rayleigh_ritz import ritz
 from landscape_jax.spectrum.thick_restart import solve_to_tolerance
@@ -112,11 +113,11 @@ def block_eigsh(
     start = jax.tree.map(lambda x: x[:p], start)  # more than p guesses are not independent
     b, wanted = min(b, p), k + smallest
     _check_request(k, smallest, num_steps, depth, tol, b, p)
-    matvec, start = packed(matvec), tree.wide(start, axes=1)
+    matvec, start = packed(matvec), layout.pack(start, axes=1)
     dtype, eps = tree.dtype(start), tree.eps(start)
     if num_steps is not None:
         eigs = ritz(lanczos(matvec, start, min(num_steps, p), slack=default_slack(dtype)), k, smallest)
-        return eigs._replace(vectors=eigs.vectors.plain())
+        return eigs._replace(vectors=eigs.vectors.unpack())
     count("eigsh", 0, confirm=confirm)
     m = min(4 * wanted + 16 + b - 1 if depth is None else depth, p)
     minimum = rounding_error(dtype, eps, m)
@@ -127,7 +128,7 @@ def block_eigsh(
         )
     tol = default_tolerance(dtype, eps, m) if tol is None else tol
     eigs = solve_to_tolerance(matvec, start, k, smallest, m, tol, confirm, max_restarts)
-    return eigs._replace(vectors=eigs.vectors.plain())
+    return eigs._replace(vectors=eigs.vectors.unpack())
 
 
 def _check_request(

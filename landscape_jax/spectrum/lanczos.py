@@ -21,6 +21,7 @@ from jax import Array
 
 from landscape_jax import tree
 from landscape_jax.arguments import count, product
+from landscape_jax.backend import layout
 from landscape_jax.backend.control import run_if
 from landscape_jax.types import MatVec, Params
 
@@ -126,9 +127,9 @@ def widened(matvec: MatVec, like: Params) -> MatVec:
 
 
 def packed(matvec: MatVec) -> MatVec:
-    """The operator on vectors in the layout of `tree.wide`, in which `models.dense` takes and gives its kernels. A basis kept
+    """The operator on vectors in the layout of `layout.pack`, in which `models.dense` takes and gives its kernels. A basis kept
     in θ's own layout would be transposed twice in each product."""
-    return lambda v: tree.wide(matvec(v.plain()))
+    return lambda v: layout.pack(matvec(v.unpack()))
 
 
 def begin(start: Params, num_steps: int, slack: float | Array = 0.0) -> Krylov:
@@ -141,7 +142,7 @@ def begin(start: Params, num_steps: int, slack: float | Array = 0.0) -> Krylov:
     # the first vector meets an empty basis: handled apart, the basis is written once and not read
     first = tree.row(start, 0)
     first = run_if(tree.norm(first) == 0, lambda like: tree.scattered_like(0, like), first)
-    basis = tree.with_row(tree.stacked(first, rows), 0, tree.scale(1 / tree.norm(first), first))
+    basis = tree.with_row(tree.zero_stack(first, rows), 0, tree.scale(1 / tree.norm(first), first))
     basis = jax.lax.fori_loop(1, b, lambda i, q: append_row(q, i, tree.row(start, i), i)[0], basis)
     gram, overlap = jnp.zeros((rows, num_steps), dtype), jnp.eye(rows, dtype=dtype)
     return Krylov(basis, gram, overlap, jnp.asarray(eps, dtype), jnp.asarray(slack, dtype))

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.backend import products
 from landscape_jax.backend.control import run_if
 from landscape_jax.spectrum.lanczos import Krylov, append_row, begin, extend
 from landscape_jax.spectrum.rayleigh_ritz import is_orthonormal, newton_orthonormalize, ritz_vectors, solve_projected
@@ -240,7 +241,7 @@ def _result(state: _State, problem: _Problem) -> Eigs:
     values, residuals = jnp.where(progress.broken, jnp.nan, solution.values[:wanted]), solution.residuals
     vectors, orthonormal = newton_orthonormalize(ritz_vectors(krylov, solution.rotation[:, :wanted]))
     if problem.m == p:  # all eigenvalues are there if the basis is one of ℝᵖ
-        orthonormal &= (solution.count < p) | is_orthonormal(tree.overlaps(krylov.basis)[:p, :p])
+        orthonormal &= (solution.count < p) | is_orthonormal(products.overlaps(krylov.basis)[:p, :p])
     if problem.smallest > 1:  # the smallest stand in ascending order
         descending = np.r_[0:k, wanted - 1 : k - 1 : -1] if k else np.arange(wanted)[::-1]
         values, vectors, residuals = jax.tree.map(lambda x: x[descending], (values, vectors, residuals))
@@ -268,7 +269,7 @@ def _thick_restart(
     new = new.at[keep : keep + b, :keep].set(jnp.where(fresh, 0, coupling))
     # one product of the whole stack, [rows, rows] times [rows, ...], and no slice of it: slices of a basis are copies
     weights = jnp.zeros((rows, rows), gram.dtype).at[:keep, :m].set(rotation.T)
-    overlap = _matmul(_matmul(weights, tree.overlaps(basis)), weights.T)
+    overlap = _matmul(_matmul(weights, products.overlaps(basis)), weights.T)
     # with the step of `newton_orthonormalize`, on the coefficients
     kept = tree.combine(1.5 * weights - 0.5 * _matmul(overlap, weights), basis)
 

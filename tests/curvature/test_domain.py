@@ -23,7 +23,7 @@ def weights(path):
 
 def block(problem, params, scale=None):
     """The dense block of the weights, by another way, and which entries of θ they are."""
-    inside = np.asarray(ravel_pytree(tree.filled(tree.select(jax.tree.map(jnp.ones_like, params), weights), params))[0]) > 0
+    inside = np.asarray(ravel_pytree(tree.fill_zeros(tree.select(jax.tree.map(jnp.ones_like, params), weights), params))[0]) > 0
     unravel = ravel_pytree(params)[1]
     whole = jax.hessian(lambda x: problem.loss(unravel(x), problem.data))(ravel_pytree(params)[0])
     if scale is not None:

@@ -227,7 +227,7 @@ def test_restricted_to_leaves_is_the_diagonal_block():
     whole = matrix(cv.hessian(loss), params, batch)
     for select in (lambda path: path.startswith("layer1/"), lambda path: not path.endswith("bias")):
         part = lj.tree.select(params, select)
-        inside = ravel_pytree(lj.tree.filled(jax.tree.map(jnp.ones_like, part), params))[0].astype(bool)
+        inside = ravel_pytree(lj.tree.fill_zeros(jax.tree.map(jnp.ones_like, part), params))[0].astype(bool)
         assert 0 < inside.sum() == lj.tree.size(part) < len(inside)
         block = matrix(cv.restricted(cv.hessian(loss), select), params, batch, like=part)
         np.testing.assert_allclose(block, whole[np.ix_(inside, inside)], rtol=0, atol=1e-6)

@@ -1,12 +1,9 @@
-import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from landscape_jax import tree
-from landscape_jax.models import dense, mlp, uniform
+from landscape_jax.models import mlp, uniform
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 5)), jnp.float32)  # examples of shape [2, 5] are flattened
 
@@ -63,21 +60,3 @@ def test_another_key_gives_other_weights():
     first, again, other = (init(jax.random.key(seed), X)["layer0"]["kernel"] for seed in (0, 0, 1))
     assert (first == again).all()
     assert not (first == other).any()
-
-
-@pytest.mark.parametrize("shape", [(7, 30, 4), (7, 4, 30), (3, 7, 30, 4), (7, 32, 40)], ids=["tall", "wide", "tokens", "even"])
-def test_dense_is_the_matrix_product_with_its_derivatives(shape):
-    """Value, gradient, Hessian product, and all of them mapped over kernels, for f = Σ tanh(x W)²; in flax's layer too."""
-    *batch, i, o = shape
-    x, *rest = (jax.random.normal(jax.random.key(seed), size) for seed, size in enumerate([(*batch, i), (5, i, o), (5, i, o)]))
-    kernels, tangents = rest
-
-    def derivatives(product):
-        loss = lambda w: jnp.sum(jnp.tanh(product(x, w)) ** 2)  # noqa: E731
-        return jax.vmap(lambda w, v: (loss(w), *jax.jvp(jax.grad(loss), (w,), (v,))))(kernels, tangents)
-
-    def by_flax(x, w):
-        return nn.Dense(o, use_bias=False, dot_general=dense).apply({"params": {"kernel": w}}, x)
-
-    for product in (dense, by_flax):
-        chex.assert_trees_all_close(derivatives(product), derivatives(jnp.matmul), rtol=1e-5, atol=1e-5)

@@ -95,7 +95,7 @@ def follow(
     vectors = jax.tree.map(lambda x: x[None], y1)
     if plan.k > 1:  # of the side just written, or as it was where the look is not valid
         vectors = tree.combine(ritz_coefficients(memory.frame[side])[: plan.k], _read_side(stored, side, plan.b))
-    return memory, _report(summary, vectors.plain(), plan, noise)
+    return memory, _report(summary, vectors.unpack(), plan, noise)
 
 
 def _is_cold(memory: Memory, first: FirstProduct, drift: Array, rounding: float | Array, policy: Policy) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.backend import layout
 from landscape_jax.spectrum.lanczos import append_row
 from landscape_jax.spectrum.tracking.policy import Policy
 from landscape_jax.types import Params
@@ -50,8 +51,8 @@ class Memory(NamedTuple):
 
 def new_memory(params: Params, b: int, policy: Policy) -> Memory:
     """Before the first look: b fixed directions, of which nothing is known."""
-    start = tree.stacked(tree.wide(params), b)
-    direction = lambda i: tree.wide(tree.scattered_like(i, params))  # noqa: E731
+    start = tree.zero_stack(layout.pack(params), b)
+    direction = lambda i: layout.pack(tree.scattered_like(i, params))  # noqa: E731
     start = jax.lax.fori_loop(0, b, lambda i, q: append_row(q, i, direction(i), i)[0], start)
     dtype = tree.dtype(params)
     vectors, frame = jax.tree.map(lambda x: jnp.concatenate([x, x]), start), jnp.eye(b, dtype=dtype)

@@ -1,4 +1,9 @@
-"""XLA's own convolutions in compiled loops on a CPU: found in a jaxpr, and warned of."""
+"""A warning about XLA's own convolutions in compiled loops on a CPU.
+
+Why: there XLA's kernel gradient takes about ten times as long as outside of a loop, and a user can't see the reason.
+Found with: jaxlib 0.10.
+No longer needed when: `convolution.convolve` is no longer needed, which says how to see it.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -7,19 +12,21 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr
 
+from landscape_jax.backend import policy
+
 MESSAGE = (
     "the gradient of a convolution lies inside a compiled loop, where XLA on a CPU takes about ten times as long for it as "
-    "outside. Give the layer conv_general_dilated=landscape_jax.models.convolved (flax.linen.Conv and flax.nnx.Conv take it), "
+    "outside. Give the layer conv_general_dilated=landscape_jax.models.convolve (flax.linen.Conv and flax.nnx.Conv take it), "
     "or call that function in place of jax.lax.conv_general_dilated: the same convolution, fast in loops"
 )
 
 
 def warn_of_slow_convolutions(body: Callable, carry: Any, xs: Any = None) -> None:
-    """Warn if `jax.lax.scan(body, carry, xs)` holds a convolution's kernel gradient that `convolved` has a fast form for.
+    """Warn if `jax.lax.scan(body, carry, xs)` contains a kernel gradient that `convolve` has a fast form for.
 
-    On a CPU only. Cost: a walk over the equations; `scan` caches the jaxpr of `body`, which is traced once for both.
+    On a CPU only. Cost: a walk over the equations. `scan` caches the jaxpr of `body`, so that `body` is traced once in all.
     """
-    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]  # set late
+    if not policy.on_cpu() or jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]  # set late
         return
     length = 1 if xs is None else None
     jaxpr = jax.make_jaxpr(lambda carry, xs: jax.lax.scan(body, carry, xs, length=length))(carry, xs)
@@ -28,7 +35,7 @@ def warn_of_slow_convolutions(body: Callable, carry: Any, xs: Any = None) -> Non
 
 
 def _equations(jaxpr: Jaxpr, seen: set) -> Iterator:
-    """The equations of a jaxpr and of all jaxprs in it that were not seen before."""
+    """The equations of a jaxpr and of all jaxprs in it, each jaxpr once."""
     if id(jaxpr) in seen:
         return
     seen.add(id(jaxpr))
@@ -44,8 +51,8 @@ def _equations(jaxpr: Jaxpr, seen: set) -> Iterator:
 def _is_kernel_gradient(equation) -> bool:
     """Whether this is the kernel gradient of a two-dimensional convolution without dilation and groups.
 
-    It is a convolution too, whose channels are what is summed over: the images, on the leading axis. Its window strides are
-    the dilation of the kernel, and its dilations of the left side those of the inputs.
+    Such a gradient is itself a convolution. Its channels, which are summed over, are the images on the leading axis. Its window
+    strides are the kernel's dilation; its left dilation is the inputs'.
     """
     if equation.primitive.name != "conv_general_dilated" or equation.outvars[0].aval.ndim != 4:
         return False

@@ -11,10 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from landscape_jax import models
-from landscape_jax.models import convolution
+from landscape_jax.backend import unit_stride
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-FORMS = {"xla": jax.lax.conv_general_dilated, "ours": models.convolved}
+FORMS = {"xla": jax.lax.conv_general_dilated, "ours": models.convolve}
 KERNELS = {  # images, kernel, strides, padding
     "few channels": ((4, 5, 6, 3), (3, 3, 3, 4), (1, 1), "SAME"),
     "many channels": ((4, 4, 4, 9), (2, 3, 9, 8), (1, 1), "VALID"),
@@ -151,7 +151,7 @@ def test_an_output_has_the_type_that_jax_gives_its_own(kernel, varying):
 
 def test_operands_that_vary_differently_are_refused_by_the_primitives():
     """`stationary` casts them alike; without, the gradient of the kernel would lack its sum over devices."""
-    unlike = lambda x, k: convolution._convolve.bind(x, k, pads=((1, 1), (1, 1)))  # noqa: E731
+    unlike = lambda x, k: unit_stride._convolve.bind(x, k, pads=((1, 1), (1, 1)))  # noqa: E731
     shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((4, 5, 5, 3), (3, 3, 3, 2))]
     mapped = jax.shard_map(unlike, mesh=mesh_of("auto"), in_specs=(P("d"), P()), out_specs=P("d"))
     with pytest.raises(ValueError, match=r"convolve: one operand varies over .* \['d'\], the other over \[\]; .*pcast"):

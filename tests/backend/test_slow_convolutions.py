@@ -10,7 +10,7 @@ from flax import linen as nn
 
 import landscape_jax as lj
 from landscape_jax import losses, models
-from landscape_jax.models import plain
+from landscape_jax.backend import slow_convolutions
 
 
 def training(convolve, **options):
@@ -30,7 +30,7 @@ def warnings_of(call):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
-    return [str(w.message) for w in caught if "landscape_jax.models.convolved" in str(w.message)]
+    return [str(w.message) for w in caught if "landscape_jax.models.convolve" in str(w.message)]
 
 
 def test_a_plain_convolution_in_a_loop_is_warned_of_once_a_program():
@@ -52,8 +52,8 @@ def test_a_plain_convolution_in_a_loop_is_warned_of_once_a_program():
 def test_fast_convolutions_and_those_without_a_remedy_are_not_warned_of(monkeypatch):
     xlas = jax.lax.conv_general_dilated
     for convolve, options in (
-        (models.convolved, {}),
-        (models.convolved, {"strides": 2}),
+        (models.convolve, {}),
+        (models.convolve, {"strides": 2}),
         (xlas, {"kernel_dilation": 2}),
         (xlas, {"feature_group_count": 2}),
         (xlas, {"input_dilation": 2, "padding": 1}),
@@ -61,7 +61,7 @@ def test_fast_convolutions_and_those_without_a_remedy_are_not_warned_of(monkeypa
         assert warnings_of(functools.partial(traced_run, *training(convolve, **options))) == []
     layout = ("NHWC", "HWIO", "NHWC")
     forwards = lambda x, _: (xlas(x, jnp.ones((3, 3, 2, 2)), (1, 1), "SAME", dimension_numbers=layout), None)  # noqa: E731
-    assert warnings_of(lambda: plain.warn_of_slow_convolutions(forwards, jnp.ones((2, 4, 4, 2)))) == []
+    assert warnings_of(lambda: slow_convolutions.warn_of_slow_convolutions(forwards, jnp.ones((2, 4, 4, 2)))) == []
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert warnings_of(functools.partial(traced_run, *training(xlas))) == []
 
@@ -74,7 +74,7 @@ def test_the_look_at_a_loop_traces_its_body_no_second_time():
         return carry + x, carry
 
     def looked(carry, xs):
-        plain.warn_of_slow_convolutions(body, carry, xs)
+        slow_convolutions.warn_of_slow_convolutions(body, carry, xs)
         return jax.lax.scan(body, carry, xs)
 
     jax.jit(looked).trace(jnp.float32(0), jnp.arange(3.0))

@@ -11,7 +11,8 @@ from flax import linen as nn
 from flax import nnx
 
 from landscape_jax import curvature, losses, models, tree
-from landscape_jax.models import convolution
+from landscape_jax.backend import convolution, unit_stride
+from landscape_jax.models.module import Conv
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = {
@@ -20,7 +21,7 @@ CASES = {
     "uneven strides": ((2, 9, 11, 3), (3, 2, 3, 2), (2, 3), "VALID"),
     "padded by hand": ((2, 5, 5, 1), (3, 3, 1, 2), (1, 1), ((2, 0), (1, 3))),
 }
-STATIONARY = {
+UNIT_STRIDE = {
     "same": ((2, 5, 6, 3), (3, 3, 3, 4), ((1, 1), (1, 1))),
     "valid": ((3, 6, 5, 2), (3, 3, 2, 2), ((0, 0), (0, 0))),
     "even and uneven kernel": ((2, 5, 4, 3), (2, 5, 3, 2), ((1, 0), (2, 2))),
@@ -58,43 +59,43 @@ def assert_alike(found, expected):
 def test_as_xla_has_it_with_first_and_second_derivatives(name, x64):
     shape, kernel, strides, padding = CASES[name]
     x, k, dx, dk = normal(shape, kernel, shape, kernel)
-    product = functools.partial(convolution.as_product, strides=strides, padding=padding)
+    product = functools.partial(convolution.convolve_im2col, strides=strides, padding=padding)
     forms = xlas(padding, strides), product
     expected, found = (jax.jit(everything, static_argnums=0)(form, (x, k), (dx, dk)) for form in forms)
     assert_alike(found, expected)
 
 
-@pytest.mark.parametrize("largest", [convolution.LARGEST, 300])
-@pytest.mark.parametrize("name", STATIONARY)
-def test_stationary_as_xla_has_it_with_first_and_second_derivatives(name, largest, x64, monkeypatch):
+@pytest.mark.parametrize("largest", [unit_stride.MAX_FACTORS, 300])
+@pytest.mark.parametrize("name", UNIT_STRIDE)
+def test_unit_stride_as_xla_has_it_with_first_and_second_derivatives(name, largest, x64, monkeypatch):
     """In one part, and in several, whether their number divides the images or not."""
-    monkeypatch.setattr(convolution, "LARGEST", largest)
-    shape, kernel, pads = STATIONARY[name]
+    monkeypatch.setattr(unit_stride, "MAX_FACTORS", largest)
+    shape, kernel, pads = UNIT_STRIDE[name]
     x, k, dx, dk = normal(shape, kernel, shape, kernel)
     found, expected = (
         jax.jit(lambda at, toward, form=form: everything(form, at, toward))((x, k), (dx, dk))
-        for form in (functools.partial(convolution.stationary, pads=pads), xlas(pads))
+        for form in (functools.partial(unit_stride.convolve_unit_stride, pads=pads), xlas(pads))
     )
     assert_alike(found, expected)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (None, 4), (0, 0), (4, 1)])
-def test_stationary_mapped_over_images_kernels_or_both(axes, x64):
-    shape, kernel, pads = STATIONARY["even and uneven kernel"]
+def test_unit_stride_mapped_over_images_kernels_or_both(axes, x64):
+    shape, kernel, pads = UNIT_STRIDE["even and uneven kernel"]
     each = zip((shape, kernel), axes, strict=True)
     several = [shape if axis is None else (*shape[:axis], 3, *shape[axis:]) for shape, axis in each]
     x, k, dx, dk = normal(*several, *several)
     axes = ((axes, axes),)
     found, expected = (
         jax.jit(jax.vmap(lambda given, form=form: everything(form, *given), axes))(((x, k), (dx, dk)))
-        for form in (functools.partial(convolution.stationary, pads=pads), xlas(pads))
+        for form in (functools.partial(unit_stride.convolve_unit_stride, pads=pads), xlas(pads))
     )
     assert_alike(found, expected)
 
 
 @pytest.mark.parametrize("of", ["x", "k"])
-def test_stationary_third_derivatives_and_forwards_alone(of, x64):
-    shape, kernel, pads = STATIONARY["same"]
+def test_unit_stride_third_derivatives_and_forwards_alone(of, x64):
+    shape, kernel, pads = UNIT_STRIDE["same"]
     x, k, dx, dk = normal(shape, kernel, shape, kernel)
 
     def thirds(form):
@@ -106,17 +107,17 @@ def test_stationary_third_derivatives_and_forwards_alone(of, x64):
             jax.jvp(jax.jacfwd(both), (0.3,), (1.0,)),
         )
 
-    assert_alike(thirds(functools.partial(convolution.stationary, pads=pads)), thirds(xlas(pads)))
+    assert_alike(thirds(functools.partial(unit_stride.convolve_unit_stride, pads=pads)), thirds(xlas(pads)))
 
 
 def test_parts_cover_all_images_and_grow_with_the_limit():
     for n in (1, 7, 64, 97, 1000):
         for each in (10, 10**6, 10**8):
-            parts = convolution._parts(n, each)
+            parts = unit_stride._num_parts(n, each)
             assert 1 <= parts <= n
-            assert -(-n // parts) * each <= max(each, convolution.LARGEST)
-    assert convolution._parts(1000, 10**6) == 100  # 63 would do, and 100 is the next to divide
-    assert convolution._parts(97, 10**6) == 7  # a prime is grown
+            assert -(-n // parts) * each <= max(each, unit_stride.MAX_FACTORS)
+    assert unit_stride._num_parts(1000, 10**6) == 100  # 63 would do, and 100 is the next to divide
+    assert unit_stride._num_parts(97, 10**6) == 7  # a prime is grown
 
 
 def test_products_of_a_network_in_a_loop_and_over_seeds():
@@ -157,7 +158,7 @@ def test_max_pool_lets_no_nan_disappear(at):
 @pytest.mark.parametrize("options", [{"kernel_dilation": 2}, {"input_dilation": 2, "padding": 1}, {"feature_group_count": 2}])
 def test_what_is_no_plain_convolution_is_left_to_xla(options):
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    ours, flaxs = (layer(6, (3, 3), **options) for layer in (convolution.Conv, nn.Conv))
+    ours, flaxs = (layer(6, (3, 3), **options) for layer in (Conv, nn.Conv))
     params = flaxs.init(jax.random.key(1), x)
     np.testing.assert_array_equal(ours.apply(params, x), flaxs.apply(params, x))
 
@@ -179,7 +180,7 @@ def test_the_machine_chooses_and_no_parameter_changes(monkeypatch):
 
 # ── in place of XLA's ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-FORMS = models.convolved, jax.lax.conv_general_dilated
+FORMS = models.convolve, jax.lax.conv_general_dilated
 LAYOUTS = [None, ("NCHW", "OIHW", "NCHW"), ("HWNC", "HWOI", "NHWC"), ("NHWC", "HWIO", "NCHW")]
 
 
@@ -236,10 +237,10 @@ def test_operands_that_do_not_fit_are_refused_as_by_xla(name, wrap):
 
 
 class Conv2d(eqx.nn.Conv2d):
-    """As the docstring of `convolved` has it."""
+    """As the docstring of `convolve` has it."""
 
     def __call__(self, x, *, key=None):
-        y = models.convolved(x[None], self.weight, self.stride, self.padding, None, self.dilation, None, self.groups)[0]
+        y = models.convolve(x[None], self.weight, self.stride, self.padding, None, self.dilation, None, self.groups)[0]
         return y + self.bias if self.use_bias else y
 
 
@@ -264,7 +265,7 @@ def test_layers_of_other_libraries_take_it(layer):
     """The same parameters, outputs and Hessian products; no convolution of XLA's is left in the program."""
     x, texts, results = normal((2, 6, 6, 3))[0], [], []
     with jax.numpy_rank_promotion("allow"):
-        for how in ({}, {"conv_general_dilated": models.convolved}):
+        for how in ({}, {"conv_general_dilated": models.convolve}):
             params, apply = layer(**how)
             of = lambda params, apply=apply: jnp.sum(jnp.tanh(apply(params, x)))  # noqa: E731
             product = jax.jit(lambda params, of=of: jax.jvp(jax.grad(of), (params,), (jax.tree.map(jnp.cos, params),)))
