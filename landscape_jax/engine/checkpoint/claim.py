@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from landscape_jax.checkpoint import identity, manifest
-from landscape_jax.checkpoint.identity import Fields
+from landscape_jax.engine.checkpoint import identity, manifest
+from landscape_jax.engine.checkpoint.identity import Fields
 from landscape_jax.record import Unreadable, Unwritable, disk
 from landscape_jax.record.folder import versions
 

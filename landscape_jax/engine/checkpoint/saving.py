@@ -22,9 +22,9 @@ import jax.numpy as jnp
 
 from landscape_jax import devices
 from landscape_jax.arguments import described
-from landscape_jax.checkpoint import claim, shards
-from landscape_jax.checkpoint.identity import Fields
-from landscape_jax.checkpoint.manifest import (
+from landscape_jax.engine.checkpoint import claim, shards
+from landscape_jax.engine.checkpoint.identity import Fields
+from landscape_jax.engine.checkpoint.manifest import (
     FORMAT,
     Damaged,
     check,

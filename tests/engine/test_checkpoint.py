@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from lasting_run import CHUNK, EVERY, begun, drive, parts, plain
 
 import landscape_jax as lj
-from landscape_jax import driver, programs
-from landscape_jax.engine import hoisted
+from landscape_jax import programs
+from landscape_jax.engine import driver
+from landscape_jax.engine.core import hoisted
 
 STEPS = 6 * CHUNK
 
@@ -53,7 +54,7 @@ def test_a_checkpointed_run_is_the_run(kept):
 
 def test_a_finished_run_is_read_not_run(kept, copy, monkeypatch):
     after_each_chunk = contextlib.nullcontext(lambda *_: pytest.fail("it ran"))
-    monkeypatch.setattr(driver, "_bar", lambda *_: after_each_chunk)
+    monkeypatch.setattr(driver, "show_progress", lambda *_: after_each_chunk)
     same(drive(copy, False, STEPS), kept[1])
     steps, run, record = lj.checkpoint.load(copy, begun(False)[0])
     assert steps == STEPS
@@ -283,7 +284,7 @@ def test_every_kind_of_leaf_comes_back(impl, tmp_path):
     ("place", "runs"), [("-", 1), pytest.param("run", 40, marks=pytest.mark.slow)], ids=["in memory", "122 MiB to disk"]
 )
 def test_memory_stays_flat_over_two_hundred_thousand_observed_steps(place, runs, tmp_path):
-    script = Path(__file__).with_name("memory_of_drive.py")
+    script = Path(__file__).parents[1] / "memory_of_drive.py"
     folder = place if place == "-" else str(tmp_path / place)
     command = [sys.executable, str(script), folder, str(runs)]
     told = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout

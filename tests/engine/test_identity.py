@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import landscape_jax as lj
-from landscape_jax.checkpoint import identity
+from landscape_jax.engine.checkpoint import identity
 from landscape_jax.record import folder as results
 
 RNG = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def test_other_devices_are_told_of(tmp_path):
 
 def other_versions(monkeypatch):
     now = results.versions()
-    monkeypatch.setattr("landscape_jax.checkpoint.claim.versions", lambda: now | {"numpy": "9.0"})
+    monkeypatch.setattr("landscape_jax.engine.checkpoint.claim.versions", lambda: now | {"numpy": "9.0"})
 
 
 def test_another_version_with_the_same_program_goes_on_with_a_word(folder, monkeypatch):

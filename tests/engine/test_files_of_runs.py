@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import landscape_jax as lj
-from landscape_jax import driver
+from landscape_jax.engine import driver
 from landscape_jax.record import Unreadable, Unwritable, folder, growing
 
 STEPS, CHUNK = 600, 200

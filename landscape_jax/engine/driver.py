@@ -4,12 +4,9 @@ import contextlib
 import functools
 import math
 import re
-import signal
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +17,16 @@ from jax.sharding import Mesh, NamedSharding
 
 from landscape_jax import devices, programs, sweep, tree
 from landscape_jax.arguments import count, described, number, require
-from landscape_jax.checkpoint import identity
-from landscape_jax.checkpoint.saving import opened
-from landscape_jax.engine import Observe, Run, Status, hoisted, scanned, to_next_record
+from landscape_jax.engine.checkpoint import identity
+from landscape_jax.engine.checkpoint.saving import opened
+from landscape_jax.engine.core import Observe, Run, Status, hoisted, scanned, to_next_record
+from landscape_jax.engine.interrupts import defer_interrupts
+from landscape_jax.engine.progress import show_progress
 from landscape_jax.record import Gathered, Record
 from landscape_jax.record.values import plain
 from landscape_jax.types import Dynamics
 
 MOST_HELD = 2**23  # bytes of record that wait in memory for a checkpoint
-BETWEEN_LINES = 10.0  # seconds, where progress is told line by line
 
 
 class Interrupted(KeyboardInterrupt):
@@ -126,8 +124,8 @@ def drive(
         else:
             saved = None
         gathered, held, latest = Gathered(run.step.ndim), 0, time.monotonic()
-        interrupted = stack.enter_context(held_interrupts())
-        show = stack.enter_context(_bar(num_steps, done, progress and devices.first()))
+        interrupted = stack.enter_context(defer_interrupts())
+        show = stack.enter_context(show_progress(num_steps, done, progress and devices.first()))
         stopped = devices.anywhere(interrupted())
         ended, last = False, None  # whether all runs have diverged; the row that then comes again and again
         while done < num_steps and not stopped:
@@ -261,91 +259,3 @@ def _few(units: int, calls: int = 20, longest: int = 250) -> int:
     pieces where these would be long, for Ctrl-C waits for the end of one."""
     least = min(-(-units // calls), longest)
     return next((c for c in range(least, 2 * least + 1) if units % c == 0), least)
-
-
-class _Note:
-    """A SIGINT handler that only takes note; a second Ctrl-C goes to the handler before it."""
-
-    def __init__(self, before):
-        self.before, self.seen = before, False
-
-    def __call__(self, signum, frame):
-        if self.seen:
-            signal.signal(signal.SIGINT, self.before)
-            signal.raise_signal(signal.SIGINT)
-        self.seen = True
-
-
-@contextlib.contextmanager
-def held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C is noted and not raised, so that it can't break a compilation or lose a chunk: `drive` looks at the
-    note after each chunk. Around a `drive` it extends this to all that comes before; yields a function that tells."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.getsignal(signal.SIGINT)
-    note = before if isinstance(before, _Note) else _Note(before)
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: note.seen
-    finally:
-        if signal.getsignal(signal.SIGINT) is note:
-            signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _bar(num_steps: int, done: int, progress: bool) -> Iterator[Callable]:
-    """A function to be called as chunks end, with (done, record, status), that shows how far the run is."""
-    if not progress:
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield _lines(num_steps, done)
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=num_steps, completed=done, told="compiling")
-
-        def show(done: int, record: Record, status: np.ndarray) -> None:
-            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
-            bar.update(task, completed=done, told=_summary(record, status, speed))
-
-        yield show
-
-
-def _lines(num_steps: int, done: int) -> Callable:
-    """`_bar` where nothing can be drawn over: a line now and then."""
-    begun, first = time.monotonic(), done
-    latest = begun
-
-    def show(done: int, record: Record, status: np.ndarray) -> None:
-        nonlocal latest
-        now = time.monotonic()
-        if done < num_steps and now - latest < BETWEEN_LINES:
-            return
-        latest = now
-        told = _summary(record, status, (done - first) / max(now - begun, 1e-9))
-        print(f"{done}/{num_steps} steps, {told}", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _summary(record: Record, status: np.ndarray, speed: float | None) -> str:
-    values = {name: record[name] for name in ("loss", "sharpness") if name in record}
-    values = {name: x.get("value") if isinstance(x, Mapping) else x for name, x in values.items()}
-    told = [f"{name} {_last(x):.4g}" for name, x in values.items() if x is not None]
-    told += [f"{speed:.0f} steps/s"] if speed else []
-    diverged = int(np.sum(status == Status.DIVERGED))
-    told += [f"{status.size - diverged} of {status.size} runs alive"] if status.size > 1 or diverged else []
-    return ", ".join(told)
-
-
-def _last(values: np.ndarray) -> float:
-    """The median over runs of the newest finite value."""
-    finite = np.asarray(values)[np.isfinite(values)] if np.ndim(values) == 1 else np.asarray(values)[..., -1]
-    finite = finite[np.isfinite(finite)]
-    return float(np.median(finite[-1:] if np.ndim(values) == 1 else finite)) if finite.size else math.nan

@@ -333,7 +333,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capfd, monkeypatch):
     assert len(lines) == 1
     assert lines[0].startswith("24/24 steps, loss ")
     assert "steps/s" in lines[0]
-    monkeypatch.setattr("landscape_jax.driver.BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("landscape_jax.engine.progress.SECONDS_BETWEEN_LINES", 0.0)
     drive()
     assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == [f"{n}/24" for n in range(4, 25, 4)]
     monkeypatch.setenv("TERM", "dumb")

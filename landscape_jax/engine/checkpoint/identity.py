@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from landscape_jax import devices
-from landscape_jax.checkpoint import shards
+from landscape_jax.engine.checkpoint import shards
 
 Fields = dict[str, Any]  # what tells one run from another: JSON values by name
 
