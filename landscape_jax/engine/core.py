@@ -214,15 +214,14 @@ def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):
         )
 
     def observed(run: Run, rest):
-        after, moment, alive = _step(run, dynamics, ceiling)
+        after, moment = _step(run, dynamics, ceiling)
         key = jax.random.fold_in(run.key, run.step)
         memory, record = {}, {"step": run.step}
         for name, observable in observe.items():
             remembered, value = observable.measure(_own_key(key, name), run.memory[name], moment)
-            stays = getattr(remembered, "stays", False)
             check_names(value, f"observe[{name!r}]")
-            memory[name] = remembered if stays else tree.where(alive, remembered, run.memory[name])
-            record[name] = jax.tree.map(lambda x: _nan_unless(alive, x), value)
+            memory[name] = remembered
+            record[name] = jax.tree.map(lambda x: _nan_unless(moment.alive, x), value)
         after = after._replace(memory=memory)
         if not isinstance(rest, int) or rest > 0:  # else not even an empty loop: its body would be compiled
             after = jax.lax.fori_loop(0, rest, lambda _, r: _step(r, dynamics, ceiling)[0], after)
@@ -231,18 +230,16 @@ def _observed(run: Run, dynamics: Dynamics, observe: Observe, ceiling: float):
     return observed
 
 
-def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Array]:
+def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment]:
     # The barriers fence the step off from whatever surrounds it: the compiler fuses, and so rounds, it the same way with
     # and without observers. The batch stays outside, it may be the whole data set.
     fence = jax.lax.optimization_barrier
     t, params, state = fence((run.step, run.params, run.state))
     new_params, new_state, moment = dynamics.step(run.key, t, params, state)
-    new_params, new_state, rest = fence((new_params, new_state, moment._replace(batch=None)))
-    moment = rest._replace(batch=moment.batch)
+    new_params, new_state, rest = fence((new_params, new_state, moment._replace(batch=None, alive=None)))
 
-    fine = jnp.isfinite(moment.loss) & (moment.loss <= ceiling) & tree.all_finite(new_params)
+    fine = jnp.isfinite(rest.loss) & (rest.loss <= ceiling) & tree.all_finite(new_params)
     alive = (run.status == Status.RUNNING) & fine
-    moment = moment._replace(loss=jnp.where(alive, moment.loss, jnp.nan))  # tells observers that nothing comes of it
     after = Run(
         run.key,
         run.step + alive.astype(run.step.dtype),
@@ -251,7 +248,7 @@ def _step(run: Run, dynamics: Dynamics, ceiling: float) -> tuple[Run, Moment, Ar
         tree.where(alive, new_state, run.state),
         run.memory,
     )
-    return after, moment, alive
+    return after, rest._replace(batch=moment.batch, alive=alive)
 
 
 def _going_on(by: str, run: Run, dynamics: Dynamics, observe: Observe) -> None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import landscape_jax as lj
-from landscape_jax import Status, programs, spectrum
+from landscape_jax import Status, programs
 
 SCALES = {"a": jnp.array([1.0, 3.0]), "b": [jnp.array([[0.5]])]}
 THETA = {"a": jnp.array([1.0, -2.0]), "b": [jnp.array([[4.0]])]}
@@ -140,8 +140,7 @@ def test_the_ceiling_stops_a_run_that_passes_it():
     np.testing.assert_array_equal(theirs["loss"], record["loss"])
 
 
-def test_a_memory_that_stays_by_itself_is_that_of_the_last_step_alive(problem):
-    assert spectrum.tracker().init(problem.params).stays  # the engine leaves it to the tracker
+def test_a_tracker_keeps_the_memory_of_the_last_step_alive(problem):
     gd = lj.dynamics.gradient(problem.loss, optax.sgd(2.0), lj.data.full_batch(problem.data))
     watch = {"sharpness": lj.observe.sharpness(lj.curvature.hessian(problem.loss))}
     final, record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=40, ceiling=1e6)

@@ -45,8 +45,6 @@ class Memory(NamedTuple):
     last: Array  # [2] int32: which of them was the last on each side
     step: Array  # [] int32: of the last look
 
-    stays = True  # read by the engine: of a run that has diverged this is kept as it is
-
 
 def empty(params: Params, b: int, policy: Policy) -> Memory:
     """Before the first look: b scattered directions, of which nothing is known."""
