@@ -16,16 +16,27 @@ class Record(dict):
     coordinates of the axis "step" go on.
 
     As a pytree it is a dict of its entries. What a `tree.map` makes of it is a new record whose axes nobody has named: all
-    but "step" count as "axis_0", "axis_1", …
+    but "step" count as "axis_0", "axis_1", …; it keeps `cadence`.
 
     Args:
       entries: arrays, or pytrees of them, by name.
       named: the leading axes before "step", outermost first, each with its coordinates [n] (None: 0, 1, …).
+      cadence: of entries that have a row only at every so many-th entry of "step": how many, by name.
     """
 
-    def __init__(self, entries=(), named: Mapping[str, Any] | None = None):
+    def __init__(self, entries=(), named: Mapping[str, Any] | None = None, *, cadence: Mapping[str, int] | None = None):
         super().__init__(entries)
         self.named = dict(named or {})
+        self._coarse = {name: n for name, n in (cadence or {}).items() if n > 1}
+
+    @property
+    def cadence(self) -> dict[str, int]:
+        """For each entry, n where it has a row at every n-th entry of "step"; 1 for most."""
+        return {name: self._coarse.get(name, 1) for name in self}
+
+    def steps(self, name: str) -> np.ndarray:
+        """The steps at which an entry was recorded, [T] or fewer: coordinates of its own axis of time."""
+        return self.axes["step"][:: self.cadence[name]]
 
     @property
     def axes(self) -> dict[str, np.ndarray]:
@@ -41,30 +52,37 @@ class Record(dict):
     def to_xarray(self):
         """A labelled `xarray.Dataset`: one variable an entry (nested names joined by "."), the axes as dimensions.
 
-        Further dimensions of an entry are called <entry>_0, <entry>_1, …; runs' own clocks are the variable "clock". Needs
+        An entry that is recorded at every n-th entry of "step" has the dimension "step_<n>" in its place. Further dimensions of
+        an entry are called <entry>_0, <entry>_1, …; runs' own clocks are the variable "clock". Needs
         `pip install "landscape_jax[xarray]"`.
         """
         try:
             import xarray
         except ImportError as error:
             raise ImportError('to_xarray needs xarray: pip install "landscape_jax[xarray]"') from error
-        axes = self.axes
-        variables = {}
+        axes, cadence = self.axes, self.cadence
+        every = {name: cadence[entry] for entry, value in self.items() for name in flat({entry: value}, ".")}
+        coordinates, variables = dict(axes), {}
         for name, value in flat(self, ".").items():
             if name == "step" and value.ndim == 1:
                 continue  # the axis itself
-            name = "clock" if name == "step" else name
             lead = list(axes)[: value.ndim]
+            if every[name] > 1 and "step" in lead:
+                lead[-1] = f"step_{every[name]}"
+                coordinates[lead[-1]] = axes["step"][:: every[name]]
+            name = "clock" if name == "step" else name
             variables[name] = ([*lead, *(f"{name}_{i}" for i in range(value.ndim - len(lead)))], value)
-        return xarray.Dataset(variables, coords={name: ([name], x) for name, x in axes.items()})
+        return xarray.Dataset(variables, coords={name: ([name], x) for name, x in coordinates.items()})
 
     def tree_flatten_with_keys(self):
         names = sorted(self)
-        return [(jax.tree_util.DictKey(name), self[name]) for name in names], tuple(names)
+        entries = [(jax.tree_util.DictKey(name), self[name]) for name in names]
+        return entries, (tuple(names), tuple(sorted(self._coarse.items())))
 
     @classmethod
-    def tree_unflatten(cls, names, entries):
-        return cls(zip(names, entries, strict=True))
+    def tree_unflatten(cls, names_and_cadence, entries):
+        names, cadence = names_and_cadence
+        return cls(zip(names, entries, strict=True), cadence=dict(cadence))
 
 
 def clock(record: Mapping) -> np.ndarray:
@@ -77,7 +95,7 @@ def named(result: Any, axes: Mapping[str, Any]) -> Any:
     """The same pytree, whose records know these leading axes, outermost first."""
 
     def with_axes(x):
-        return Record(x, {**axes, **x.named}) if isinstance(x, Record) else x
+        return Record(x, {**axes, **x.named}, cadence=x.cadence) if isinstance(x, Record) else x
 
     return jax.tree.map(with_axes, result, is_leaf=lambda x: isinstance(x, Record))
 
