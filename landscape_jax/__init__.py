@@ -21,16 +21,16 @@ from landscape_jax import (
 from landscape_jax.engine import (
     Interrupted,
     Run,
+    Saving,
     Status,
     advance,
     check,
     checkpoint,
     drive,
     pace,
-    paced,
     run,
     start,
-    warmed,
+    warm_up,
 )
 from landscape_jax.record import Record
 
@@ -40,6 +40,7 @@ __all__ = [
     "Interrupted",
     "Record",
     "Run",
+    "Saving",
     "Status",
     "advance",
     "check",
@@ -55,7 +56,6 @@ __all__ = [
     "models",
     "observe",
     "pace",
-    "paced",
     "plots",
     "record",
     "run",
@@ -65,5 +65,5 @@ __all__ = [
     "theory",
     "tree",
     "types",
-    "warmed",
+    "warm_up",
 ]

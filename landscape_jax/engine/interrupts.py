@@ -27,7 +27,7 @@ def defer_interrupts() -> Iterator[Callable[[], bool]]:
     also covers what comes before, such as compilations. A second Ctrl-C is raised as usual. Off the main thread, where Python
     handles no signals, it does nothing.
 
-    >>> with defer_interrupts() as interrupted:
+    >>> with lj.engine.defer_interrupts() as interrupted:
     ...     interrupted()
     False
     """

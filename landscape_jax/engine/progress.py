@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from landscape_jax.engine.core import Status
+from landscape_jax.engine.state import Status
 from landscape_jax.record import Record
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -190,7 +190,7 @@ def test_the_same_command_goes_on_where_a_stopped_one_was(done, tmp_path, monkey
         assert cli.main(asked) == 2
     assert "being written by process" in capfd.readouterr().err
     assert cli.main([*asked, "--n-train", "50"]) == 2
-    assert "config.n_train: 40 there, 50 here" in " ".join(capfd.readouterr().err.split())
+    assert "identity.n_train: 40 there, 50 here" in " ".join(capfd.readouterr().err.split())
     assert cli.main(asked) == 0
     again, straight = lj.record.read(folder), lj.record.read(done / NAME / "small-seed3")
     for name in straight[1]:

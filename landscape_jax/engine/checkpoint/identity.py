@@ -1,7 +1,7 @@
-"""Which run it is: arrays and programs as short JSON values, which tell one run from another.
+"""The identity of a run: short JSON values for its start, its data and its program.
 
-Data do not depend on the devices that see them, and count by a digest of all their bits. What the same call computes, θ₀
-above all, may have other last bits on another number of devices, and counts by projections, which don't see those.
+Data are the same on all devices: they are compared by a digest of all bits. Arrays that a program has computed, such as θ₀,
+may have other last bits on another number of devices: they are compared by projections, up to a tolerance.
 """
 
 import functools
@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from landscape_jax import devices
 from landscape_jax.engine.checkpoint import shards
+from landscape_jax.record.values import plain
 
 Fields = dict[str, Any]  # what tells one run from another: JSON values by name
 
@@ -26,24 +27,49 @@ PROJECTIONS = 4
 
 
 def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) -> Fields:
-    """Each leaf by name: [dtype and shape, digest and first number].
+    """By the name of each leaf: [dtype and shape, digest and first number].
 
-    For floats that are computed it is [dtype and shape, [tolerance, ‖x‖, projections]].
-    All processes call it together.
+    For floats that are `computed` it is [dtype and shape, [tolerance, ‖x‖, projections]]. All processes call it together.
 
     Args:
-      computed: of which leaves the last bits don't count.
+      computed: leaf ↦ whether its last bits may differ.
     """
     leaves = [(_name(path), x) for path, x in jax.tree_util.tree_leaves_with_path(arrays)]
     leaves = [(name, x if hasattr(x, "dtype") else np.asarray(x)) for name, x in leaves]
     unique = list({id(x): x for _, x in leaves}.values())  # one array may have several names
     # in this order, the same in all processes, for fetching is theirs together
     here = devices.fetched([shards.bits(x) if _bytes(x) <= ON_HOST else None for x in unique])
-    told = {}
+    values = {}
     for x, fetched in zip(unique, here, strict=True):
         loose = jnp.issubdtype(x.dtype, jnp.floating) and computed(x)
-        told[id(x)] = [shards.kind(x), _told(x if fetched is None else fetched, loose)]
-    return {name: told[id(x)] for name, x in leaves}
+        values[id(x)] = [shards.kind(x), _digest_or_projections(x if fetched is None else fetched, loose)]
+    return {name: values[id(x)] for name, x in leaves}
+
+
+def run_fields(
+    run: Any, dynamics: Any, observe: Any, ceiling: float, jaxpr: ClosedJaxpr, every: int | dict[str, int], caller: Any
+) -> Fields:
+    """What tells a run from others: how it starts, its data, its program, and what the caller says.
+
+    Args:
+      jaxpr: one interval of the run's program.
+      caller: names and values, or None.
+    """
+    ndim = run.step.ndim
+    # what observers remember at the start follows from the key; numbers in the state, such as rates, count to their last bit
+    start = fingerprint({"key": run.key, "step": run.step, "status": run.status})
+    start |= fingerprint({"params": run.params}, lambda x: True)
+    start |= fingerprint({"state": run.state}, lambda x: x.ndim > ndim)
+    data = fingerprint({"dynamics": dynamics, "observe": observe, "constant": constants(jaxpr)})
+    return {
+        "every": every,
+        "ceiling": str(float(ceiling)),
+        "observe": sorted(observe),
+        "program": program(jaxpr.jaxpr),
+        **{f"start{name}": x for name, x in start.items()},
+        **{re.sub(r"^\['(\w+)'\]", r"\1", name): x for name, x in data.items()},
+        **{f"identity.{name}": x for name, x in plain(caller or {}, "identity", nonfinite=str).items()},
+    }
 
 
 def program(jaxpr: Jaxpr) -> str:
@@ -72,7 +98,7 @@ def constants(closed: ClosedJaxpr) -> list[Any]:
 
 
 def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Names of the fields that differ, and of those that differ in last bits only."""
+    """The names of the fields that differ, and of those that differ in their last bits only."""
     differing, close = [], []
     for name in sorted(theirs.keys() | ours.keys()):
         match theirs.get(name), ours.get(name):
@@ -108,7 +134,7 @@ def _bytes(x: Any) -> int:
     return x.size * (4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize)
 
 
-def _told(x: Any, loose: bool) -> Any:
+def _digest_or_projections(x: Any, loose: bool) -> Any:
     """The digest, or [tolerance, norm, projections], of an array on the host, or of a large one on its devices."""
     host = isinstance(x, np.ndarray)
     if loose:
@@ -143,7 +169,7 @@ def _projections(x: np.ndarray) -> list[float]:
 def _weights(count: int, salt: int) -> np.ndarray:
     """[PROJECTIONS, count]"""
     index = np.arange(count * PROJECTIONS, dtype=np.uint32).reshape(PROJECTIONS, count)
-    return _weight(_mixed(index + np.uint32(salt << 28), np), np).astype(np.float64)
+    return _weight(_mix(index + np.uint32(salt << 28), np), np).astype(np.float64)
 
 
 def _weight(mixed: Any, numpy: Any) -> Any:
@@ -152,7 +178,7 @@ def _weight(mixed: Any, numpy: Any) -> Any:
     return numpy.where(mixed & 1 == 1, size, -size)
 
 
-def _mixed(x: Any, numpy: Any) -> Any:
+def _mix(x: Any, numpy: Any) -> Any:
     """Uniform bits of uint32, in which each depends on all that were given.
 
     Source: C. Wellons 2018, "Prospecting for hash functions", lowbias32.
@@ -176,7 +202,7 @@ def _device_hash(x: jax.Array) -> jax.Array:
     index = _index(words.shape)
 
     def word(salt):
-        return jnp.sum(_mixed(words ^ _mixed(index + jnp.uint32(salt), jnp), jnp), dtype=jnp.uint32)
+        return jnp.sum(_mix(words ^ _mix(index + jnp.uint32(salt), jnp), jnp), dtype=jnp.uint32)
 
     return jnp.stack([word(salt) for salt in (0x9E3779B9, 0x7F4A7C15)])
 
@@ -186,7 +212,7 @@ def _device_projections(x: jax.Array) -> jax.Array:
     """[1 + PROJECTIONS]: ‖x‖ and the projections, with weights of their own."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     index = _index(x.shape)
-    weights = (_weight(_mixed(index + jnp.uint32(k << 28), jnp), jnp) for k in range(PROJECTIONS))
+    weights = (_weight(_mix(index + jnp.uint32(k << 28), jnp), jnp) for k in range(PROJECTIONS))
 
     def total(y):
         while y.ndim:  # axis by axis: a sum of sums is more exact than one long sum

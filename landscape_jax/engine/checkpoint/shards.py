@@ -39,7 +39,7 @@ def copy_to_host(tree: Any) -> dict[str, np.ndarray]:
         for shard in jnp.asarray(x).addressable_shards:
             if shard.replica_id == 0:
                 parts[f"{name}@{','.join(str(s.start or 0) for s in shard.index)}"] = shard.data
-    return {name: np.array(_native(x)) for name, x in jax.device_get(parts).items()}
+    return {name: np.array(_as_native(x)) for name, x in jax.device_get(parts).items()}
 
 
 def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
@@ -61,13 +61,13 @@ def read(folder: Path, files: Iterable[str], like: Any) -> Any:
             for member in file.files:
                 name, _, begin = member.rpartition("@")
                 parts.setdefault(name, []).append((tuple(map(int, begin.split(","))) if begin else (), file, member))
-        leaves = {name: _restored(x, parts[name]) for name, x in _leaves(like).items()}
+        leaves = {name: _restore(x, parts[name]) for name, x in _leaves(like).items()}
     finally:
         for file in opened:
             file.close()
     old, treedef = jax.tree.flatten(like)
     names = [_name(i, path) for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(like))]
-    return treedef.unflatten([_as(x, leaves[name]) if name in leaves else x for name, x in zip(names, old, strict=True)])
+    return treedef.unflatten([_wrap_key(x, leaves[name]) if name in leaves else x for name, x in zip(names, old, strict=True)])
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -80,12 +80,12 @@ def _name(i: int, path) -> str:
     return f"{i:04d}{jax.tree_util.keystr(path)}"
 
 
-def _as(x: Any, leaf: jax.Array) -> jax.Array:
+def _wrap_key(x: Any, leaf: jax.Array) -> jax.Array:
     key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(x)) if key else leaf
 
 
-def _restored(x: jax.Array, parts: list) -> jax.Array:
+def _restore(x: jax.Array, parts: list) -> jax.Array:
     """One leaf, of the parts that it was saved in."""
     content = [(begin, file[member]) for begin, file, member in parts]
     dtype = np.dtype(x.dtype)
@@ -108,5 +108,5 @@ def _restored(x: jax.Array, parts: list) -> jax.Array:
     return jax.make_array_from_callback(x.shape, x.sharding, at)  # pyright: ignore[reportArgumentType]
 
 
-def _native(x: np.ndarray) -> np.ndarray:
+def _as_native(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x
