@@ -32,7 +32,7 @@ def claim_folder(folder: Path, fields: Fields, on: str, accept: Sequence[str]) -
 
 
 def _read_config(folder: Path) -> dict | None:
-    """What config.json holds, or, where that is damaged, its copy in a checkpoint; None for an empty folder."""
+    """The content of config.json; of its copy in a checkpoint where the file is damaged; None for an empty folder."""
     path = folder / "config.json"
     try:
         return _load_config(path)

@@ -49,7 +49,7 @@ def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) 
 def run_fields(
     run: Any, dynamics: Any, observe: Any, ceiling: float, jaxpr: ClosedJaxpr, every: int | dict[str, int], caller: Any
 ) -> Fields:
-    """What tells a run from others: how it starts, its data, its program, and what the caller says.
+    """The fields by which a run is recognised: its start, data, program, and the caller's identity.
 
     Args:
       jaxpr: one interval of the run's program.
@@ -73,12 +73,12 @@ def run_fields(
 
 
 def program(jaxpr: Jaxpr) -> str:
-    """A digest of a traced program. Addresses of functions, which change from process to process, don't count."""
+    """A digest of a traced program, without the addresses of functions, which change from process to process."""
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode()).hexdigest()[:16]
 
 
 def constants(closed: ClosedJaxpr) -> list[Any]:
-    """All arrays that a traced program holds, those of the programs inside of it too."""
+    """All arrays that a traced program and the programs inside of it hold."""
 
     def inside(x: Any) -> Iterator[Any]:
         if isinstance(x, ClosedJaxpr):
@@ -112,7 +112,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[list[st
 
 
 def short(x: Any) -> str:
-    """A field's value in an error."""
+    """A field's value as an error prints it."""
     match x:
         case [str(kind), [_, norm, *projections]]:
             return f"{kind} of norm {norm:.6g}, projected {', '.join(f'{p:.6g}' for p in projections[:2])}, …"
@@ -122,7 +122,7 @@ def short(x: Any) -> str:
 
 
 def _name(path: tuple) -> str:
-    """A leaf's name; what a `Partial` holds are its args and keywords."""
+    """A leaf's name. The children of a `Partial` are called args and keywords."""
     return jax.tree_util.keystr(path).replace("[<flat index 0>]", ".args").replace("[<flat index 1>]", ".keywords")
 
 
@@ -135,7 +135,7 @@ def _bytes(x: Any) -> int:
 
 
 def _digest_or_projections(x: Any, loose: bool) -> Any:
-    """The digest, or [tolerance, norm, projections], of an array on the host, or of a large one on its devices."""
+    """The digest, or [tolerance, norm, projections] where `loose`. Large arrays are not moved to the host."""
     host = isinstance(x, np.ndarray)
     if loose:
         numbers = _projections(x) if host else [float(v) for v in np.asarray(_device_projections(x))]
@@ -152,7 +152,7 @@ def _digest_or_projections(x: Any, loose: bool) -> Any:
 
 
 def _projections(x: np.ndarray) -> list[float]:
-    """By blocks of WIDTH numbers: w = (weight within the block) · (weight of the block)."""
+    """[‖x‖, projections]. In blocks of WIDTH numbers: w = (weight within the block) · (weight of the block)."""
     x = x.astype(np.float64).reshape(-1)
     if x.size == 0:
         return [0.0]
@@ -167,19 +167,19 @@ def _projections(x: np.ndarray) -> list[float]:
 
 @functools.lru_cache(maxsize=4)
 def _weights(count: int, salt: int) -> np.ndarray:
-    """[PROJECTIONS, count]"""
+    """Fixed weights, [PROJECTIONS, count]."""
     index = np.arange(count * PROJECTIONS, dtype=np.uint32).reshape(PROJECTIONS, count)
     return _weight(_mix(index + np.uint32(salt << 28), np), np).astype(np.float64)
 
 
 def _weight(mixed: Any, numpy: Any) -> Any:
-    """Of random bits: the lowest is the sign, the upper 24 the size."""
+    """A weight from random bits: the lowest bit is its sign, the upper 24 its size."""
     size = (mixed >> 8).astype(numpy.float32) * numpy.float32(2.0**-24) + numpy.float32(0.5)
     return numpy.where(mixed & 1 == 1, size, -size)
 
 
 def _mix(x: Any, numpy: Any) -> Any:
-    """Uniform bits of uint32, in which each depends on all that were given.
+    """Uniform bits of uint32. Each output bit depends on all input bits.
 
     Source: C. Wellons 2018, "Prospecting for hash functions", lowbias32.
     """
@@ -193,7 +193,7 @@ def _mix(x: Any, numpy: Any) -> Any:
 
 @jax.jit
 def _device_hash(x: jax.Array) -> jax.Array:
-    """[2] uint32: Σ mix(bits of xᵢ, i) mod 2³², the same however the array is split, for integers add up in any order."""
+    """[2] uint32: Σ mix(bits of xᵢ, i) mod 2³², the same however the array is split, because integer sums are exact."""
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         x = jnp.stack([x.real, x.imag], axis=-1)
     width = x.dtype.itemsize

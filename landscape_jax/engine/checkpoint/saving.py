@@ -53,7 +53,7 @@ class Checkpoints:
         self._pending: tuple[dict, Future] | None = None  # (manifest, its checkpoint being written)
 
     def save(self, steps: int, run: Any, record: Record) -> None:
-        """The run after `steps` steps, and the record of the last of them."""
+        """Save the run after `steps` steps, and the record since the last call."""
         self.finish()
         at = self._unfinished(steps) / "run"
         with self._explain_errors(steps):
@@ -85,7 +85,7 @@ class Checkpoints:
                     self._seal(manifest)
 
     def _seal(self, manifest: Mapping) -> None:
-        """Give a checkpoint its name, now that all of it is written, and remove those beyond the newest `keep`."""
+        """Rename a checkpoint that is completely written to its final name, and remove all but the newest `keep`."""
         steps = manifest["steps"]
         at = self._unfinished(steps)
         disk.write(at / "manifest.json", to_sealed_json({**manifest, "files": checksums(at / "run")}))
@@ -97,11 +97,11 @@ class Checkpoints:
             disk.discard(self.folder / str(old))
 
     def close(self) -> None:
-        """Wait for the file that is being written."""
+        """Wait for the file that is being written, and stop the background thread."""
         self._background.shutdown()
 
     def whole_record(self) -> Record:
-        """All of it so far. All processes call it together."""
+        """The record so far. All processes call it together."""
         self.finish()
         devices.together(f"record in {self.folder}")
         if not devices.first() and (steps := saved_steps(self.folder)):

@@ -1,4 +1,4 @@
-"""What a caller says of checkpoints."""
+"""The settings of checkpoints."""
 
 import dataclasses
 import os

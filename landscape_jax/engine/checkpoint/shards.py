@@ -1,7 +1,7 @@
-"""A pytree of arrays on disk: one `.npz` a process, with the parts that lie on its devices.
+"""A pytree of arrays on disk: one `.npz` for each process, with the shards on its devices.
 
-A member is called after its leaf and where it begins: `0003.params['w']@0,0`; numpy.load reads it. Keys are there as their
-bits, and dtypes that NumPy has not, such as bfloat16, as integers.
+A member is named after its leaf and the place of its first entry: `0003.params['w']@0,0`. numpy.load reads it. Keys are stored
+as their bits, and dtypes that NumPy lacks, such as bfloat16, as integers.
 """
 
 import math
@@ -33,7 +33,7 @@ def kinds(tree: Any) -> dict[str, str]:
 
 
 def copy_to_host(tree: Any) -> dict[str, np.ndarray]:
-    """What this process has to save, on the host: the arrays' own buffers may be handed on."""
+    """This process's shards, copied to the host, so that the buffers on the devices may be donated."""
     parts = {}
     for name, x in _leaves(tree).items():
         for shard in jnp.asarray(x).addressable_shards:
@@ -43,7 +43,7 @@ def copy_to_host(tree: Any) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
-    """This process's file in a folder that is there, safely on disk."""
+    """Write this process's file into an existing folder, and wait until it is on disk."""
     path = folder / f"{jax.process_index()}.npz"
     with open(path, "w+b", opener=disk.no_link) as file:
         np.savez(file, **parts)  # pyright: ignore[reportArgumentType]  # its stub: one might be allow_pickle
@@ -53,7 +53,7 @@ def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
 
 
 def read(folder: Path, files: Iterable[str], like: Any) -> Any:
-    """The pytree, with the structure and the shardings of `like`, whatever devices it was saved from."""
+    """The pytree, with the structure and the shardings of `like`; it may have been saved from other devices."""
     opened = [np.load(folder / name) for name in files]
     try:
         parts: dict[str, list] = {}
@@ -71,7 +71,7 @@ def read(folder: Path, files: Iterable[str], like: Any) -> Any:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """By name, without empty ones."""
+    """The leaves by name, without empty ones."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(i, path): bits(jnp.asarray(x)) for i, (path, x) in enumerate(leaves) if math.prod(jnp.shape(x))}
 
@@ -86,7 +86,7 @@ def _wrap_key(x: Any, leaf: jax.Array) -> jax.Array:
 
 
 def _restore(x: jax.Array, parts: list) -> jax.Array:
-    """One leaf, of the parts that it was saved in."""
+    """One leaf from its saved shards."""
     content = [(begin, file[member]) for begin, file, member in parts]
     dtype = np.dtype(x.dtype)
 
