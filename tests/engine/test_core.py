@@ -309,7 +309,7 @@ def steep_run(scales, every=2, num_steps=40, ceiling=1e4, **options):
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_drive_of_which_all_have_diverged_ends_early_with_the_bits_of_the_straight_run(stored, tmp_path, capfd):
-    options = {"checkpoint": tmp_path / "run"} if stored else {}
+    options = {"saving": lj.Saving(tmp_path / "run")} if stored else {}
     with pytest.warns(UserWarning, match=r"all runs have diverged; the last 28 of 40 steps are not computed"):
         straight, driven = steep_run(jnp.array([0.05, 100.0]), chunk=4, **options)
     assert straight[0].status.tolist() == [Status.DIVERGED] * 2
