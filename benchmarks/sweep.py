@@ -4,7 +4,7 @@
                               [--write]
 
 Task a's network and digits (`_tasks`), weights by seed, η from 0.01 to 0.1. Ours: a first look at each seed's weights
-(`lj.warmed`) and all trainings from there, two programs of `lj.sweep.sharded` with a device to each core, vectors of 512 bits
+(`lj.warm_up`) and all trainings from there, two programs of `lj.sweep.sharded` with a device to each core, vectors of 512 bits
 where the processor has them, at a tolerance of 0.005: from eight other seeds (601 to 608, all rates) at worst 0.15 % wrong in
 2.06 products a look after the first, and with a guard less 0.08 % in 1.96; from eight of before (101, 207, 212, 217, 250 to
 253), with that guard less, 0.35 % in 1.89; with an earlier tracker, at 0.01, one training of 96 was 2.1 % wrong. The `peers`:
@@ -54,7 +54,7 @@ def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
 
     def begin(params):
         gd = descent(LEAST, batch)
-        return lj.warmed(lj.start(jax.random.key(0), params, gd, watch(asked.tol)), gd, watch(asked.tol))
+        return lj.warm_up(lj.start(jax.random.key(0), params, gd, watch(asked.tol)), gd, watch(asked.tol))
 
     def trained(run, rate):
         final, record = lj.advance(run, descent(rate, batch), watch(asked.tol), num_steps=asked.steps, every=EVERY)

@@ -190,7 +190,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     import jax
 
     import landscape_jax as lj
-    from landscape_jax.driver import held_interrupts
+    from landscape_jax.engine import defer_interrupts
     from landscape_jax.record.disk import discard
     from landscape_jax.record.folder import plain
 
@@ -201,7 +201,7 @@ def _carried_out(module: ModuleType, asked, preset: str, name: str, folder: Path
     saved = folder / "checkpoint"
     resumable = {"checkpoint": saved} if "checkpoint" in inspect.signature(module.run).parameters else {}
     try:
-        with held_interrupts():
+        with defer_interrupts():
             told |= lj.record.circumstances()
             begun = time.perf_counter()
             record = module.run(asked.config, jax.random.key(asked.seed), **resumable)

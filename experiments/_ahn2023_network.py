@@ -2,8 +2,8 @@
 
 Three things make the sweep cheap, none of them an approximation. The three-parameter network depends on its data through
 sums of hinges in one shared bias, looked up in tables (`theory.hinges`): the same loss, to the last gradient, at a sixth of
-the cost. Each run does its own number of steps, T/η, within one compiled program (`paced`). And runs are dealt to the
-devices so that each has about the same number of steps to do (`dealt`).
+the cost. Each run does its own number of steps, T/η, within one compiled program (`advance` with `gaps`). And runs are dealt to
+the devices so that each has about the same number of steps to do (`dealt`).
 """
 
 import functools
@@ -74,7 +74,7 @@ def trained(loss: Loss, batch: Batch, params: Params, rate: Any, num_steps: Any,
     descent = lj.dynamics.gradient(loss, optax.sgd(rate), lambda key, step: batch)
     watch: dict[str, Observable] = {"loss": lj.observe.loss, "sharpness": lj.observe.sharpness(lj.curvature.hessian(loss))}
     run = lj.start(jax.random.key(0), params, descent, watch | more)
-    run, record = lj.paced(run, descent, watch | more, lj.pace(num_steps, records, GROWTH), ceiling=1e6)
+    run, record = lj.advance(run, descent, watch | more, gaps=lj.pace(num_steps, records, GROWTH), ceiling=1e6)
     return run.params, dict(record) | {"time": record["step"].astype(rate.dtype) * rate}
 
 

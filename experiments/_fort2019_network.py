@@ -109,7 +109,7 @@ def training(task: Task, key, rate: float, batch_size: int | None, segments: Seg
         init_key, run_key = jax.random.split(key)
         rule, watch = descent(task, rate, batch_size), everything(task, k, num_probes)
         run = lj.start(run_key, task.model.init(init_key, task.train[0]), rule, watch)
-        return lj.paced(run, rule, watch, gaps(segments))[1]
+        return lj.advance(run, rule, watch, gaps=gaps(segments))[1]
 
     return jax.device_get(go(arrays, key))
 
@@ -145,7 +145,7 @@ def conditions(
         task = fixed._replace(criterion=criterion, train=(x, wrong[j]), test=test)
         rule, watch = descent(task, rate, batch_size), geometry(task, k)
         run = lj.start(run_key, task.model.init(init_key, x), rule, watch)
-        return lj.paced(run, rule, watch, gaps(segments))[1]
+        return lj.advance(run, rule, watch, gaps=gaps(segments))[1]
 
     which, noise, rate = (np.array(column) for column in zip(*cells, strict=True))
     columns = np.eye(len(criteria), dtype=np.float32)[which], noise, rate.astype(np.float32)

@@ -69,10 +69,10 @@ def started(task: Task, key: Key) -> Start:
     return Start(run_key, params, eigs.values[0], lj.tree.row(eigs.vectors, 0))
 
 
-def tracked(task: Task, start: Start, wanted: Array, ceiling: float) -> Observable:
+def tracked(task: Task, start: Start, wanted: Array) -> Observable:
     """Sharpness from step to step, each by Lanczos from the eigenvector of the one before, the first from that of `start`.
 
-    NaN where not `wanted` ([], bool); nothing is measured there, nor at the start, nor where the loss is past the ceiling.
+    NaN where not `wanted` ([], bool); nothing is measured there, nor at the start, nor of a run that has diverged.
     """
     curvature = lj.curvature.hessian(task.loss)
 
@@ -83,7 +83,7 @@ def tracked(task: Task, start: Start, wanted: Array, ceiling: float) -> Observab
             return lj.tree.row(eigs.vectors, 0), eigs.values[0]
 
         known = jnp.where(wanted, start.sharpness, jnp.nan)
-        needed = wanted & (moment.step > 0) & (moment.loss <= ceiling)
+        needed = wanted & (moment.step > 0) & moment.alive
         return jax.lax.cond(needed, anew, lambda: (vector, known))
 
     return Observable(lambda key, params: start.vector, measure)
@@ -106,7 +106,7 @@ def first_steps(
     """
     dynamics = task.descent(c / start.sharpness)
     last = Observable(lambda key, params: params, lambda key, params, moment: (moment.params, ()))
-    watch = {"loss": task.total(), "last": last, "sharpness": tracked(task, start, sharpness, ceiling)}
+    watch = {"loss": task.total(), "last": last, "sharpness": tracked(task, start, sharpness)}
     run = lj.start(jax.random.clone(start.key), start.params, dynamics, watch)
     run, record = lj.advance(run, dynamics, watch, num_steps=num_steps + 1, ceiling=ceiling)
 

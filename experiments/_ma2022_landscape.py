@@ -39,7 +39,7 @@ def pictured(config: Any, key: Key) -> dict[str, Any]:
     @jax.jit
     def trained(key: Key) -> lj.Record:
         run = lj.start(key, model.init(of_init, train[0]), descent, watch)
-        return lj.paced(run, descent, watch, np.repeat(np.array([every, 1], np.int32), [count, SWINGS]))[1]
+        return lj.advance(run, descent, watch, gaps=np.repeat(np.array([every, 1], np.int32), [count, SWINGS]))[1]
 
     record = trained(of_run)
     path, late = (jax.tree.map(lambda x, part=part: x[part], dict(record)) for part in (slice(count + 1), slice(count, None)))

@@ -15,7 +15,7 @@ import numpy as np
 
 import landscape_jax as lj
 from landscape_jax import Record
-from landscape_jax.driver import held_interrupts
+from landscape_jax.engine import defer_interrupts
 from landscape_jax.record.folder import plain
 
 THREADS = "part of an experiment"
@@ -53,7 +53,7 @@ def in_parts(
     kept = _Kept(folder, config, key)
     found = {name: kept.read(name) for name in work if name in kept}
     pool, before = ThreadPoolExecutor(threads, THREADS), ThreadPoolExecutor(helpers, THREADS)
-    with held_interrupts() as interrupted:
+    with defer_interrupts() as interrupted:
         try:
             prepared = {name: before.submit(fn) for name, fn in ahead.items() if name not in found}
             parts = {name: functools.partial(_done, fn, prepared, name, kept) for name, fn in work.items() if name not in found}
@@ -151,7 +151,7 @@ def _done(fn: Callable, prepared: dict[str, Future], name: str, kept: _Kept) -> 
 
 def _in_step(work: Work, ahead: Work, assemble: Callable) -> Record:
     found: dict[str, Any] = {}
-    with held_interrupts() as interrupted:
+    with defer_interrupts() as interrupted:
         for name, fn in work.items():
             if lj.devices.any_process(interrupted()):
                 raise _stopped(found, len(work), assemble)

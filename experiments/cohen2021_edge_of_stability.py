@@ -124,7 +124,7 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
     _, record = lj.drive(
         lj.sweep.grid(begin)(rates, keys), descent(filled.control_rate), watch, num_steps=filled.num_steps, every=filled.every,
         axes={"learning_rate": rates, "seed": None}, mesh=lj.devices.mesh_for_runs(len(rates) * len(keys)),
-        checkpoint=checkpoint, config=checkpoint and dataclasses.asdict(filled),
+        saving=checkpoint and lj.Saving(checkpoint, identity=dataclasses.asdict(filled)),
     )  # fmt: skip
     return record
 

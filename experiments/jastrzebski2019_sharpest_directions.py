@@ -301,7 +301,7 @@ def _cells(config: Config, given: Problem, key, watch: Callable, cells: list, gr
         def one_run(given, key, params, rate, length, size=size, checks=checks):
             rule, seen = _sgd(given, rate, size), watch(given, rate)
             gaps = jnp.append(lj.pace(length, checks - 1, growth), 1)  # the last check makes the step that it looks at
-            _, record = lj.paced(lj.start(key, params, rule, seen), rule, seen, gaps)
+            _, record = lj.advance(lj.start(key, params, rule, seen), rule, seen, gaps=gaps)
             return record | record.pop("sharpest", {})
 
         axes = {"cell": names, "seed": None}

@@ -1,7 +1,6 @@
 """Loss-landscape dynamics in JAX: sharpness, Hessian spectra and training, carried by one compiled scan."""
 
 from landscape_jax import (
-    checkpoint,
     curvature,
     data,
     devices,
@@ -19,8 +18,20 @@ from landscape_jax import (
     tree,
     types,
 )
-from landscape_jax.driver import Interrupted, drive
-from landscape_jax.engine import Run, Status, advance, check, pace, paced, run, start, warmed
+from landscape_jax.engine import (
+    Interrupted,
+    Run,
+    Saving,
+    Status,
+    advance,
+    check,
+    checkpoint,
+    drive,
+    pace,
+    run,
+    start,
+    warm_up,
+)
 from landscape_jax.record import Record
 
 __version__ = "0.1.0"
@@ -29,6 +40,7 @@ __all__ = [
     "Interrupted",
     "Record",
     "Run",
+    "Saving",
     "Status",
     "advance",
     "check",
@@ -44,7 +56,6 @@ __all__ = [
     "models",
     "observe",
     "pace",
-    "paced",
     "plots",
     "record",
     "run",
@@ -54,5 +65,5 @@ __all__ = [
     "theory",
     "tree",
     "types",
-    "warmed",
+    "warm_up",
 ]

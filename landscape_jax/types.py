@@ -80,10 +80,11 @@ class Moment(NamedTuple):
     step: Array  # [] int32
     params: Params  # θ_t
     batch: Batch  # the batch of step t
-    loss: Array  # [] L(θ_t, batch); NaN for a run that has diverged, of which nothing is recorded
+    loss: Array  # [] L(θ_t, batch)
     grads: Params  # ∇L(θ_t, batch)
     updates: Params  # θ_{t+1} − θ_t
     state: Any  # s_{t+1}: the optimizer state that made the update
+    alive: Array | bool = True  # [] bool: False from the step on at which the run diverged; set by the engine
 
 
 class DynamicsInit(Protocol):
@@ -123,8 +124,8 @@ class ObservableMeasure(Protocol):
 class Observable(NamedTuple):
     """A measurement that may remember. Its keys are its own, shared with no other observable and not with the run.
 
-    When the run has diverged, and the moment's loss is NaN, what it remembers stays as it is. The engine sees to that, by
-    choosing between two copies; or the observable itself, where its memory's class has an attribute `stays = True`.
+    Once a run has diverged, the engine still calls `measure`, with `moment.alive` False, and records NaN. What an observable
+    remembers then is unspecified. One that is expensive reads `moment.alive` to do less.
     """
 
     init: ObservableInit  # (key, θ₀) ↦ m₀

@@ -36,9 +36,10 @@ def begun(batch: bool):
     return lj.sweep.grid(begin)(jax.random.split(jax.random.key(3), 2), jnp.array([0.02, 0.05, 1e6])), sgd, watch
 
 
-def drive(folder, batch: bool, num_steps: int = STEPS, **options):
+def drive(folder, batch: bool, num_steps: int = STEPS, pause: float = 0, **options):
     run, sgd, watch = begun(batch)
-    options = {"checkpoint": folder, "pause": 0, "progress": False} | options
+    saving = None if folder is None else lj.Saving(folder, pause=pause)
+    options = {"saving": saving, "progress": False} | options
     return lj.drive(run, sgd, watch, num_steps=num_steps, every=EVERY, chunk=CHUNK, **options)
 
 

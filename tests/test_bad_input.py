@@ -98,9 +98,9 @@ ROWS = {
         ValueError,
         r"ceiling=nan must be more than 0",
     ),
-    "warmed: half a look": (lambda: lj.warmed(None, None, {}, 0.5), TypeError, r"looks must be an integer, but is 0\.5"),
-    "paced: ceiling below zero": (
-        lambda: lj.paced(lj.start(key(0), THETA, GD, WATCH), GD, WATCH, jnp.array([1, 1]), ceiling=-1),
+    "warm_up: half a look": (lambda: lj.warm_up(None, None, {}, 0.5), TypeError, r"looks must be an integer, but is 0\.5"),
+    "gaps: ceiling below zero": (
+        lambda: lj.advance(lj.start(key(0), THETA, GD, WATCH), GD, WATCH, gaps=jnp.array([1, 1]), ceiling=-1),
         ValueError,
         r"ceiling=-1 must be more than 0",
     ),
@@ -423,10 +423,10 @@ ROWS = {
         ValueError,
         r"num_steps=4.*p=3",
     ),
-    "warmed: no look": (
-        lambda: lj.warmed(None, None, {}, 0),
+    "warm_up: no look": (
+        lambda: lj.warm_up(None, None, {}, 0),
         ValueError,
-        r"warmed: looks=0 must be at least 1",
+        r"warm_up: looks=0 must be at least 1",
     ),
     "recurrence: no step": (
         lambda: spectrum.recurrence(HESSIAN(THETA, DATA), THETA, 0),

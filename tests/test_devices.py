@@ -17,7 +17,9 @@ from conftest import clean_environment
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import landscape_jax as lj
-from landscape_jax import engine, programs
+from landscape_jax import programs
+from landscape_jax.engine import core
+from landscape_jax.engine.cadence import read_cadences
 from landscape_jax.types import BatchCoupled
 
 COLLECTIVE = r"(all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
@@ -116,8 +118,8 @@ def test_theta_split_splits_all_that_is_made_of_it(mesh):
     assert split["layer1"]["kernel"].sharding.spec == PartitionSpec("devices")
     assert split["layer2"]["bias"].sharding.is_fully_replicated  # ten numbers
 
-    run, arrays = programs.program(engine._running, (gd, watch))
-    go = run.lower(jax.random.key(1), split, arrays, jnp.inf, num_steps=8, every=4).compile()
+    run, arrays = programs.program(core._run_program, (gd, watch))
+    go = run.lower(jax.random.key(1), split, arrays, jnp.inf, num_steps=8, cadences=read_cadences("run", 4, watch)).compile()
     text = go.as_text()
     assert re.search(r"f32\[64,32\]", text)  # layer0's eighth
     assert re.search(r"f32\[12,64,32\]", text)  # of the six vectors remembered on either side

@@ -11,17 +11,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
-    {"tree"},
+    {"tree", "arguments"},
     {"backend"},
     {"parts"},
     {"devices", "programs", "record", "labels"},
     {"losses"},
     {"models", "data"},
     {"curvature", "spectrum"},
-    {"landscape", "theory", "dynamics", "observe"},
+    {"landscape", "theory", "dynamics", "observe", "sweep"},
     {"engine"},
-    {"checkpoint", "sweep", "plots"},
-    {"driver"},
+    {"plots"},
 ]
 RANK = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 ALLOWED = {
@@ -69,7 +68,7 @@ def name(path):
 
 def test_the_walk_sees_what_there_is():
     assert {"types", "tree", "engine", "dynamics", "spectrum"} <= {part_of(p) for p in FILES}
-    assert "landscape_jax.tree" in set(imports(PACKAGE / "engine.py"))
+    assert "landscape_jax.tree" in set(imports(PACKAGE / "engine" / "core.py"))
     assert "optax" in set(imports(PACKAGE / "dynamics" / "gradient.py"))
 
 

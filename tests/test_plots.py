@@ -49,6 +49,20 @@ def test_the_time_axis_outlives_a_diverged_run():
     np.testing.assert_array_equal(lj.record.clock({"step": step}), [0, 10, 20, 30])
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["numbers", "brackets"])
+def test_of_two_cadences_the_coarser_is_drawn(told):
+    dense, n = made(3, 20), 5
+    sharp = dense["sharpness"][:, ::n]
+    sharp = {"value": sharp, "low": sharp - 1, "high": sharp + 1, "converged": sharp > 0} if told else sharp
+    record = lj.Record(dense | {"sharpness": sharp}, {"seed": None}, cadence={"sharpness": n})
+    above, below = plots.sharpness(record).axes[:2]
+    for i, (axes, name) in enumerate(((above, "loss"), (below, "sharpness"))):
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+        assert len(lines) >= 3, i
+        np.testing.assert_array_equal(lines[0].get_xdata(), [0, 50, 100, 150])
+        assert any(np.array_equal(line.get_ydata(), dense[name][0, ::n]) for line in lines)
+
+
 def test_too_many_axes_are_refused():
     with pytest.raises(ValueError, match=r"\[groups, runs, T\]"):
         plots.sharpness(made(2, 2, 2, 20))

@@ -35,7 +35,7 @@ def in_scratch(tmp_path, monkeypatch):
 def test_examples():
     assert len(BLOCKS) == 9
     assert all(any(long in block for block in BLOCKS) for long in SMALLER)
-    _, swept, own, measured, sliced, lasting, warmed, split, others = ran(smaller=True)
+    _, swept, own, measured, sliced, lasting, warm, split, others = ran(smaller=True)
     assert Path("sharpness.png").read_bytes().startswith(b"\x89PNG")
     assert swept["record"]["sharpness"].shape == (3, 2, 2)
     assert np.array_equal(swept["status"], [[0, 1]] * 3)  # 0.05 trains, 50 diverges
@@ -63,7 +63,7 @@ def test_examples():
     assert lasting["table"].dims == ("learning_rate",)
     assert lasting["fastest"].shape == (4, 20)
     assert (lasting["folder"] / "200" / "manifest.json").is_file()
-    sharpness = warmed["record"]["sharpness"]
+    sharpness = warm["record"]["sharpness"]
     assert sharpness.shape == (4, 4, 4)  # at the first look all rates are still where they parted
     assert (np.ptp(sharpness, axis=1) > 0).tolist() == [[False, True, True, True]] * 4
     assert len(split["theta"]["layer0"]["kernel"].sharding.device_set) == 8

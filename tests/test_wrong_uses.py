@@ -67,10 +67,11 @@ CALLS = {
     "advance": (lj.advance, dict(run=RUN, dynamics=GD, observe=WATCH, num_steps=2, every=1, ceiling=1e9)),
     "drive": (
         lambda **given: lj.drive(progress=False, **given),
-        dict(run=RUN, dynamics=GD, observe=WATCH, num_steps=2, every=1, chunk=2, keep=1, ceiling=1e9),
+        dict(run=RUN, dynamics=GD, observe=WATCH, num_steps=2, every=1, chunk=2, ceiling=1e9),
     ),
-    "warmed": (lj.warmed, dict(run=RUN, dynamics=GD, observe=WATCH, looks=1)),
-    "paced": (lj.paced, dict(run=RUN, dynamics=GD, observe=WATCH, gaps=jnp.array([1, 1]))),
+    "warm_up": (lj.warm_up, dict(run=RUN, dynamics=GD, observe=WATCH, looks=1)),
+    "advance by gaps": (lj.advance, dict(run=RUN, dynamics=GD, observe=WATCH, gaps=jnp.array([1, 1]))),
+    "Saving": (lj.Saving, dict(folder="run", identity={"seed": 1}, keep=1, pause=0.0, accept=("program",))),
     "pace": (lj.pace, dict(num_steps=jnp.int32(5), records=2)),
     "check": (lj.check, dict(run=RUN)),
     # losses
@@ -285,6 +286,10 @@ WRONG = {
     "scale": {"text": "adam", "negative": -1.0, "zero": 0.0},
     "shift": {"text": "1", "several": jnp.ones(3), "nothing": None},
     "state": {"nothing": None, "parameters": PARAMS, "text": "adam", "an optimizer": optax.adam(0.1)},
+    "folder": {"nothing": None, "a number": 3, "several": ["a", "b"]},
+    "identity": {"a list": [1], "text": "seed 1", "a number": 1},
+    "pause": {"negative": -1.0, "NaN": float("nan"), "text": "1", "nothing": None},
+    "accept": {"text": "program", "numbers": (1, 2), "nothing": None},
     "gaps": {"a number": 3, "floats": jnp.ones(3), "nothing": None, "a matrix": jnp.ones((2, 2), int)},
     "ceiling": {"NaN": float("nan"), "negative": -1.0, "zero": 0.0, "text": "1e9", "nothing": None},
     "tol": {"negative": -1e-3, "NaN": float("nan"), "text": "1e-3", "zero": 0.0},
@@ -344,7 +349,7 @@ def test_says_what_is_wrong_at_once(case):
         return  # in a function of the user's own, which tells what it got
     words = str(caught.value)
     assert frames[-1] == "ours", f"raised by somebody else: {words}"
-    assert {*frames} <= {"ours", "theirs", "tree.py", "tree_util.py"}, frames
+    assert {*frames} <= {"ours", "theirs", "tree.py", "tree_util.py", "<string>"}, frames  # a dataclass's __init__
     assert len(frames) <= (25 if name in TRACED else 10), frames
     assert len(words) < 600, words
     assert any(word in words for word in (name, name.rstrip("s"), SAID.get(name, name), call.split(".")[-1])), words

@@ -45,9 +45,8 @@ def begin(key):
 
 for num_steps in (20, 40):
     runs = lj.sweep.sharded(begin, MESH)(jax.random.split(key, 4))
-    final, record = lj.drive(
-        runs, sgd, watch, num_steps=num_steps, every=4, chunk=8, checkpoint=Path(OUT) / "checkpoint", pause=0, progress=False
-    )
+    saving = lj.Saving(Path(OUT) / "checkpoint", pause=0)
+    final, record = lj.drive(runs, sgd, watch, num_steps=num_steps, every=4, chunk=8, saving=saving, progress=False)
 results["driven"] = record["loss"]
 results["final"] = lj.devices.to_host(final.params)["layer0"]["kernel"]
 

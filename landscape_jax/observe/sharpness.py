@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
@@ -62,7 +61,7 @@ def eigenpairs(
     def look(batch: Batch, measure, key: Key, memory, moment: Moment):
         matrix = curvature if preconditioner is None else preconditioned(curvature, preconditioner(moment.state))
         matvec = product_at("eigenpairs", matrix, moment.params, moment.batch if batch is None else batch)
-        memory, eigs = track.update(matvec, memory, jnp.isfinite(moment.loss), moment.step)
+        memory, eigs = track.update(matvec, memory, moment.alive, moment.step)
         eigs = eigs._replace(vectors=embed(curvature, eigs.vectors, moment.params))
         measures, structure = jax.tree.flatten(measure, is_leaf=callable)
         keys = jax.random.split(key, len(measures)) if len(measures) > 1 else [key]

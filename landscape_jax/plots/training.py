@@ -40,7 +40,7 @@ def sharpness(
       record: with "step", "loss" and "sharpness", numbers or what `observe.sharpness(..., told=True)` records: then the bracket
         is a band, which shows where it is wide. Leaves [T] for one run; with axes of runs before T as a sweep names them;
         without names [g, T] for g groups of one run, or [g, s, T] for g groups of s runs. Of k eigenvalues, sharpness
-        [..., T, k], the first is drawn as above and the others as thin dotted medians.
+        [..., T, k], the first is drawn as above and the others as thin dotted medians. Of two cadences the coarser is drawn.
       threshold: what sharpness is held against, e.g. 2/η: a number; [g], one for each entry of `by`; [T], one for each
         record; [g, T]; or shaped like the loss. Where g = T, give [g, 1] or [1, T].
       labels: one for each entry of `by`; default: the coordinates of that axis.
@@ -52,7 +52,7 @@ def sharpness(
     >>> record = lj.Record({"step": np.arange(3), "loss": np.array([3.0, 2.0, 1.0]), "sharpness": np.array([1.0, 2.0, 2.1])})
     >>> lj.plots.sharpness(record, threshold=2.0).savefig("sharpness.png")
     """
-    record, bracket = _value_and_bracket(record)
+    record, bracket = _value_and_bracket(_at_common_steps(record))
     curves = read_curves(record, by, labels)
     limits = read_thresholds(threshold, curves, np.shape(record["loss"]))
     with matplotlib.rc_context(STYLE):
@@ -75,6 +75,22 @@ def sharpness(
         _add_colour_key(figure, curves, titled=labels is None)
         _add_line_key(figure, curves, threshold_label if seen.any() else None)
         return figure
+
+
+def _at_common_steps(record: Mapping) -> Mapping:
+    """The record's "step", "loss" and "sharpness" at the steps at which both were recorded."""
+    if not isinstance(record, Record) or max(record.cadence.get(name, 1) for name in ("loss", "sharpness")) == 1:
+        return record
+    cadence = {name: n for name, n in record.cadence.items() if name in ("step", "loss", "sharpness")}
+    before, coarsest = (slice(None),) * (np.ndim(record["step"]) - 1), max(cadence.values())
+
+    def at_common(name: str) -> Any:
+        rows = (*before, slice(None, None, coarsest // cadence[name]))
+        parts = record[name] if isinstance(record[name], Mapping) else {"": record[name]}
+        parts = {part: np.asarray(x)[rows] for part, x in parts.items()}
+        return parts if isinstance(record[name], Mapping) else parts[""]
+
+    return Record({name: at_common(name) for name in cadence}, record.named)
 
 
 def _value_and_bracket(record: Mapping) -> tuple[Mapping, tuple[Mapping, Mapping] | None]:

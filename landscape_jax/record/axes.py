@@ -18,21 +18,32 @@ class Record(dict):
 
     `sel` takes coordinates of axes and `isel` positions along them; what they give, and `copy` and `|`, keep the axes. As a
     pytree it is a dict of its entries. What a `tree.map` makes of it is a new record whose axes nobody has named: all but
-    "step" count as "axis_0", "axis_1", …
+    "step" count as "axis_0", "axis_1", …; it keeps `cadence`.
 
     Args:
       entries: arrays, or pytrees of them, by name.
       named: the leading axes before "step", outermost first, each with its coordinates [n] (None: 0, 1, …). "step" may be
         among them, where its coordinates are not those of the entry.
+      cadence: of entries that have a row only at every so many-th entry of "step": how many, by name.
 
     >>> runs = lj.Record({"step": np.array([[0, 10], [0, 10]]), "loss": np.ones((2, 2))}, {"learning_rate": [0.1, 0.5]})
     >>> runs.sel(learning_rate=0.5).axes
     {'step': array([ 0, 10])}
     """
 
-    def __init__(self, entries=(), named: Mapping[str, Any] | None = None):
+    def __init__(self, entries=(), named: Mapping[str, Any] | None = None, *, cadence: Mapping[str, int] | None = None):
         super().__init__(entries)
         self.named = dict(named or {})
+        self._coarse = {name: n for name, n in (cadence or {}).items() if n > 1}
+
+    @property
+    def cadence(self) -> dict[str, int]:
+        """For each entry, n where it has a row at every n-th entry of "step"; 1 for most."""
+        return {name: self._coarse.get(name, 1) for name in self}
+
+    def steps(self, name: str) -> np.ndarray:
+        """The steps at which an entry was recorded, [T] or fewer: coordinates of its own axis of time."""
+        return self.axes["step"][:: self.cadence[name]]
 
     @property
     def axes(self) -> dict[str, np.ndarray]:
@@ -81,12 +92,18 @@ class Record(dict):
         axes = self._with_axes(places)
         for name, place in places.items():
             _check_place(name, place, len(axes[name]))
+        if self._coarse and "step" in places:
+            coarse = ", ".join(f"{name} (every {n})" for name, n in self._coarse.items())
+            raise ValueError(
+                f"entries have steps of their own: {coarse}. Select along the other axes, then index an entry by steps(name); or "
+                "use to_xarray, where each cadence has its own dimension"
+            )
         left = {name: x[places[name]] if name in places else x for name, x in axes.items()}
         left = {name: x for name, x in left.items() if np.ndim(x)}
         timeless = "step" in axes and "step" not in left
         kept = {name: x for name, x in self.items() if not (timeless and name == "step")}
         part = lambda name: functools.partial(_part, name, list(axes), places)  # noqa: E731
-        record = Record({name: jax.tree.map(part(name), x) for name, x in kept.items()}, left)
+        record = Record({name: jax.tree.map(part(name), x) for name, x in kept.items()}, left, cadence=self._coarse)
         if "step" in left and np.size(record["step"]) and _goes_on(clock(record), left["step"]):
             del record.named["step"]
         return record
@@ -101,49 +118,61 @@ class Record(dict):
 
     def copy(self) -> "Record":
         """The same entries in a new record, with the same axes."""
-        return Record(self, self.named)
+        return Record(self, self.named, cadence=self._coarse)
 
     __copy__ = copy
 
     def __or__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]  # dict's overloads
         """The entries of both, those of `other` where both have a name; the axes of the first that has any."""
-        return Record({**self, **other}, self.named or _named_of(other)) if isinstance(other, Mapping) else NotImplemented
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return Record({**self, **other}, self.named or _named_of(other), cadence=self._coarse | _coarse_of(other))
 
     def __ror__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Record({**other, **self}, self.named) if isinstance(other, Mapping) else NotImplemented
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return Record({**other, **self}, self.named, cadence=self._coarse)
 
     def __ior__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]
         self.update(other)
         self.named = self.named or _named_of(other)
+        self._coarse |= _coarse_of(other)
         return self
 
     def to_xarray(self):
         """A labelled `xarray.Dataset`: one variable an entry (nested names joined by "."), the axes as dimensions.
 
-        Further dimensions of an entry are called <entry>_0, <entry>_1, …; runs' own clocks are the variable "clock". Needs
+        An entry that is recorded at every n-th entry of "step" has the dimension "step_<n>" in its place. Further dimensions of
+        an entry are called <entry>_0, <entry>_1, …; runs' own clocks are the variable "clock". Needs
         `pip install "landscape_jax[xarray]"`.
         """
         try:
             import xarray
         except ImportError as error:
             raise ImportError('to_xarray needs xarray: pip install "landscape_jax[xarray]"') from error
-        axes = self.axes
-        variables = {}
+        axes, cadence = self.axes, self.cadence
+        every = {name: cadence[entry] for entry, value in self.items() for name in flat({entry: value}, ".")}
+        coordinates, variables = dict(axes), {}
         for name, value in flat(self, ".").items():
             if name == "step" and value.ndim == 1 and "step" not in self.named:
                 continue  # the axis itself
-            name = "clock" if name == "step" else name
             lead = list(axes)[: value.ndim]
+            if every[name] > 1 and "step" in lead:
+                lead[-1] = f"step_{every[name]}"
+                coordinates[lead[-1]] = axes["step"][:: every[name]]
+            name = "clock" if name == "step" else name
             variables[name] = ([*lead, *(f"{name}_{i}" for i in range(value.ndim - len(lead)))], value)
-        return xarray.Dataset(variables, coords={name: ([name], x) for name, x in axes.items()})
+        return xarray.Dataset(variables, coords={name: ([name], x) for name, x in coordinates.items()})
 
     def tree_flatten_with_keys(self):
         names = sorted(self)
-        return [(jax.tree_util.DictKey(name), self[name]) for name in names], tuple(names)
+        entries = [(jax.tree_util.DictKey(name), self[name]) for name in names]
+        return entries, (tuple(names), tuple(sorted(self._coarse.items())))
 
     @classmethod
-    def tree_unflatten(cls, names, entries):
-        return cls(zip(names, entries, strict=True))
+    def tree_unflatten(cls, names_and_cadence, entries):
+        names, cadence = names_and_cadence
+        return cls(zip(names, entries, strict=True), cadence=dict(cadence))
 
 
 def clock(record: Mapping) -> np.ndarray:
@@ -160,7 +189,7 @@ def named(result: Any, axes: Mapping[str, Any]) -> Any:
     """The same pytree, whose records know these leading axes, outermost first."""
 
     def with_axes(x):
-        return Record(x, {**axes, **x.named}) if isinstance(x, Record) else x
+        return Record(x, {**axes, **x.named}, cadence=x.cadence) if isinstance(x, Record) else x
 
     return jax.tree.map(with_axes, result, is_leaf=lambda x: isinstance(x, Record))
 
@@ -173,6 +202,10 @@ def _goes_on(step: np.ndarray, common: np.ndarray) -> bool:
 
 def _named_of(x: Any) -> dict[str, Any]:
     return dict(x.named) if isinstance(x, Record) else {}
+
+
+def _coarse_of(x: Any) -> dict[str, int]:
+    return dict(x._coarse) if isinstance(x, Record) else {}
 
 
 def _part(entry: str, axes: list[str], places: Mapping[str, Any], x: Any) -> Any:

@@ -1,6 +1,7 @@
 """A result on disk: one folder a run, readable without this package.
 
-    config.json    what was run: config, seed, versions, device, command, commit; axes of the record, with coordinates
+    config.json    what was run: config, seed, versions, device, command, commit; axes of the record, with coordinates, and
+                   cadences of its entries
     record.npz     the record, its nested names joined by "/"
     claims.json    [{"id", "statement", "source", "criterion", "measured", "verdict"}]
     *.png          figures
@@ -152,10 +153,10 @@ def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Cl
     ['config.json', 'record.npz']
     """
     folder = prepare(folder)
-    axes = {} if record is None else _axes(record)
-    if axes:
+    described = {} if record is None else {"axes": _axes(record), "cadence": _cadences(record)}
+    if described := {name: x for name, x in described.items() if x}:
         known = _loaded(folder / "config.json") if (folder / "config.json").is_file() else {}
-        config = known | config | {"axes": axes}
+        config = known | config | described
     contents = {}
     if record is not None:
         with io.BytesIO() as file:
@@ -208,7 +209,8 @@ def read(folder: str | Path) -> tuple[dict, dict | None, list[dict] | None]:
     record, claims = None, None
     if (folder / "record.npz").is_file():
         with np.load(folder / "record.npz") as file:
-            record = _with_axes(nested({name: file[name] for name in file.files}), config.get("axes", {}))
+            entries = nested({name: file[name] for name in file.files})
+        record = _with_axes(entries, config.get("axes", {}), config.get("cadence", {}))
     if (folder / "claims.json").is_file():
         claims = _loaded(folder / "claims.json", list)
     return config, record, claims
@@ -271,7 +273,17 @@ def _axes(record: Mapping, at: str = "") -> dict[str, dict]:
     return named
 
 
-def _with_axes(record: dict, axes: Mapping[str, dict], at: str = "") -> Record:
-    """The inverse."""
-    entries = {n: _with_axes(x, axes, f"{at}/{n}" if at else n) if isinstance(x, dict) else x for n, x in record.items()}
-    return Record(entries, axes.get(at))
+def _cadences(record: Mapping, at: str = "") -> dict[str, dict]:
+    """The same of entries that are coarser than "step": {place: {name: cadence}}."""
+    coarse = {name: n for name, n in record.cadence.items() if n > 1} if isinstance(record, Record) else {}
+    found = {at: coarse} if coarse else {}
+    for name, value in record.items():
+        found |= _cadences(value, f"{at}/{name}" if at else name) if isinstance(value, Mapping) else {}
+    return found
+
+
+def _with_axes(record: dict, axes: Mapping[str, dict], cadence: Mapping[str, dict], at: str = "") -> Record:
+    """The inverse of both."""
+    place = lambda name: f"{at}/{name}" if at else name  # noqa: E731
+    entries = {n: _with_axes(x, axes, cadence, place(n)) if isinstance(x, dict) else x for n, x in record.items()}
+    return Record(entries, axes.get(at), cadence=cadence.get(at))

@@ -30,10 +30,15 @@ class Entry(NamedTuple):
     last: int  # of those beyond the last whole block
     dtype: str
     shape: list[int]  # of a row
+    cadence: int = 1  # it has a row at every so many-th entry of "step"
 
     @property
     def row_bytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def rows(self, length: int) -> int:
+        """How many rows there are beside `length` entries of "step"."""
+        return length // self.cadence
 
 
 class Growing:
@@ -52,9 +57,10 @@ class Growing:
     def append(self, record: Mapping) -> None:
         """Add entries [*runs, t, ...] at the end."""
         length = self.length + np.shape(record["step"])[self.ndim]
+        cadence = record.cadence if isinstance(record, Record) else {}
         for name, value in flat(record).items():
             rows = np.moveaxis(value, self.ndim, 0)  # [t, *runs, ...]
-            entry = Entry(0, 0, rows.dtype.str, list(rows.shape[1:]))
+            entry = Entry(0, 0, rows.dtype.str, list(rows.shape[1:]), cadence.get(name.split("/")[0], 1))
             before = self.checksums.get(name, entry)
             if before[2:] != entry[2:]:
                 raise ValueError(f"{self.folder / name}.npy holds rows of {before[2:]}, not of {entry[2:]}: give a new folder")
@@ -62,17 +68,17 @@ class Growing:
             path = self.folder / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "r+b", opener=disk.no_link) as file:
-                done = self.length * entry.row_bytes
+                done = entry.rows(self.length) * entry.row_bytes
                 file.seek(HEADER + done - done % BLOCK)
                 began = file.read(done % BLOCK).ljust(done % BLOCK, b"\0")  # the block that goes on
                 file.seek(HEADER + done)
                 file.write(content)
                 file.truncate()  # what an earlier, interrupted append left behind
                 file.seek(0)
-                file.write(_header(rows.dtype, (length, *rows.shape[1:])))
+                file.write(_header(rows.dtype, (entry.rows(length), *rows.shape[1:])))
                 file.flush()
                 os.fsync(file.fileno())
-            if name in self.holes and self.holes[name][-1].stop == self.length:
+            if name in self.holes and self.holes[name][-1].stop == entry.rows(self.length):
                 began = bytes(255 - x for x in began)  # a damaged block stays one
             new = began + content
             _append_blocks(path, done // BLOCK, new)
@@ -82,7 +88,8 @@ class Growing:
 
     def damage(self, length: int, checksums: Mapping[str, list]) -> dict[str, list[slice]]:
         """Which of the first `length` rows are not what was written, by entry. It only looks."""
-        found = {name: _damage(self.folder / f"{name}.npy", length, Entry(*entry)) for name, entry in checksums.items()}
+        entries = {name: Entry(*entry) for name, entry in checksums.items()}
+        found = {name: _damage(self.folder / f"{name}.npy", entry.rows(length), entry) for name, entry in entries.items()}
         return {name: rows for name, rows in found.items() if rows}
 
     def resumed(self, length: int, checksums: Mapping[str, list], holes: Mapping[str, list[slice]] | None = None) -> None:
@@ -103,8 +110,8 @@ class Growing:
         """Write anew what is damaged in front of the rows, where dtype and shape stand, and say so."""
         for name, entry in self.checksums.items():
             path = self.folder / f"{name}.npy"
-            header = _header(np.dtype(entry.dtype), (self.length, *entry.shape))
-            if _is_header(_head(path, header), entry, self.length):
+            header = _header(np.dtype(entry.dtype), (entry.rows(self.length), *entry.shape))
+            if _is_header(_head(path, header), entry, entry.rows(self.length)):
                 continue
             disk.warn(f"the header of {path} was damaged and is written anew; its rows are checked apart")
             try:
@@ -124,12 +131,13 @@ class Growing:
             if name in self.holes and not path.exists():
                 rows = np.zeros((0, *entry.shape), entry.dtype)
             else:
-                rows = _rows(path, self.length, entry)
+                rows = _rows(path, entry.rows(self.length), entry)
             if name in self.holes:
-                rows = _filled(rows, self.length, self.holes[name])
+                rows = _filled(rows, entry.rows(self.length), self.holes[name])
             return np.moveaxis(rows, 0, self.ndim)
 
-        return Record(nested({name: entry(name) for name in self.checksums}))
+        cadence = {name.split("/")[0]: entry.cadence for name, entry in self.checksums.items()}
+        return Record(nested({name: entry(name) for name in self.checksums}), cadence=cadence)
 
 
 class Gathered:

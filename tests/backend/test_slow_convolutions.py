@@ -41,7 +41,7 @@ def test_a_plain_convolution_in_a_loop_is_warned_of_once_a_program():
     assert warnings_of(go) == []  # compiled before
     for call in (
         lambda run, gd, watch: jax.jit(lambda r: lj.advance(r, gd, watch, num_steps=2)).lower(run),
-        lambda run, gd, watch: lj.paced(run, gd, watch, jnp.array([1, 2])),
+        lambda run, gd, watch: lj.advance(run, gd, watch, gaps=jnp.array([1, 2])),
         lambda run, gd, watch: lj.drive(run, gd, watch, num_steps=2, chunk=2, progress=False),
     ):
         params, *both = training(jax.lax.conv_general_dilated)  # other functions, and so another program

@@ -154,7 +154,7 @@ def test_an_experiment_in_parts_goes_on_with_the_bits_of_an_undisturbed_run(tmp_
         yield (folder / "checkpoint" / "toys" / "record.npz").exists
 
     with monkeypatch.context() as patched:
-        patched.setattr("experiments._parts.held_interrupts", pressed)
+        patched.setattr("experiments._parts.defer_interrupts", pressed)
         assert cli.main(asked) == 130
     told = capfd.readouterr().err
     assert "stopped by Ctrl-C with 1 of 2 parts finished (toys)" in told
@@ -182,7 +182,7 @@ def test_the_same_command_goes_on_where_a_stopped_one_was(done, tmp_path, monkey
         yield lambda: next(answers)
 
     with monkeypatch.context() as patched:
-        patched.setattr("landscape_jax.driver.held_interrupts", pressed)
+        patched.setattr("landscape_jax.engine.driver.defer_interrupts", pressed)
         assert cli.main(asked) == 130
     assert "stopped by Ctrl-C after 4 of 60 steps" in capfd.readouterr().err
     assert (folder / "checkpoint" / "4" / "manifest.json").is_file()
@@ -190,7 +190,7 @@ def test_the_same_command_goes_on_where_a_stopped_one_was(done, tmp_path, monkey
         assert cli.main(asked) == 2
     assert "being written by process" in capfd.readouterr().err
     assert cli.main([*asked, "--n-train", "50"]) == 2
-    assert "config.n_train: 40 there, 50 here" in " ".join(capfd.readouterr().err.split())
+    assert "identity.n_train: 40 there, 50 here" in " ".join(capfd.readouterr().err.split())
     assert cli.main(asked) == 0
     again, straight = lj.record.read(folder), lj.record.read(done / NAME / "small-seed3")
     for name in straight[1]:

@@ -294,7 +294,7 @@ def test_ctrl_c_keeps_the_programs_that_are_done(monkeypatch):
             released.wait(20)
         return lj.Record({"step": np.zeros((1, 1, 1))}, axes)
 
-    monkeypatch.setattr("experiments._parts.held_interrupts", noted)
+    monkeypatch.setattr("experiments._parts.defer_interrupts", noted)
     monkeypatch.setattr(experiment, "_program", lambda _config, _given, _run, _num, _key, axes, *_: lambda: lambda: run(axes))
     config = dataclasses.replace(TINY, parts=("grid",), grid=tuple((0.1, size, 8, 4) for size in range(1, 9)))
     with pytest.raises(lj.Interrupted, match="stopped by Ctrl-C with 2 of 8 parts finished") as stop:

@@ -84,7 +84,7 @@ def test_ctrl_c_gives_up_what_is_under_way_at_once(threads, tmp_path, monkeypatc
     def never():
         pytest.fail("it was begun")
 
-    monkeypatch.setattr(_parts, "held_interrupts", pressed)
+    monkeypatch.setattr(_parts, "defer_interrupts", pressed)
     work = {"first": one, "long": long} | ({} if threads == 2 else {"never": never})
     begun = time.monotonic()
     with pytest.raises(lj.Interrupted, match=rf"with 1 of {len(work)} parts finished \(first\)") as stop:

@@ -180,8 +180,8 @@ def test_divergence_freezes_the_run(loss, rate, ceiling):
     watch = {
         "loss": lj.observe.loss,
         "seen": lj.observe.stateless(lambda m: {"where": m.params, "t": m.step}),
-        "count": lj.types.Observable(lambda key, p: jnp.int32(0), lambda key, m, moment: (m + 1, m)),
-        "told": lj.observe.stateless(lambda m: jnp.isfinite(m.loss)),  # what observers see of it, booleans being kept
+        "alive": lj.observe.stateless(lambda m: m.alive),  # booleans are recorded as they are
+        "high": lj.observe.stateless(lambda m: m.loss > 1e3),  # the loss is what it is, alive or not
     }
     final, record = lj.run(jax.random.key(0), params, gd, watch, num_steps=30, ceiling=ceiling)
     died = int(final.step)
@@ -193,8 +193,9 @@ def test_divergence_freezes_the_run(loss, rate, ceiling):
     assert np.isnan(record["seen"]["where"]["b"][0][died:]).all()
     assert record["step"].tolist() == [*range(died), *[died] * (30 - died)]
     assert record["seen"]["t"].dtype == jnp.int32
-    assert final.memory["count"] == died
-    assert record["told"].tolist() == [True] * died + [False] * (30 - died)
+    assert record["alive"].tolist() == [True] * died + [False] * (30 - died)
+    assert record["high"][:died].tolist() == (record["loss"][:died] > 1e3).tolist()
+    assert record["high"][died:].tolist() == [bool(loss(final.params, None) > 1e3)] * (30 - died)
     chex.assert_tree_all_finite(final.params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(final.state))
     again, later = lj.run(jax.random.key(0), params, gd, watch, num_steps=died, ceiling=ceiling)

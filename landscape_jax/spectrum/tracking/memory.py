@@ -46,8 +46,6 @@ class Memory(NamedTuple):
     last: Array  # [2] int32: which of them was the last on each side
     step: Array  # [] int32: of the last look
 
-    stays = True  # read by the engine: of a run that has diverged this is kept as it is
-
 
 def new_memory(params: Params, b: int, policy: Policy) -> Memory:
     """Before the first look: b fixed directions, of which nothing is known."""

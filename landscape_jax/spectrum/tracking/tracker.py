@@ -43,8 +43,6 @@ class Ends(NamedTuple):
     largest: Memory
     smallest: Memory
 
-    stays = True  # read by the engine
-
 
 def tracker(
     k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-3, guards: int = 5, smallest: int = 0,

@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import landscape_jax as lj
-from landscape_jax.checkpoint import identity
+from landscape_jax.engine.checkpoint import identity
+from landscape_jax.engine.checkpoint.saving import open_checkpoints
 from landscape_jax.record import folder as results
 
 RNG = np.random.default_rng(0)
@@ -60,7 +61,8 @@ def made(**changed):
 
 def drive(folder, num_steps=2, accept=(), **changed):
     run, sgd, watch = made(**changed)
-    return lj.drive(run, sgd, watch, num_steps=num_steps, chunk=1, checkpoint=folder, accept=accept, progress=False)
+    saving = lj.Saving(folder, accept=accept)
+    return lj.drive(run, sgd, watch, num_steps=num_steps, chunk=1, saving=saving, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +126,11 @@ def test_nothing_else_differs(folder):
 
 
 def test_a_long_list_in_a_configuration_is_told_by_its_first_difference(tmp_path):
-    one = {"config.grid": [0.0] * 1000}
-    with lj.checkpoint.opened(tmp_path / "run", one):
+    one = {"identity.grid": [0.0] * 1000}
+    with open_checkpoints(lj.Saving(tmp_path / "run"), one):
         pass
-    with pytest.raises(ValueError, match=r"differs in config\.grid\[700\]: 0\.0 there, 1\.0 here\. Choose"):
-        with lj.checkpoint.opened(tmp_path / "run", {"config.grid": [0.0] * 700 + [1.0] * 300}):
+    with pytest.raises(ValueError, match=r"differs in identity\.grid\[700\]: 0\.0 there, 1\.0 here\. Choose"):
+        with open_checkpoints(lj.Saving(tmp_path / "run"), {"identity.grid": [0.0] * 700 + [1.0] * 300}):
             pass
 
 
@@ -142,7 +144,7 @@ def test_other_devices_are_told_of(tmp_path):
     for on in ("1 cpu", "8 cpus"):
         with warnings.catch_warnings(record=True) as words:
             warnings.simplefilter("always")
-            with lj.checkpoint.opened(tmp_path / "run", {"data": "same"}, on=on):
+            with open_checkpoints(lj.Saving(tmp_path / "run"), {"data": "same"}, on=on):
                 pass
     assert [str(word.message) for word in words] == [
         f"{tmp_path / 'run'} was begun with 1 cpu, now 8 cpus: the last bits may differ"
@@ -151,7 +153,7 @@ def test_other_devices_are_told_of(tmp_path):
 
 def other_versions(monkeypatch):
     now = results.versions()
-    monkeypatch.setattr("landscape_jax.checkpoint.claim.versions", lambda: now | {"numpy": "9.0"})
+    monkeypatch.setattr("landscape_jax.engine.checkpoint.claim.versions", lambda: now | {"numpy": "9.0"})
 
 
 def test_another_version_with_the_same_program_goes_on_with_a_word(folder, monkeypatch):

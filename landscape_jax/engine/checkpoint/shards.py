@@ -1,7 +1,7 @@
-"""A pytree of arrays on disk: one `.npz` a process, with the parts that lie on its devices.
+"""A pytree of arrays on disk: one `.npz` for each process, with the shards on its devices.
 
-A member is called after its leaf and where it begins: `0003.params['w']@0,0`; numpy.load reads it. Keys are there as their
-bits, and dtypes that NumPy has not, such as bfloat16, as integers.
+A member is named after its leaf and the place of its first entry: `0003.params['w']@0,0`. numpy.load reads it. Keys are stored
+as their bits, and dtypes that NumPy lacks, such as bfloat16, as integers.
 """
 
 import math
@@ -33,17 +33,17 @@ def kinds(tree: Any) -> dict[str, str]:
 
 
 def copy_to_host(tree: Any) -> dict[str, np.ndarray]:
-    """What this process has to save, on the host: the arrays' own buffers may be handed on."""
+    """This process's shards, copied to the host, so that the buffers on the devices may be donated."""
     parts = {}
     for name, x in _leaves(tree).items():
         for shard in jnp.asarray(x).addressable_shards:
             if shard.replica_id == 0:
                 parts[f"{name}@{','.join(str(s.start or 0) for s in shard.index)}"] = shard.data
-    return {name: np.array(_native(x)) for name, x in jax.device_get(parts).items()}
+    return {name: np.array(_as_native(x)) for name, x in jax.device_get(parts).items()}
 
 
 def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
-    """This process's file in a folder that is there, safely on disk."""
+    """Write this process's file into an existing folder, and wait until it is on disk."""
     path = folder / f"{jax.process_index()}.npz"
     with open(path, "w+b", opener=disk.no_link) as file:
         np.savez(file, **parts)  # pyright: ignore[reportArgumentType]  # its stub: one might be allow_pickle
@@ -53,7 +53,7 @@ def write(folder: Path, parts: Mapping[str, np.ndarray]) -> Path:
 
 
 def read(folder: Path, files: Iterable[str], like: Any) -> Any:
-    """The pytree, with the structure and the shardings of `like`, whatever devices it was saved from."""
+    """The pytree, with the structure and the shardings of `like`; it may have been saved from other devices."""
     opened = [np.load(folder / name) for name in files]
     try:
         parts: dict[str, list] = {}
@@ -61,17 +61,17 @@ def read(folder: Path, files: Iterable[str], like: Any) -> Any:
             for member in file.files:
                 name, _, begin = member.rpartition("@")
                 parts.setdefault(name, []).append((tuple(map(int, begin.split(","))) if begin else (), file, member))
-        leaves = {name: _restored(x, parts[name]) for name, x in _leaves(like).items()}
+        leaves = {name: _restore(x, parts[name]) for name, x in _leaves(like).items()}
     finally:
         for file in opened:
             file.close()
     old, treedef = jax.tree.flatten(like)
     names = [_name(i, path) for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(like))]
-    return treedef.unflatten([_as(x, leaves[name]) if name in leaves else x for name, x in zip(names, old, strict=True)])
+    return treedef.unflatten([_wrap_key(x, leaves[name]) if name in leaves else x for name, x in zip(names, old, strict=True)])
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """By name, without empty ones."""
+    """The leaves by name, without empty ones."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(i, path): bits(jnp.asarray(x)) for i, (path, x) in enumerate(leaves) if math.prod(jnp.shape(x))}
 
@@ -80,13 +80,13 @@ def _name(i: int, path) -> str:
     return f"{i:04d}{jax.tree_util.keystr(path)}"
 
 
-def _as(x: Any, leaf: jax.Array) -> jax.Array:
+def _wrap_key(x: Any, leaf: jax.Array) -> jax.Array:
     key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(x)) if key else leaf
 
 
-def _restored(x: jax.Array, parts: list) -> jax.Array:
-    """One leaf, of the parts that it was saved in."""
+def _restore(x: jax.Array, parts: list) -> jax.Array:
+    """One leaf from its saved shards."""
     content = [(begin, file[member]) for begin, file, member in parts]
     dtype = np.dtype(x.dtype)
 
@@ -108,5 +108,5 @@ def _restored(x: jax.Array, parts: list) -> jax.Array:
     return jax.make_array_from_callback(x.shape, x.sharding, at)  # pyright: ignore[reportArgumentType]
 
 
-def _native(x: np.ndarray) -> np.ndarray:
+def _as_native(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x

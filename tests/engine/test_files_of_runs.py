@@ -15,7 +15,8 @@ import optax
 import pytest
 
 import landscape_jax as lj
-from landscape_jax import driver
+from landscape_jax.engine import driver
+from landscape_jax.engine.checkpoint.saving import open_checkpoints
 from landscape_jax.record import Unreadable, Unwritable, folder, growing
 
 STEPS, CHUNK = 600, 200
@@ -26,10 +27,9 @@ WATCH = {"loss": lj.observe.loss, "theta": lj.observe.stateless(lambda m: {"all"
 RUN = lj.start(jax.random.key(0), jnp.arange(3.0), GD, WATCH)
 
 
-def drive(place, num_steps=STEPS, **options):
-    return lj.drive(
-        RUN, GD, WATCH, num_steps=num_steps, checkpoint=place, **{"chunk": CHUNK, "pause": 0, "progress": False} | options
-    )
+def drive(place, num_steps=STEPS, chunk=CHUNK, **saving):
+    saving = None if place is None else lj.Saving(place, **{"pause": 0} | saving)
+    return lj.drive(RUN, GD, WATCH, num_steps=num_steps, chunk=chunk, saving=saving, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def no_steps(monkeypatch):
     def driving(rebuild):
         return driving_as_ever(rebuild)._replace(advance=lambda *_: pytest.fail("a finished run was run again"))
 
-    driving_as_ever = driver._driving
-    monkeypatch.setattr(driver, "_driving", driving)
+    driving_as_ever = driver._drive_programs
+    monkeypatch.setattr(driver, "_drive_programs", driving)
 
 
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -325,7 +325,7 @@ def test_a_second_interrupt_leaves_no_writer_behind(tmp_path):
     """The folder is given up once the file that was being written is closed."""
 
     def interrupted():
-        with lj.checkpoint.opened(tmp_path / "run", {}) as saved:
+        with open_checkpoints(lj.Saving(tmp_path / "run"), {}) as saved:
             saved.save(1, RUN, lj.Record({"step": np.arange(1)}))
             raise KeyboardInterrupt
 

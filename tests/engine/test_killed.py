@@ -12,7 +12,7 @@ import pytest
 from conftest import clean_environment
 from lasting_run import EVERY, STEPS
 
-SCRIPT = Path(__file__).with_name("lasting_run.py")
+SCRIPT = Path(__file__).parents[1] / "lasting_run.py"
 
 
 def started(cache, folder, out, *rest):

@@ -40,7 +40,8 @@ RUN = lj.start(jax.random.key(0), jnp.arange(3.0), GD, WATCH)
 
 
 def drive(folder):
-    return plain(*lj.drive(RUN, GD, WATCH, num_steps=STEPS, chunk=CHUNK, checkpoint=folder, keep=2, pause=0, progress=False))
+    saving = None if folder is None else lj.Saving(folder, keep=2, pause=0)
+    return plain(*lj.drive(RUN, GD, WATCH, num_steps=STEPS, chunk=CHUNK, saving=saving, progress=False))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def fresh(folder):
 
 def damaged(folder):
     """The same after half of a run, with a damaged checkpoint to set aside."""
-    lj.drive(RUN, GD, WATCH, num_steps=6, chunk=CHUNK, checkpoint=folder, pause=0, progress=False)
+    lj.drive(RUN, GD, WATCH, num_steps=6, chunk=CHUNK, saving=lj.Saving(folder, pause=0), progress=False)
     (folder / "6" / "manifest.json").write_text("")
 
 

@@ -17,8 +17,10 @@ from jax.sharding import Mesh
 from lasting_run import CHUNK, EVERY, begun, drive, parts, plain
 
 import landscape_jax as lj
-from landscape_jax import driver, programs
-from landscape_jax.engine import hoisted
+from landscape_jax import programs
+from landscape_jax.engine import driver
+from landscape_jax.engine.checkpoint.saving import open_checkpoints
+from landscape_jax.engine.core import as_pytree_functions
 
 STEPS = 6 * CHUNK
 
@@ -53,7 +55,7 @@ def test_a_checkpointed_run_is_the_run(kept):
 
 def test_a_finished_run_is_read_not_run(kept, copy, monkeypatch):
     after_each_chunk = contextlib.nullcontext(lambda *_: pytest.fail("it ran"))
-    monkeypatch.setattr(driver, "_bar", lambda *_: after_each_chunk)
+    monkeypatch.setattr(driver, "show_progress", lambda *_: after_each_chunk)
     same(drive(copy, False, STEPS), kept[1])
     steps, run, record = lj.checkpoint.load(copy, begun(False)[0])
     assert steps == STEPS
@@ -77,7 +79,7 @@ def test_driven_again_nothing_is_compiled_again(kept):
     run, sgd, watch = begun(False)
     go = lambda: lj.drive(run, sgd, watch, num_steps=STEPS, every=EVERY, chunk=CHUNK, progress=False)  # noqa: E731
     go()
-    compiled, _ = programs.program(driver._driving, (hoisted(sgd), hoisted(watch)))
+    compiled, _ = programs.program(driver._drive_programs, (as_pytree_functions(sgd), as_pytree_functions(watch)))
     before = compiled.advance._cache_size()
     go()
     assert before > 0
@@ -158,15 +160,16 @@ def replaced(run, sgd, watch, **fields):
         ),
         (lambda *a: a, {"every": 2}, "every: 4 there, 2 here"),
         (lambda *a: a, {"ceiling": 10.0}, "ceiling: inf there, 10.0 here"),
-        (lambda *a: a, {"config": {"widths": (8, 8)}}, r"config.widths: nothing there, \[8, 8\] here"),
+        (lambda *a: a, {"identity": {"widths": (8, 8)}}, r"identity.widths: nothing there, \[8, 8\] here"),
         (lambda r, s, w: (r, lj.dynamics.gradient(*other_loss()), w), {}, "program.* a learning rate"),
     ],
-    ids=["key", "params", "rate in the state", "every", "ceiling", "config", "program"],
+    ids=["key", "params", "rate in the state", "every", "ceiling", "identity", "program"],
 )
 def test_another_run_is_refused_with_what_differs(change, options, said, copy):
     run, sgd, watch = change(*begun(False))
+    saving, options = lj.Saving(copy, identity=options.get("identity")), {k: v for k, v in options.items() if k != "identity"}
     with pytest.raises(ValueError, match=rf"(?s)another run\. It differs in .*{said}.*delete this one"):
-        lj.drive(run, sgd, watch, **({"num_steps": STEPS, "every": EVERY, "checkpoint": copy, "progress": False} | options))
+        lj.drive(run, sgd, watch, **({"num_steps": STEPS, "every": EVERY, "saving": saving, "progress": False} | options))
 
 
 def other_loss():
@@ -191,7 +194,7 @@ def test_empty_and_foreign_folders(tmp_path):
     with pytest.raises(ValueError, match="not the configuration of a run's checkpoints"):
         drive(tmp_path / "result", False, CHUNK)
     (tmp_path / "result" / "config.json").write_text('{"format": 1, "fields": {}}')
-    with pytest.raises(ValueError, match=r"format 1, written by another version.*has format 2: finish that run with"):
+    with pytest.raises(ValueError, match=r"format 1, written by another version.*has format 3: finish that run with"):
         drive(tmp_path / "result", False, CHUNK)
 
 
@@ -250,7 +253,8 @@ def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path):
     eight = Mesh(np.array(jax.devices()), ("runs",))
 
     def go(folder, mesh, num_steps):
-        return lj.drive(runs, sgd, watch, num_steps=num_steps, every=EVERY, checkpoint=folder, mesh=mesh, progress=False)
+        saving = None if folder is None else lj.Saving(folder)
+        return lj.drive(runs, sgd, watch, num_steps=num_steps, every=EVERY, saving=saving, mesh=mesh, progress=False)
 
     straight = go(None, None, STEPS)
     saved, _ = go(tmp_path / "a", None, STEPS // 2)
@@ -270,7 +274,7 @@ def test_every_kind_of_leaf_comes_back(impl, tmp_path):
     params = {"w": jnp.arange(6.0).reshape(2, 3), "half": jnp.ones(3, jnp.bfloat16), "none": None}
     state = optax.chain(optax.adam(1e-3), optax.add_decayed_weights(0.1), optax.scale_by_schedule(lambda n: 1.0)).init(params)
     run = lj.Run(key, jnp.int32(7), jnp.int32(0), params, state, {"count": jnp.int32(3), "empty": jnp.zeros((0, 4))})
-    with lj.checkpoint.opened(tmp_path / "run", {}) as saved:
+    with open_checkpoints(lj.Saving(tmp_path / "run"), {}) as saved:
         saved.save(7, run, lj.Record({"step": np.arange(7)}))
     _, again, _ = lj.checkpoint.load(tmp_path / "run", jax.tree.map(lambda x: x, run))
     assert jax.tree.structure(again) == jax.tree.structure(run)
@@ -283,7 +287,7 @@ def test_every_kind_of_leaf_comes_back(impl, tmp_path):
     ("place", "runs"), [("-", 1), pytest.param("run", 40, marks=pytest.mark.slow)], ids=["in memory", "122 MiB to disk"]
 )
 def test_memory_stays_flat_over_two_hundred_thousand_observed_steps(place, runs, tmp_path):
-    script = Path(__file__).with_name("memory_of_drive.py")
+    script = Path(__file__).parents[1] / "memory_of_drive.py"
     folder = place if place == "-" else str(tmp_path / place)
     command = [sys.executable, str(script), folder, str(runs)]
     told = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True).stdout

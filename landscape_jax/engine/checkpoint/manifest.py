@@ -1,4 +1,4 @@
-"""What a folder of checkpoints holds: manifests, under a seal of their own, and what they say of files."""
+"""Manifests: which files a checkpoint has, with their checksums and one of the manifest itself."""
 
 import hashlib
 import itertools
@@ -10,7 +10,7 @@ from typing import Any
 
 from landscape_jax.record import Unwritable, disk
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Damaged(ValueError):
@@ -18,23 +18,23 @@ class Damaged(ValueError):
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Newest first."""
+    """The steps after which there are checkpoints, newest first."""
     with disk.reading(folder):
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return sorted((int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name), reverse=True)
 
 
 def check(folder: Path, steps: int) -> dict:
-    """The manifest of a checkpoint whose run is what was written."""
-    manifest = manifest_of(folder, steps)
+    """The manifest of a checkpoint, after its files are compared with it. Raises `Damaged`."""
+    manifest = read_manifest(folder, steps)
     found = checksums(folder / str(steps) / "run")
     if any(found.get(name) != known for name, known in manifest["files"].items()):
         raise Damaged("its files are not what was written")
     return manifest
 
 
-def manifest_of(folder: Path, steps: int) -> dict:
-    """The manifest of a checkpoint, whose files nobody has looked at. Raises `Damaged`."""
+def read_manifest(folder: Path, steps: int) -> dict:
+    """The manifest of a checkpoint, without a look at its files. Raises `Damaged`."""
     try:
         manifest = load_json(folder / str(steps) / "manifest.json")
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def manifest_of(folder: Path, steps: int) -> dict:
     if not isinstance(manifest, dict):
         raise Damaged("its manifest is not what was written")
     if "sha256" not in manifest and manifest.get("format") != FORMAT:
-        raise ValueError(other_format(folder, manifest))
+        raise ValueError(describe_format(folder, manifest))
     if manifest.pop("sha256", None) != digest(manifest):
         raise Damaged("its manifest is not what was written")
     if manifest["steps"] != steps:
@@ -50,8 +50,8 @@ def manifest_of(folder: Path, steps: int) -> dict:
     return manifest
 
 
-def seal(content: Mapping) -> bytes:
-    """As JSON, with a digest of its own."""
+def to_sealed_json(content: Mapping) -> bytes:
+    """JSON with a digest of the content."""
     return json.dumps({**content, "sha256": digest(content)}, indent=1).encode()
 
 
@@ -71,7 +71,7 @@ def load_json(path: Path) -> Any:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Of every file in a folder."""
+    """SHA-256 of every file in a folder, by name."""
     digests = {}
     with disk.reading(folder):
         for path in sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else ():
@@ -81,7 +81,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def set_aside(at: Path) -> Path:
-    """Give a damaged checkpoint a name under which it doesn't count."""
+    """Rename a damaged checkpoint, so that it is not read again. Returns its new place."""
     names = (at.with_name(f"{at.name}.damaged{f'-{i}' if i > 1 else ''}") for i in itertools.count(1))
     aside = next(path for path in names if not path.exists())
     try:
@@ -91,8 +91,8 @@ def set_aside(at: Path) -> Path:
     return aside
 
 
-def other_format(folder: Path, known: Mapping) -> str:
-    """What to say of checkpoints of another format."""
+def describe_format(folder: Path, known: Mapping) -> str:
+    """The error's text for checkpoints of another format."""
     return (
         f"{folder} holds checkpoints of format {known.get('format')}, written by another version of landscape_jax; this one "
         f"has format {FORMAT}: finish that run with the version that began it, or choose another folder"

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import landscape_jax as lj
-from landscape_jax import Status, programs, spectrum
+from landscape_jax import Status, programs
 
 SCALES = {"a": jnp.array([1.0, 3.0]), "b": [jnp.array([[0.5]])]}
 THETA = {"a": jnp.array([1.0, -2.0]), "b": [jnp.array([[4.0]])]}
@@ -140,8 +140,7 @@ def test_the_ceiling_stops_a_run_that_passes_it():
     np.testing.assert_array_equal(theirs["loss"], record["loss"])
 
 
-def test_a_memory_that_stays_by_itself_is_that_of_the_last_step_alive(problem):
-    assert spectrum.tracker().init(problem.params).stays  # the engine leaves it to the tracker
+def test_a_tracker_keeps_the_memory_of_the_last_step_alive(problem):
     gd = lj.dynamics.gradient(problem.loss, optax.sgd(2.0), lj.data.full_batch(problem.data))
     watch = {"sharpness": lj.observe.sharpness(lj.curvature.hessian(problem.loss))}
     final, record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=40, ceiling=1e6)
@@ -195,7 +194,7 @@ def test_numpy_parameters_are_welcome(straight):
 
 @jax.jit
 def at_pace(run, gaps):
-    return lj.paced(run, GD, WATCH, gaps)
+    return lj.advance(run, GD, WATCH, gaps=gaps)
 
 
 def test_an_even_pace_is_a_cadence(straight):
@@ -209,7 +208,7 @@ def test_runs_of_different_lengths_in_one_program():
     runs = jax.vmap(begin)(jnp.array([1.0, 2.0, 3.0]))
 
     def one(run, length):
-        return lj.paced(run, GD, WATCH, lj.pace(length, 5))
+        return lj.advance(run, GD, WATCH, gaps=lj.pace(length, 5))
 
     side_by_side = jax.jit(jax.vmap(one))(runs, lengths)
     in_turn = jax.jit(lambda r, n: jax.lax.map(lambda x: one(*x), (r, n)))(runs, lengths)
@@ -238,7 +237,7 @@ def test_gaps_that_are_no_gaps():
             lj.pace(7, records, growth)
     for gaps in (jnp.ones(3), jnp.int32(3)):
         with pytest.raises(ValueError, match="gaps must be one row of integers"):
-            lj.paced(begin(), GD, WATCH, gaps)
+            lj.advance(begin(), GD, WATCH, gaps=gaps)
 
 
 def test_the_number_of_programs_does_not_grow_with_the_leaves(tmp_path):
@@ -262,7 +261,7 @@ def test_the_number_of_programs_does_not_grow_with_the_leaves(tmp_path):
 
         runs = lj.sweep.grid(started)(jnp.array([1.0, 2.0]), jnp.arange(3))
         before = len(compiled)
-        lj.drive(runs, gd, watch, num_steps=4, checkpoint=tmp_path / str(leaves), progress=False)
+        lj.drive(runs, gd, watch, num_steps=4, saving=lj.Saving(tmp_path / str(leaves)), progress=False)
         return len(compiled) - before
 
     programs(3)  # what is compiled once for all
@@ -271,7 +270,7 @@ def test_the_number_of_programs_does_not_grow_with_the_leaves(tmp_path):
     assert 0 < many <= few + 2, (few, many)
 
 
-def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold_ones(problem):
+def test_a_warmed_up_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold_ones(problem):
     gd = lj.dynamics.gradient(problem.loss, optax.sgd(0.1), lj.data.full_batch(problem.data))
 
     def measure(key, eigs, moment):
@@ -279,7 +278,7 @@ def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold
 
     watch = {"loss": lj.observe.loss, "eigs": lj.observe.eigenpairs(lj.curvature.hessian(problem.loss), 1, measure)}
     cold = lj.start(jax.random.key(0), problem.params, gd, watch)
-    warm = jax.jit(lambda run: lj.warmed(run, gd, watch))(cold)
+    warm = jax.jit(lambda run: lj.warm_up(run, gd, watch))(cold)
     chex.assert_trees_all_equal(plain(warm._replace(memory={})), plain(cold._replace(memory={})))
     goes_on = jax.jit(lambda run: lj.advance(run, gd, watch, num_steps=20, every=10))
     (after, record), (other, theirs) = goes_on(warm), goes_on(cold)
@@ -288,7 +287,7 @@ def test_a_warmed_run_goes_on_as_if_nobody_had_looked_and_its_looks_are_not_cold
     np.testing.assert_allclose(record["eigs"]["value"], theirs["eigs"]["value"], rtol=4e-3)
     assert record["eigs"]["products"][0] <= 3
     assert theirs["eigs"]["products"][0] >= 20
-    twice = goes_on(jax.jit(lambda run: lj.warmed(run, gd, watch, 2))(cold))[1]
+    twice = goes_on(jax.jit(lambda run: lj.warm_up(run, gd, watch, 2))(cold))[1]
     np.testing.assert_allclose(twice["eigs"]["value"], record["eigs"]["value"], rtol=4e-3)
 
 
@@ -310,7 +309,7 @@ def steep_run(scales, every=2, num_steps=40, ceiling=1e4, **options):
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_drive_of_which_all_have_diverged_ends_early_with_the_bits_of_the_straight_run(stored, tmp_path, capfd):
-    options = {"checkpoint": tmp_path / "run"} if stored else {}
+    options = {"saving": lj.Saving(tmp_path / "run")} if stored else {}
     with pytest.warns(UserWarning, match=r"all runs have diverged; the last 28 of 40 steps are not computed"):
         straight, driven = steep_run(jnp.array([0.05, 100.0]), chunk=4, **options)
     assert straight[0].status.tolist() == [Status.DIVERGED] * 2
@@ -333,7 +332,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capfd, monkeypatch):
     assert len(lines) == 1
     assert lines[0].startswith("24/24 steps, loss ")
     assert "steps/s" in lines[0]
-    monkeypatch.setattr("landscape_jax.driver.BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("landscape_jax.engine.progress.SECONDS_BETWEEN_LINES", 0.0)
     drive()
     assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == [f"{n}/24" for n in range(4, 25, 4)]
     monkeypatch.setenv("TERM", "dumb")
@@ -355,9 +354,9 @@ def test_advance_in_a_python_loop_compiles_once():
     once = len(traced)
     for _ in range(3):
         run, _ = lj.advance(run, gd, WATCH, num_steps=2)
-        lj.paced(run, gd, WATCH, jnp.array([1, 2]))
+        lj.advance(run, gd, WATCH, gaps=jnp.array([1, 2]))
     assert run.step == 8
-    assert len(traced) <= 3 * once  # `advance` and `paced` have a program each, and the loss is traced once or twice for it
+    assert len(traced) <= 3 * once  # one program with a cadence, one with gaps; the loss is traced once or twice for each
 
 
 def test_programs_go_with_the_functions_that_they_were_made_of():
@@ -370,7 +369,7 @@ def test_programs_go_with_the_functions_that_they_were_made_of():
         gd = lj.dynamics.gradient(loss, optax.sgd(0.1), lj.data.full_batch(jnp.arange(6.0)))
         run, _ = lj.run(jax.random.key(0), THETA, gd, WATCH, num_steps=2)
         run, _ = lj.advance(run, gd, WATCH, num_steps=2)
-        lj.paced(lj.warmed(run, gd, WATCH), gd, WATCH, jnp.array([1, 1]))
+        lj.advance(lj.warm_up(run, gd, WATCH), gd, WATCH, gaps=jnp.array([1, 1]))
         lj.drive(run, gd, WATCH, num_steps=2, progress=False)
         assert len(programs._cache) > before
         return weakref.ref(loss)

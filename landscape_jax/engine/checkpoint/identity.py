@@ -1,7 +1,7 @@
-"""Which run it is: arrays and programs as short JSON values, which tell one run from another.
+"""The identity of a run: short JSON values for its start, its data and its program.
 
-Data do not depend on the devices that see them, and count by a digest of all their bits. What the same call computes, θ₀
-above all, may have other last bits on another number of devices, and counts by projections, which don't see those.
+Data are the same on all devices: they are compared by a digest of all bits. Arrays that a program has computed, such as θ₀,
+may have other last bits on another number of devices: they are compared by projections, up to a tolerance.
 """
 
 import functools
@@ -16,7 +16,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from landscape_jax import devices
-from landscape_jax.checkpoint import shards
+from landscape_jax.engine.checkpoint import shards
+from landscape_jax.record.values import plain
 
 Fields = dict[str, Any]  # what tells one run from another: JSON values by name
 
@@ -26,33 +27,58 @@ PROJECTIONS = 4
 
 
 def fingerprint(arrays: Any, computed: Callable[[Any], bool] = lambda x: False) -> Fields:
-    """Each leaf by name: [dtype and shape, digest and first number].
+    """By the name of each leaf: [dtype and shape, digest and first number].
 
-    For floats that are computed it is [dtype and shape, [tolerance, ‖x‖, projections]].
-    All processes call it together.
+    For floats that are `computed` it is [dtype and shape, [tolerance, ‖x‖, projections]]. All processes call it together.
 
     Args:
-      computed: of which leaves the last bits don't count.
+      computed: leaf ↦ whether its last bits may differ.
     """
     leaves = [(_name(path), x) for path, x in jax.tree_util.tree_leaves_with_path(arrays)]
     leaves = [(name, x if hasattr(x, "dtype") else np.asarray(x)) for name, x in leaves]
     unique = list({id(x): x for _, x in leaves}.values())  # one array may have several names
     # in this order, the same in all processes, for fetching is theirs together
     here = devices.to_host([shards.bits(x) if _bytes(x) <= ON_HOST else None for x in unique])
-    told = {}
+    values = {}
     for x, fetched in zip(unique, here, strict=True):
         loose = jnp.issubdtype(x.dtype, jnp.floating) and computed(x)
-        told[id(x)] = [shards.kind(x), _told(x if fetched is None else fetched, loose)]
-    return {name: told[id(x)] for name, x in leaves}
+        values[id(x)] = [shards.kind(x), _digest_or_projections(x if fetched is None else fetched, loose)]
+    return {name: values[id(x)] for name, x in leaves}
+
+
+def run_fields(
+    run: Any, dynamics: Any, observe: Any, ceiling: float, jaxpr: ClosedJaxpr, every: int | dict[str, int], caller: Any
+) -> Fields:
+    """The fields by which a run is recognised: its start, data, program, and the caller's identity.
+
+    Args:
+      jaxpr: one interval of the run's program.
+      caller: names and values, or None.
+    """
+    ndim = run.step.ndim
+    # what observers remember at the start follows from the key; numbers in the state, such as rates, count to their last bit
+    start = fingerprint({"key": run.key, "step": run.step, "status": run.status})
+    start |= fingerprint({"params": run.params}, lambda x: True)
+    start |= fingerprint({"state": run.state}, lambda x: x.ndim > ndim)
+    data = fingerprint({"dynamics": dynamics, "observe": observe, "constant": constants(jaxpr)})
+    return {
+        "every": every,
+        "ceiling": str(float(ceiling)),
+        "observe": sorted(observe),
+        "program": program(jaxpr.jaxpr),
+        **{f"start{name}": x for name, x in start.items()},
+        **{re.sub(r"^\['(\w+)'\]", r"\1", name): x for name, x in data.items()},
+        **{f"identity.{name}": x for name, x in plain(caller or {}, "identity", nonfinite=str).items()},
+    }
 
 
 def program(jaxpr: Jaxpr) -> str:
-    """A digest of a traced program. Addresses of functions, which change from process to process, don't count."""
+    """A digest of a traced program, without the addresses of functions, which change from process to process."""
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode()).hexdigest()[:16]
 
 
 def constants(closed: ClosedJaxpr) -> list[Any]:
-    """All arrays that a traced program holds, those of the programs inside of it too."""
+    """All arrays that a traced program and the programs inside of it hold."""
 
     def inside(x: Any) -> Iterator[Any]:
         if isinstance(x, ClosedJaxpr):
@@ -72,7 +98,7 @@ def constants(closed: ClosedJaxpr) -> list[Any]:
 
 
 def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Names of the fields that differ, and of those that differ in last bits only."""
+    """The names of the fields that differ, and of those that differ in their last bits only."""
     differing, close = [], []
     for name in sorted(theirs.keys() | ours.keys()):
         match theirs.get(name), ours.get(name):
@@ -86,7 +112,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[list[st
 
 
 def short(x: Any) -> str:
-    """A field's value in an error."""
+    """A field's value as an error prints it."""
     match x:
         case [str(kind), [_, norm, *projections]]:
             return f"{kind} of norm {norm:.6g}, projected {', '.join(f'{p:.6g}' for p in projections[:2])}, …"
@@ -96,7 +122,7 @@ def short(x: Any) -> str:
 
 
 def _name(path: tuple) -> str:
-    """A leaf's name; what a `Partial` holds are its args and keywords."""
+    """A leaf's name. The children of a `Partial` are called args and keywords."""
     return jax.tree_util.keystr(path).replace("[<flat index 0>]", ".args").replace("[<flat index 1>]", ".keywords")
 
 
@@ -108,8 +134,8 @@ def _bytes(x: Any) -> int:
     return x.size * (4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize)
 
 
-def _told(x: Any, loose: bool) -> Any:
-    """The digest, or [tolerance, norm, projections], of an array on the host, or of a large one on its devices."""
+def _digest_or_projections(x: Any, loose: bool) -> Any:
+    """The digest, or [tolerance, norm, projections] where `loose`. Large arrays are not moved to the host."""
     host = isinstance(x, np.ndarray)
     if loose:
         numbers = _projections(x) if host else [float(v) for v in np.asarray(_device_projections(x))]
@@ -126,7 +152,7 @@ def _told(x: Any, loose: bool) -> Any:
 
 
 def _projections(x: np.ndarray) -> list[float]:
-    """By blocks of WIDTH numbers: w = (weight within the block) · (weight of the block)."""
+    """[‖x‖, projections]. In blocks of WIDTH numbers: w = (weight within the block) · (weight of the block)."""
     x = x.astype(np.float64).reshape(-1)
     if x.size == 0:
         return [0.0]
@@ -141,19 +167,19 @@ def _projections(x: np.ndarray) -> list[float]:
 
 @functools.lru_cache(maxsize=4)
 def _weights(count: int, salt: int) -> np.ndarray:
-    """[PROJECTIONS, count]"""
+    """Fixed weights, [PROJECTIONS, count]."""
     index = np.arange(count * PROJECTIONS, dtype=np.uint32).reshape(PROJECTIONS, count)
-    return _weight(_mixed(index + np.uint32(salt << 28), np), np).astype(np.float64)
+    return _weight(_mix(index + np.uint32(salt << 28), np), np).astype(np.float64)
 
 
 def _weight(mixed: Any, numpy: Any) -> Any:
-    """Of random bits: the lowest is the sign, the upper 24 the size."""
+    """A weight from random bits: the lowest bit is its sign, the upper 24 its size."""
     size = (mixed >> 8).astype(numpy.float32) * numpy.float32(2.0**-24) + numpy.float32(0.5)
     return numpy.where(mixed & 1 == 1, size, -size)
 
 
-def _mixed(x: Any, numpy: Any) -> Any:
-    """Uniform bits of uint32, in which each depends on all that were given.
+def _mix(x: Any, numpy: Any) -> Any:
+    """Uniform bits of uint32. Each output bit depends on all input bits.
 
     Source: C. Wellons 2018, "Prospecting for hash functions", lowbias32.
     """
@@ -167,7 +193,7 @@ def _mixed(x: Any, numpy: Any) -> Any:
 
 @jax.jit
 def _device_hash(x: jax.Array) -> jax.Array:
-    """[2] uint32: Σ mix(bits of xᵢ, i) mod 2³², the same however the array is split, for integers add up in any order."""
+    """[2] uint32: Σ mix(bits of xᵢ, i) mod 2³², the same however the array is split, because integer sums are exact."""
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         x = jnp.stack([x.real, x.imag], axis=-1)
     width = x.dtype.itemsize
@@ -176,7 +202,7 @@ def _device_hash(x: jax.Array) -> jax.Array:
     index = _index(words.shape)
 
     def word(salt):
-        return jnp.sum(_mixed(words ^ _mixed(index + jnp.uint32(salt), jnp), jnp), dtype=jnp.uint32)
+        return jnp.sum(_mix(words ^ _mix(index + jnp.uint32(salt), jnp), jnp), dtype=jnp.uint32)
 
     return jnp.stack([word(salt) for salt in (0x9E3779B9, 0x7F4A7C15)])
 
@@ -186,7 +212,7 @@ def _device_projections(x: jax.Array) -> jax.Array:
     """[1 + PROJECTIONS]: ‖x‖ and the projections, with weights of their own."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     index = _index(x.shape)
-    weights = (_weight(_mixed(index + jnp.uint32(k << 28), jnp), jnp) for k in range(PROJECTIONS))
+    weights = (_weight(_mix(index + jnp.uint32(k << 28), jnp), jnp) for k in range(PROJECTIONS))
 
     def total(y):
         while y.ndim:  # axis by axis: a sum of sums is more exact than one long sum

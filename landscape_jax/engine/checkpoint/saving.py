@@ -6,13 +6,12 @@
       <steps>/run/*.npz      the `Run` after that many steps, one file a process
       <steps>/manifest.json  checksums of those and of the record up to there; a copy of config.json
 
-A checkpoint has a name of its own once all of it is safely on disk. One that is not what was written is set aside as
-<steps>.damaged.
+A checkpoint gets its name once all of it is safely on disk. A damaged one is renamed to <steps>.damaged.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,28 @@ import jax.numpy as jnp
 
 from landscape_jax import devices
 from landscape_jax.arguments import described
-from landscape_jax.checkpoint import claim, shards
-from landscape_jax.checkpoint.identity import Fields
-from landscape_jax.checkpoint.manifest import (
+from landscape_jax.engine.checkpoint import claim, shards
+from landscape_jax.engine.checkpoint.identity import Fields
+from landscape_jax.engine.checkpoint.manifest import (
     FORMAT,
     Damaged,
     check,
     checksums,
     first_line,
-    manifest_of,
+    read_manifest,
     saved_steps,
-    seal,
     set_aside,
+    to_sealed_json,
 )
+from landscape_jax.engine.checkpoint.settings import Saving
 from landscape_jax.record import Growing, Record, Unwritable, disk, held
 from landscape_jax.record.growing import describe
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder; made by `opened`.
+    """The checkpoints of one run in one folder; see `open_checkpoints`.
 
-    Saving goes on in the background while the next chunk is computed; `finish` waits for it.
+    Files are written in the background while the next chunk is computed; `finish` waits for them.
     """
 
     def __init__(self, folder: Path, ndim: int, keep: int = 1):
@@ -53,10 +53,10 @@ class Checkpoints:
         self._pending: tuple[dict, Future] | None = None  # (manifest, its checkpoint being written)
 
     def save(self, steps: int, run: Any, record: Record) -> None:
-        """The run after `steps` steps, and the record of the last of them."""
+        """Save the run after `steps` steps, and the record since the last call."""
         self.finish()
         at = self._unfinished(steps) / "run"
-        with self._told(steps):
+        with self._explain_errors(steps):
             if devices.is_first_process():
                 self.record.append(record)
                 at.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Checkpoints:
         if self._pending is None:
             return
         (manifest, writing), self._pending = self._pending, None
-        with self._told(manifest["steps"]):
+        with self._explain_errors(manifest["steps"]):
             writing.result()
             if jax.process_count() > 1:
                 devices.barrier(f"checkpoint {manifest['steps']} written")
@@ -85,10 +85,10 @@ class Checkpoints:
                     self._seal(manifest)
 
     def _seal(self, manifest: Mapping) -> None:
-        """Give a checkpoint its name, now that all of it is written, and remove those beyond the newest `keep`."""
+        """Rename a checkpoint that is completely written to its final name, and remove all but the newest `keep`."""
         steps = manifest["steps"]
         at = self._unfinished(steps)
-        disk.write(at / "manifest.json", seal({**manifest, "files": checksums(at / "run")}))
+        disk.write(at / "manifest.json", to_sealed_json({**manifest, "files": checksums(at / "run")}))
         for folder in (at / "run", at):
             disk.sync(folder)
         os.replace(at, self.folder / str(steps))
@@ -97,33 +97,33 @@ class Checkpoints:
             disk.discard(self.folder / str(old))
 
     def close(self) -> None:
-        """Wait for the file that is being written."""
+        """Wait for the file that is being written, and stop the background thread."""
         self._background.shutdown()
 
     def whole_record(self) -> Record:
-        """All of it so far. All processes call it together."""
+        """The record so far. All processes call it together."""
         self.finish()
         devices.barrier(f"record in {self.folder}")
         if not devices.is_first_process() and (steps := saved_steps(self.folder)):
-            manifest = manifest_of(self.folder, steps[0])
+            manifest = read_manifest(self.folder, steps[0])
             self.record.resumed(manifest["length"], manifest["record"], self.record.holes)
         return self.record.read()
 
     def newest(self, like: Any, look: bool = False) -> tuple[int, Any] | None:
         """(steps, run) of the newest checkpoint that is whole, None without any.
 
-        Those after it are told of and set aside. Where the run is whole and no checkpoint has the record that belongs to it,
-        the run counts: what is damaged of the record is told of, and reads as NaN.
+        A warning names those after it, which are renamed. Where the run is whole, but no checkpoint has an undamaged record,
+        the run is taken, and the damaged rows of the record read as NaN.
 
         Args:
           like: a run of the same structure, for shapes, dtypes and shardings: devices may be others than at saving.
           look: change nothing on disk.
-        Raises: `record.Unreadable` where a file can't be read: that is no sign of damage.
+        Raises: `record.Unreadable` where a file can't be read, which is no sign of damage.
         """
-        steps = _first_decides(lambda: self._newest_whole(look))
+        steps = _decide_on_first(lambda: self._find_newest(look))
         if steps < 0:
             return None
-        manifest = manifest_of(self.folder, steps)
+        manifest = read_manifest(self.folder, steps)
         if not devices.is_first_process():
             self.record.resumed(**_record_of(manifest), holes=self.record.damage(**_record_of(manifest)))
         elif not look:
@@ -133,8 +133,8 @@ class Checkpoints:
         with disk.reading(at):
             return steps, shards.read(at / "run", manifest["files"], like)
 
-    def _newest_whole(self, look: bool) -> int:
-        """Its steps, −1 without any. The record goes on from there."""
+    def _find_newest(self, look: bool) -> int:
+        """The steps of the newest whole checkpoint, −1 without any. The record is set to go on from there."""
         problems, holed = {}, None
         for steps in saved_steps(self.folder):
             try:
@@ -149,19 +149,19 @@ class Checkpoints:
             holed = holed or (steps, record, holes)
         else:
             if holed is None:
-                self._tell(problems, look)
+                self._warn_of_skipped(problems, look)
                 return -1
             steps, record, holes = holed
             disk.warn(
                 f"the record in {self.folder} is damaged: {describe(holes)}. The run goes on after {steps} steps; "
                 "what is damaged reads as NaN, or as 0"
             )
-        self._tell({n: problem for n, problem in problems.items() if n > steps}, look)
+        self._warn_of_skipped({n: problem for n, problem in problems.items() if n > steps}, look)
         self.record.resumed(**record, holes=holes)
         return steps
 
-    def _tell(self, problems: Mapping[int, str], look: bool) -> None:
-        """Of checkpoints that are passed over; they are kept under another name."""
+    def _warn_of_skipped(self, problems: Mapping[int, str], look: bool) -> None:
+        """Warn of checkpoints that are passed over, and rename them."""
         for steps, problem in problems.items():
             at = self.folder / str(steps)
             if look and not at.exists():
@@ -173,8 +173,8 @@ class Checkpoints:
         return self.folder / f"{steps}{disk.PARTIAL}"
 
     @contextlib.contextmanager
-    def _told(self, steps: int) -> Iterator[None]:
-        """What a file system says, as an error that says what is left."""
+    def _explain_errors(self, steps: int) -> Iterator[None]:
+        """Turns an `OSError` into `Unwritable`, which says what is left."""
         try:
             yield
         except OSError as error:
@@ -187,34 +187,26 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def opened(
-    folder: str | Path, fields: Fields, *, ndim: int = 0, keep: int = 3, on: str = "", accept: Sequence[str] = ()
-) -> Iterator[Checkpoints]:
-    """The folder of one run's checkpoints, held against other processes and threads, made if it isn't there.
+def open_checkpoints(saving: Saving, fields: Fields, *, ndim: int = 0, on: str = "") -> Iterator[Checkpoints]:
+    """The folder of one run's checkpoints, locked against other processes and threads, and made if it isn't there.
 
     Args:
       fields: what tells this run from others.
       ndim: how many leading axes of runs there are.
-      keep: how many checkpoints stay.
-      on: the devices it runs on, in words; other ones are told of.
-      accept: names of fields, or how they begin, that may differ.
+      on: the devices it runs on, in words; a warning says where they differ.
     Raises: `ValueError` where the folder holds other things, or the checkpoints of another run (it names the fields that
       differ); `record.Unwritable` where it can't be written, or another process writes to it.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep} checkpoints must be at least 1")
-    if isinstance(accept, str):
-        raise ValueError(f'accept={accept!r} must be a sequence of names: accept=("{accept}",)')
-    folder = disk.expand(folder)
+    folder = disk.expand(saving.folder)
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(folder, ndim, keep)
+        checkpoints = Checkpoints(folder, ndim, saving.keep)
 
         def take() -> int:
             stack.enter_context(held(folder))
-            checkpoints.config = claim.claim_folder(folder, fields, on, accept)
+            checkpoints.config = claim.claim_folder(folder, fields, on, saving.accept)
             return 0
 
-        _first_decides(take)
+        _decide_on_first(take)
         stack.callback(checkpoints.close)
         yield checkpoints
         checkpoints.finish()
@@ -224,14 +216,17 @@ def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
     """(steps, run, record) of the newest whole checkpoint, to look at or to go on from. It changes nothing on disk.
 
     Args:
+      folder: that of a `drive`, which may be under way.
       like: a run of the same structure, e.g. from `start`.
     Raises: `FileNotFoundError` where there is none; `record.Unreadable` where it can't be read.
+
+    >>> steps, run, record = lj.checkpoint.load(folder, like=run)  # doctest: +SKIP
     """
     if not hasattr(like, "step") or not hasattr(like, "memory"):
         raise TypeError(f"load: like must be a Run, but is {described(like)}: write lj.start(key, params, dynamics, observe)")
     folder = disk.expand(folder)
     if not saved_steps(folder) and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no checkpoints: give the folder that was checkpoint= of an earlier drive")
+        raise FileNotFoundError(f"{folder} holds no checkpoints: give the folder of an earlier drive's Saving")
     while True:
         before = saved_steps(folder)
         checkpoints = Checkpoints(folder, jnp.ndim(like.step))
@@ -248,16 +243,16 @@ def load(folder: str | Path, like: Any) -> tuple[int, Any, Record]:
 def _check_leaves(at: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
     names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
     if names:
-        told = "; ".join(f"{n[4:]}: {there.get(n, 'nothing')} there, {here.get(n, 'nothing')} here" for n in names[:4])
-        raise ValueError(f"{at} holds a run of another structure ({told}): give a run that was started as that one was")
+        differing = "; ".join(f"{n[4:]}: {there.get(n, 'nothing')} there, {here.get(n, 'nothing')} here" for n in names[:4])
+        raise ValueError(f"{at} holds a run of another structure ({differing}): give a run that was started as that one was")
 
 
 def _record_of(manifest: Mapping) -> dict:
     return {"length": manifest["length"], "checksums": manifest["record"]}
 
 
-def _first_decides(act: Callable[[], int]) -> int:
-    """What the first process finds, for all: no process may wait for one that has gone."""
+def _decide_on_first(act: Callable[[], int]) -> int:
+    """The first process's result, for all. Where it raises all raise, so that none waits for one that has gone."""
     found, refused = 0, None
     try:
         found = act() if devices.is_first_process() else 0

@@ -1,5 +1,0 @@
-"""Checkpoints: a run on disk, from which it goes on bit for bit (`drive(..., checkpoint=folder)` writes them)."""
-
-from landscape_jax.checkpoint.saving import Checkpoints, load, opened
-
-__all__ = ["Checkpoints", "load", "opened"]
