@@ -1,9 +1,11 @@
 """The examples in docstrings of public functions run, and say what comes out.
 
-They share a namespace: jax, jnp, np, optax, lj, a key, and a linear network with three classes (`namespace`).
+They share a namespace: jax, jnp, np, optax, lj, a key, a linear network with three classes (`namespace`), and a run of gradient
+descent on w ↦ w · w (`descent`).
 """
 
 import doctest
+import functools
 import inspect
 import io
 import types
@@ -21,12 +23,6 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # Public functions without an example, by module. Names are only removed from here.
 BARE_BY_MODULE = {
-    "": """
-        advance check drive pace paced run start warmed
-    """,
-    "checkpoint": """
-        load opened
-    """,
     "devices": """
         agreed alike_on anywhere automatic dividing fetched first join mean_over mesh placed runs_over split together
     """,
@@ -72,6 +68,15 @@ def namespace() -> dict:
     )
 
 
+@functools.cache
+def descent() -> dict:
+    """Dynamics, a run before its first step, and the record of two steps."""
+    gd, watch = lj.dynamics.gradient(lambda w, batch: w @ w, optax.sgd(0.1), lambda key, step: None), {"loss": lj.observe.loss}
+    run = lj.start(jax.random.key(0), jnp.ones(2), gd, watch)
+    record = lj.advance(run, gd, watch, num_steps=2)[1]
+    return dict(gd=gd, run=run, record=record)
+
+
 def public(module: types.ModuleType, at: str = "") -> Iterator[tuple[str, object]]:
     """Functions and classes by place ("theory.uv.trace"): those that `__all__` lists, or, without one, those defined there."""
     own = [name for name, x in vars(module).items() if name[0] != "_" and getattr(x, "__module__", "") == module.__name__]
@@ -102,8 +107,8 @@ def test_examples(room, tmp_path, monkeypatch):
     with jax.debug_key_reuse(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for place, examples in EXAMPLES.items():
             if place.rpartition(".")[0].partition(".")[0] == room:
-                runner.run(doctest.DocTest(examples, namespace(), place, None, None, None), out=told.write)
-    assert runner.tries > 0
+                names = namespace() | descent() | {"folder": tmp_path}
+                runner.run(doctest.DocTest(examples, names, place, None, None, None), out=told.write)
     assert runner.failures == 0, told.getvalue()
 
 

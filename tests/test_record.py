@@ -320,3 +320,38 @@ def test_a_growing_record_goes_on_from_any_length_and_finds_damage(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         record.Growing(tmp_path).resumed(*sums[0])
+
+
+def coarse():
+    step = np.broadcast_to(np.arange(0, 60, 10), (2, 6))
+    entries = {"step": step, "loss": step + 0.5, "sharpness": step[:, ::2] + 0.25}
+    return lj.Record(entries, {"seed": [3, 5]}, cadence={"sharpness": 2})
+
+
+def test_entries_with_a_cadence_are_selected_along_time():
+    runs = coarse()
+    one = runs.sel(seed=5)
+    assert one.cadence["sharpness"] == 2
+    assert one.steps("sharpness").tolist() == [0, 20, 40]
+    assert one["sharpness"].tolist() == [0.25, 20.25, 40.25]
+    assert runs.sel(step=20)["sharpness"].tolist() == [20.25, 20.25]
+    assert set(runs.sel(step=30)) == {"loss"}  # no row there
+    assert set(runs.isel(step=-2)) == {"loss", "sharpness"}
+    late = runs.isel(step=slice(2, None))
+    assert (late.cadence["sharpness"], late["sharpness"].tolist()) == (2, [[20.25, 40.25]] * 2)
+    assert late.steps("sharpness").tolist() == [20, 40]
+    thin = runs.isel(step=slice(None, None, 2))
+    assert (thin.cadence["sharpness"], thin["sharpness"].shape) == (1, (2, 3))
+    with pytest.raises(ValueError, match=r"'sharpness' has a row at every 2-th position of 'step'.*begin with a multiple of 2"):
+        runs.isel(step=slice(1, None))
+    assert runs.isel(step=slice(0, 0))["sharpness"].shape == (2, 0)
+
+
+def test_copies_and_unions_keep_cadences():
+    runs = coarse()
+    into = runs.copy()
+    into |= {"extra": np.zeros((2, 6))}
+    copies = [runs.copy(), copy.copy(runs), copy.deepcopy(runs)]
+    for result in (*copies, runs | {"extra": np.ones((2, 6))}, {"extra": 1} | runs, into):
+        assert result.cadence["sharpness"] == 2
+    assert (runs | {"sharpness": np.ones((2, 6))}).cadence["sharpness"] == 1

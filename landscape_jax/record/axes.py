@@ -85,25 +85,31 @@ class Record(dict):
         "step" too: without its axis the record has no entry "step". The coordinates of "step" are the clock of the runs that
         are left; where these stand still, because they diverged, they remain those of the whole record.
 
+        An entry with a cadence n of its own has rows at every n-th position of "step". At one position it is left out of the
+        result if it has no row there. With several, its rows must again be at every m-th of them, beginning with the first.
+
         Args:
           places: by axis, an integer (negative ones count from the end), a slice, or a list of integers.
-        Raises: `ValueError` for an axis that there is not, `IndexError` for a position beyond its end.
+        Raises: `ValueError` for an axis that there is not, and for positions of "step" that leave an entry without a regular
+          cadence; `IndexError` for a position beyond its end.
         """
         axes = self._with_axes(places)
         for name, place in places.items():
             _check_place(name, place, len(axes[name]))
-        if self._coarse and "step" in places:
-            coarse = ", ".join(f"{name} (every {n})" for name, n in self._coarse.items())
-            raise ValueError(
-                f"entries have steps of their own: {coarse}. Select along the other axes, then index an entry by steps(name); or "
-                "use to_xarray, where each cadence has its own dimension"
-            )
         left = {name: x[places[name]] if name in places else x for name, x in axes.items()}
         left = {name: x for name, x in left.items() if np.ndim(x)}
         timeless = "step" in axes and "step" not in left
-        kept = {name: x for name, x in self.items() if not (timeless and name == "step")}
-        part = lambda name: functools.partial(_part, name, list(axes), places)  # noqa: E731
-        record = Record({name: jax.tree.map(part(name), x) for name, x in kept.items()}, left, cadence=self._coarse)
+        cadence, entries = {}, {}
+        for name, x in self.items():
+            own = dict(places)
+            if self.cadence[name] > 1 and "step" in places:
+                rows, cadence[name] = _coarse_rows(name, self.cadence[name], np.arange(len(axes["step"]))[places["step"]])
+                own["step"] = rows
+            else:
+                cadence[name] = self.cadence[name]
+            if not (timeless and name == "step") and own.get("step", 0) is not None:
+                entries[name] = jax.tree.map(functools.partial(_part, name, list(axes), own), x)
+        record = Record(entries, left, cadence={} if timeless else cadence)
         if "step" in left and np.size(record["step"]) and _goes_on(clock(record), left["step"]):
             del record.named["step"]
         return record
@@ -118,7 +124,7 @@ class Record(dict):
 
     def copy(self) -> "Record":
         """The same entries in a new record, with the same axes."""
-        return Record(self, self.named, cadence=self._coarse)
+        return Record(self, self.named, cadence=self.cadence)
 
     __copy__ = copy
 
@@ -126,17 +132,17 @@ class Record(dict):
         """The entries of both, those of `other` where both have a name; the axes of the first that has any."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        return Record({**self, **other}, self.named or _named_of(other), cadence=self._coarse | _coarse_of(other))
+        return Record({**self, **other}, self.named or _named_of(other), cadence=self.cadence | _cadence_of(other))
 
     def __ror__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]
         if not isinstance(other, Mapping):
             return NotImplemented
-        return Record({**other, **self}, self.named, cadence=self._coarse)
+        return Record({**other, **self}, self.named, cadence=_cadence_of(other) | self.cadence)
 
     def __ior__(self, other: Any) -> "Record":  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.update(other)
-        self.named = self.named or _named_of(other)
-        self._coarse |= _coarse_of(other)
+        joined = self | dict(other) if not isinstance(other, Mapping) else self | other
+        self.update(joined)
+        self.named, self._coarse = joined.named, joined._coarse
         return self
 
     def to_xarray(self):
@@ -204,8 +210,23 @@ def _named_of(x: Any) -> dict[str, Any]:
     return dict(x.named) if isinstance(x, Record) else {}
 
 
-def _coarse_of(x: Any) -> dict[str, int]:
-    return dict(x._coarse) if isinstance(x, Record) else {}
+def _cadence_of(x: Mapping) -> dict[str, int]:
+    """Of each entry; those of a plain dict have a row at each step."""
+    return x.cadence if isinstance(x, Record) else dict.fromkeys(x, 1)
+
+
+def _coarse_rows(entry: str, n: int, places: Any) -> tuple[Any, int]:
+    """Which rows of an entry are at these positions of "step", where it has every n-th: and at every how many-th they are."""
+    if np.ndim(places) == 0:
+        return (int(places) // n if places % n == 0 else None), 1
+    at = np.flatnonzero(places % n == 0)
+    every = int(at[1]) if len(at) > 1 else max(1, len(places))
+    if len(places) and not np.array_equal(at, np.arange(0, len(places), every)):
+        raise ValueError(
+            f"the entry {entry!r} has a row at every {n}-th position of 'step', and none at regular places among those taken: "
+            f"begin with a multiple of {n}, or take the entry out first"
+        )
+    return (places[at] // n).tolist(), every
 
 
 def _part(entry: str, axes: list[str], places: Mapping[str, Any], x: Any) -> Any:
