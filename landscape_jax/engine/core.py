@@ -113,7 +113,8 @@ def advance(
 def _advance_program(rebuild: Callable) -> Callable:
     @functools.partial(jax.jit, static_argnames=("num_steps", "cadences"), inline=True)
     def go(run, arrays, ceiling, num_steps, cadences):
-        return _advance(run, *rebuild(arrays), ceiling, num_steps, cadences)
+        dynamics, observe = rebuild(arrays)
+        return _advance(run, dynamics, observe, ceiling, num_steps, cadences)
 
     return go
 
@@ -285,7 +286,7 @@ def _observable_key(key: Key, name: str) -> Key:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def _nan_unless(alive: Array, x: Array) -> Array:
+def _nan_unless(alive: Array | bool, x: Array) -> Array:
     x = jnp.asarray(x)
     return jnp.where(alive, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
 

@@ -29,6 +29,7 @@ class Loop:
     chunk: int
     done: int = 0
     status: Any = None  # of the runs, on the host
+    all_diverged: bool = False
     last_row: Record | None = None  # once a whole chunk was made by diverged runs: what they record
     saved: Checkpoints | None = None
     pause: float = 0.0
@@ -48,12 +49,12 @@ class Loop:
     def advance(self) -> tuple[Record, np.ndarray]:
         """A chunk: its record and the status of the runs."""
         ndim, steps = self.run.step.ndim, min(self.chunk, self.num_steps - self.done)
-        all_diverged = self.status is not None and bool(np.all(self.status == Status.DIVERGED))
-        self.done += steps
+        only_diverged, self.done = self.all_diverged, self.done + steps
         if self.last_row is None:
             self.run, record = self.step(self.run, steps // self.cadences[-1].every)
             record, self.status = devices.fetched((record, self.run.status))
-            if all_diverged:
+            self.all_diverged = bool(np.all(self.status == Status.DIVERGED))
+            if only_diverged:
                 self.last_row = jax.tree.map(lambda x: np.take(x, [-1], axis=ndim), record)
                 _warn_all_diverged(self.done, self.num_steps)
         else:
