@@ -29,6 +29,7 @@ class Loop:
     chunk: int
     done: int = 0
     status: Any = None  # of the runs, on the host
+    all_diverged: bool = False
     last_row: Record | None = None  # once a whole chunk was made by diverged runs: what they record
     saved: Checkpoints | None = None
     pause: float = 0.0
@@ -48,25 +49,24 @@ class Loop:
     def advance(self) -> tuple[Record, np.ndarray]:
         """A chunk: its record and the status of the runs."""
         ndim, steps = self.run.step.ndim, min(self.chunk, self.num_steps - self.done)
-        all_diverged = self.status is not None and bool(np.all(self.status == Status.DIVERGED))
-        self.done += steps
+        only_diverged, self.done = self.all_diverged, self.done + steps
         if self.last_row is None:
             self.run, record = self.step(self.run, steps // self.cadences[-1].every)
-            record, self.status = devices.to_host((record, self.run.status))
-            if all_diverged:
+            record, self.status = devices.fetched((record, self.run.status))
+            self.all_diverged = bool(np.all(self.status == Status.DIVERGED))
+            if only_diverged:
                 self.last_row = jax.tree.map(lambda x: np.take(x, [-1], axis=ndim), record)
                 _warn_all_diverged(self.done, self.num_steps)
         else:
             record = _repeat_row(self.last_row, ndim, steps // self.cadences[0].every)
         self.gathered.append(record)
         self.unsaved += sum(x.nbytes for x in jax.tree.leaves(record))
-        assert self.status is not None
         return record, self.status
 
     def save_if_due(self, stopped: bool) -> None:
         """Save at the end, when stopped, when much is unsaved, or after a pause."""
         due = self.done >= self.num_steps or stopped or self.unsaved >= MOST_UNSAVED
-        if self.saved is not None and (due or devices.any_process(time.monotonic() - self.latest >= self.pause)):
+        if self.saved is not None and (due or devices.anywhere(time.monotonic() - self.latest >= self.pause)):
             self.saved.save(self.done, self.run, self.gathered.read())
             self._forget_saved()
 

@@ -140,13 +140,14 @@ def test_the_ceiling_stops_a_run_that_passes_it():
     np.testing.assert_array_equal(theirs["loss"], record["loss"])
 
 
-def test_a_tracker_keeps_the_memory_of_the_last_step_alive(problem):
+def test_of_a_diverged_run_a_tracker_makes_one_product_and_keeps_its_memory(problem):
     gd = lj.dynamics.gradient(problem.loss, optax.sgd(2.0), lj.data.full_batch(problem.data))
-    watch = {"sharpness": lj.observe.sharpness(lj.curvature.hessian(problem.loss))}
+    watch = {"sharpness": lj.observe.sharpness(lj.curvature.hessian(problem.loss), told=True)}
     final, record = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=40, ceiling=1e6)
     died = int(final.step)
     assert 2 < died < 40
-    assert np.isfinite(jax.tree.leaves(record["sharpness"])[0][:died]).all()
+    assert np.isfinite(record["sharpness"]["value"]).tolist() == [True] * died + [False] * (40 - died)
+    assert record["sharpness"]["products"][died:].tolist() == [1] * (40 - died)  # what a run costs that has diverged
     before, _ = lj.run(jax.random.key(0), problem.params, gd, watch, num_steps=died, ceiling=1e6)
     chex.assert_trees_all_equal(final.memory, before.memory)
     assert final.memory["sharpness"].looks == died
