@@ -52,7 +52,7 @@ class Loop:
         only_diverged, self.done = self.all_diverged, self.done + steps
         if self.last_row is None:
             self.run, record = self.step(self.run, steps // self.cadences[-1].every)
-            record, self.status = devices.fetched((record, self.run.status))
+            record, self.status = devices.to_host((record, self.run.status))
             self.all_diverged = bool(np.all(self.status == Status.DIVERGED))
             if only_diverged:
                 self.last_row = jax.tree.map(lambda x: np.take(x, [-1], axis=ndim), record)
@@ -66,7 +66,7 @@ class Loop:
     def save_if_due(self, stopped: bool) -> None:
         """Save at the end, when stopped, when much is unsaved, or after a pause."""
         due = self.done >= self.num_steps or stopped or self.unsaved >= MOST_UNSAVED
-        if self.saved is not None and (due or devices.anywhere(time.monotonic() - self.latest >= self.pause)):
+        if self.saved is not None and (due or devices.any_process(time.monotonic() - self.latest >= self.pause)):
             self.saved.save(self.done, self.run, self.gathered.read())
             self._forget_saved()
 

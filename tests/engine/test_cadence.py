@@ -73,7 +73,7 @@ def test_the_record_knows_the_steps_of_each_entry(nested):
 
 
 def test_a_cadence_for_all_by_name_is_the_program_of_that_number():
-    core.programs._made.clear()
+    core.programs._cache.clear()
     straight = lj.advance(begin(), GD, WATCH, num_steps=STEPS, every=4)
     go, _ = core.programs.program(core._advance_program, (GD, dict(WATCH)))
     named = lj.advance(begin(), GD, WATCH, num_steps=STEPS, every=dict.fromkeys(WATCH, 4))
