@@ -1,4 +1,9 @@
-"""Control flow that stays cheap under `vmap`."""
+"""An `if` that costs nothing under `vmap` where no lane needs it.
+
+Why: under `vmap` a `lax.cond` runs both of its branches for every lane and selects.
+Found with: jaxlib 0.10.
+No longer needed when: a vmapped `lax.cond` skips a branch that no lane takes.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -9,11 +9,10 @@ import numpy as np
 from jax import Array
 
 from landscape_jax import tree
+from landscape_jax.backend.eigh import eigh
 from landscape_jax.spectrum.lanczos import Krylov
 from landscape_jax.spectrum.tolerances import default_tolerance, rounding_error
 from landscape_jax.types import Eigs, Params
-
-_MAX_UNROLLED = 2  # matrices: a loop over so few takes longer to begin than to run
 
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -47,8 +46,9 @@ def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
     Cost: one symmetric eigenproblem of size m, (k + smallest) m p multiply-adds, no product.
     Source: B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.4.
 
-    >>> krylov = lanczos(hessian(loss)(params, batch), block, num_steps=20)
-    >>> sharpness = ritz(krylov, k=1).values[0]
+    >>> krylov = lj.spectrum.lanczos(lambda v: jnp.arange(5.0) * v, jnp.ones((1, 5)), num_steps=5)
+    >>> np.asarray(lj.spectrum.ritz(krylov, k=2).values).round(3)
+    array([4., 3.], dtype=float32)
     """
     m = krylov.gram.shape[1]
     if not 1 <= k + smallest <= m:
@@ -114,29 +114,3 @@ def is_orthonormal(overlap: Array) -> Array:
     """Whether rows with these inner products are orthonormal to √ε, [] bool; False for NaN."""
     defect = jnp.abs(overlap - jnp.eye(len(overlap), dtype=overlap.dtype))
     return jnp.all(defect <= jnp.finfo(overlap.dtype).eps ** 0.5)
-
-
-@jax.custom_batching.custom_vmap
-def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Ascending eigenvalues and eigenvectors of a symmetric matrix given by its upper triangle.
-
-    Under vmap on a CPU, one matrix after the other: jaxlib's batched kernel waits inside XLA's thread pool for other
-    threads of the pool, and two devices that run it at once can wait for each other forever. By JAX's default elsewhere, which
-    is Jacobi's rotations on an NVIDIA GPU.
-    """
-    return _eigh(matrix)
-
-
-def _eigh(matrix: Array) -> tuple[Array, Array]:
-    unit = tree.unit(matrix)  # for a kernel that squares numbers
-    vectors, values = jax.lax.linalg.eigh(matrix / unit, lower=False, symmetrize_input=False)
-    return values * unit, vectors
-
-
-@eigh.def_vmap
-def _eigh_batched(size: int, batched, matrices: Array):
-    if size <= _MAX_UNROLLED:
-        one_by_one = lambda matrices: tuple(map(jnp.stack, zip(*map(eigh, matrices), strict=True)))  # noqa: E731
-    else:
-        one_by_one = functools.partial(jax.lax.map, eigh)  # mapped once more, it comes here again
-    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=jax.vmap(_eigh)), (True, True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from landscape_jax import tree
-from landscape_jax.spectrum.rayleigh_ritz import eigh
+from landscape_jax.backend.eigh import eigh
 
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 

@@ -1,7 +1,6 @@
 """Leading eigenpairs of an operator that changes a little from one look to the next."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,25 @@ from landscape_jax.spectrum.tracking.search import Plan
 from landscape_jax.types import Eigs, MatVec, Params
 
 
+class TrackerInit(Protocol):
+    def __call__(self, params: Params, /) -> Any:
+        """m₀, for vectors that are shaped like θ."""
+        ...
+
+
+class TrackerUpdate(Protocol):
+    def __call__(
+        self, matvec: MatVec, memory: Any, /, alive: Array | bool = True, step: Array | None = None
+    ) -> tuple[Any, Tracked]:
+        """One look at v ↦ A v. Not alive: one product an end, and the memory as it was. `step` [] int: number of the step."""
+        ...
+
+
 class Tracker(NamedTuple):
     """Eigenpairs that are followed from look to look."""
 
-    init: Callable  # θ ↦ m₀
-    update: Callable  # (matvec, m, alive=True, step=None) ↦ (m', Tracked); not alive: one product an end, and m' = m
+    init: TrackerInit  # θ ↦ m₀
+    update: TrackerUpdate  # (matvec, m, alive=True, step=None) ↦ (m', Tracked)
 
 
 class Ends(NamedTuple):
@@ -70,8 +83,11 @@ def tracker(
     Error: a value may be wrong by its residual, under the assumptions of `tracking.md`.
     Source: the bracket is Weyl's inequality and Cauchy's interlacing; the rules are our own, derived in `tracking.md`.
 
-    >>> track = tracker(k=1)
-    >>> memory, sharpness = track.update(hessian(loss)(params, batch), track.init(params), step=0)
+    >>> track = lj.spectrum.tracker(k=1)
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> memory, found = track.update(matvec, track.init(params))
+    >>> np.asarray(found.values).round(2)
+    array([0.43], dtype=float32)
     """
     _check_counts(k, smallest, num_steps, guards)
     if tol is None:
@@ -141,7 +157,7 @@ def _memoryless(k: int, smallest: int, num_steps: int) -> Tracker:
         _checked_size(k, smallest, params)
         return tree.scattered_like(0, params)
 
-    def update(matvec: MatVec, start: Params, alive=True, step=None) -> tuple[Params, Tracked]:
+    def update(matvec: MatVec, start: Params, alive: Array | bool = True, step: Array | None = None) -> tuple[Params, Tracked]:
         return start, _as_tracked(eigsh(matvec, start, k, smallest=smallest, num_steps=num_steps))
 
     return Tracker(init, update)
