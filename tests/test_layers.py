@@ -11,8 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "landscape_jax"
 LAYERS = [
     {"types"},
-    {"tree", "arguments"},
+    {"tree"},
     {"backend"},
+    {"arguments"},
     {"parts"},
     {"devices", "programs", "record", "labels"},
     {"losses"},

@@ -55,8 +55,10 @@ def density(
     Cost: s·m products; memory: m + 1 vectors for each probe at once, or 3.
     Source: S. Ubaru, J. Chen, Y. Saad 2017, SIAM J. Matrix Anal. 38(4), 1075–1099; B. Ghorbani et al. 2019, arXiv 1901.10159.
 
-    >>> found = density(hessian(loss)(params, batch), key, params, num_probes=10, num_steps=64)
-    >>> curve = smoothed(found, jnp.linspace(-1, 10, 500))
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> found = lj.spectrum.density(matvec, key, params, num_probes=4, num_steps=6)
+    >>> found.nodes.shape, found.weights.shape
+    ((4, 6), (4, 6))
     """
     matvec = product("density", matvec)
     require("density", key=key)
@@ -91,8 +93,10 @@ def smoothed(density: Density, grid: Array, width: float | Array | None = None) 
         range of the grid is the default.
     Returns: `Estimate(value [g], error [g])`, per unit of t; value ± 2 error is a 95 % band, NaN for a single probe.
 
-    >>> curve = smoothed(density(hessian(loss)(params, batch), key, params), jnp.linspace(-1, 10, 500))
-    >>> low, high = curve.value - 2 * curve.error, curve.value + 2 * curve.error
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> found = lj.spectrum.density(matvec, key, params, num_probes=4, num_steps=6)
+    >>> lj.spectrum.smoothed(found, jnp.linspace(-1, 2, 50), width=0.1).value.shape
+    (50,)
     """
     nodes, weights = density
     if isinstance(width, float | int) and not width > 0:
@@ -121,7 +125,9 @@ def function_trace(f: Callable[[Array], Array], matvec: MatVec, key: Key, like: 
       options: as for `density`; `reorthogonalise=False` is for f as smooth as a polynomial of low degree on the range of A.
     Returns: `Estimate(value [], error [])`. Cost, source: as for `density`.
 
-    >>> volume = function_trace(lambda x: jnp.log1p(x**2), hessian(loss)(params, batch), key, params)
+    >>> square = lj.spectrum.function_trace(jnp.square, lambda v: 2 * v, key, jnp.ones(5), num_probes=3)
+    >>> square.value.round(3)
+    Array(20., dtype=float32)
     """
     require("function_trace", f=f, matvec=matvec, key=key)
     nodes, weights = density(matvec, key, like, **options)

@@ -69,8 +69,10 @@ def eigsh(
     operators of one form, such as `hessian(loss)(params, batch)` at each θ of a Python loop; within jit as usual.
     Source: C. Lanczos 1950; K. Wu and H. Simon 2000, SIAM J. Matrix Anal. 22(2), 602–616, thick restart.
 
-    >>> eigs = eigsh(hessian(loss)(params, batch), tree.normal_like(key, params), k=5, smallest=1)
-    >>> sharpness, error = eigs.values[0], eigs.residuals[0]
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> eigs = lj.spectrum.eigsh(matvec, lj.tree.normal_like(key, params), k=2)
+    >>> np.asarray(eigs.values).round(2)
+    array([0.43, 0.27], dtype=float32)
     """
     tree.check(start, "start")
     block = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
@@ -99,8 +101,10 @@ def block_eigsh(
     Args, returns, cost, source: as for `eigsh`. The b vectors need not be orthonormal, the depth must be more than b, and
       memory is b vectors more. The more exact the guesses, the fewer products beyond b + 1 are needed.
 
-    >>> eigs = eigsh(hessian(loss)(params, batch), tree.normal_like(key, params), k=5)
-    >>> eigs = block_eigsh(hessian(loss)(next_params, batch), eigs.vectors, k=5)
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> guesses = lj.spectrum.eigsh(matvec, lj.tree.normal_like(key, params), k=3).vectors
+    >>> np.asarray(lj.spectrum.block_eigsh(matvec, guesses, k=2).values).round(2)
+    array([0.43, 0.27], dtype=float32)
     """
     count("eigsh", **{name: n for name, n in (("num_steps", num_steps), ("depth", depth)) if n is not None})
     count("eigsh", 0, max_restarts=max_restarts)
@@ -170,7 +174,7 @@ def assert_symmetric(matvec: MatVec, like: Params, *, key: Key | None = None, to
       tol: of |⟨w, A v⟩ − ⟨v, A w⟩| relative to ‖A v‖ ‖w‖ / √p, about ‖A‖_F; default √ε.
     Cost: two products.
 
-    >>> assert_symmetric(hessian(loss)(params, batch), params)
+    >>> lj.spectrum.assert_symmetric(lj.curvature.hessian(loss)(params, batch), params)
     """
     matvec = product("assert_symmetric", matvec)
     tree.check(like, "like")

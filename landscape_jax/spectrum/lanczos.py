@@ -62,8 +62,10 @@ def lanczos(matvec: MatVec, start: Params, num_steps: int, *, slack: float = 0.0
 
     Cost: m products, 2 m² p multiply-adds or, with slack, a fraction of it; m + b vectors of memory.
 
-    >>> block = jax.tree.map(lambda x: x[None], tree.normal_like(key, params))
-    >>> krylov = lanczos(hessian(loss)(params, batch), block, num_steps=20)
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> start = jax.tree.map(lambda x: x[None], params)  # a block of one vector
+    >>> lj.spectrum.lanczos(matvec, start, num_steps=4).gram.shape
+    (5, 4)
     """
     matvec = product("lanczos", matvec)
     tree.check(start, "start")
@@ -94,8 +96,9 @@ def recurrence(matvec: MatVec, start: Params, num_steps: int) -> tuple[Array, Ar
     Cost: m products, 3 vectors.
     Source: L. Knizhnerman 1996, Comput. Math. Math. Phys. 36(11), 1481–1492; T. Chen 2024, arXiv 2410.11090.
 
-    >>> alpha, beta = recurrence(hessian(loss)(params, batch), tree.normal_like(key, params), num_steps=64)
-    >>> nodes = jnp.linalg.eigvalsh(jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1))
+    >>> alpha, beta = lj.spectrum.recurrence(lambda v: jnp.arange(5.0) * v, jnp.ones(5), num_steps=3)
+    >>> np.asarray(alpha).round(3)
+    array([2., 2., 2.], dtype=float32)
     """
     matvec = product("recurrence", matvec)
     count("recurrence", num_steps=num_steps)

@@ -47,8 +47,9 @@ def ritz(krylov: Krylov, k: int, smallest: int = 0, slack: float = 0.0) -> Eigs:
     Cost: one symmetric eigenproblem of size m, (k + smallest) m p multiply-adds, no product.
     Source: B. Parlett 1998, The Symmetric Eigenvalue Problem, §11.4.
 
-    >>> krylov = lanczos(hessian(loss)(params, batch), block, num_steps=20)
-    >>> sharpness = ritz(krylov, k=1).values[0]
+    >>> krylov = lj.spectrum.lanczos(lambda v: jnp.arange(5.0) * v, jnp.ones((1, 5)), num_steps=5)
+    >>> np.asarray(lj.spectrum.ritz(krylov, k=2).values).round(3)
+    array([4., 3.], dtype=float32)
     """
     m = krylov.gram.shape[1]
     if not 1 <= k + smallest <= m:

@@ -81,8 +81,11 @@ def tracker(
     Error: a value may be wrong by its residual, under the assumptions of `tracking.md`.
     Source: the bracket is Weyl's inequality and Cauchy's interlacing; the rules are our own, derived in `tracking.md`.
 
-    >>> track = tracker(k=1)
-    >>> memory, sharpness = track.update(hessian(loss)(params, batch), track.init(params), step=0)
+    >>> track = lj.spectrum.tracker(k=1)
+    >>> matvec = lj.curvature.hessian(loss)(params, batch)
+    >>> memory, found = track.update(matvec, track.init(params))
+    >>> np.asarray(found.values).round(2)
+    array([0.43], dtype=float32)
     """
     _check_counts(k, smallest, num_steps, guards)
     if tol is None:
@@ -152,9 +155,7 @@ def _memoryless(k: int, smallest: int, num_steps: int) -> Tracker:
         _checked_size(k, smallest, params)
         return tree.scattered_like(0, params)
 
-    def update(
-        matvec: MatVec, start: Params, alive: Array | bool = True, step: Array | None = None
-    ) -> tuple[Params, Tracked]:
+    def update(matvec: MatVec, start: Params, alive: Array | bool = True, step: Array | None = None) -> tuple[Params, Tracked]:
         return start, _as_tracked(eigsh(matvec, start, k, smallest=smallest, num_steps=num_steps))
 
     return Tracker(init, update)
