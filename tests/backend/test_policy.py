@@ -1,10 +1,9 @@
 """What each backend chooses."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from landscape_jax.backend import memory, policy
+from landscape_jax.backend import policy
 
 
 @pytest.mark.parametrize(
@@ -27,9 +26,3 @@ def test_a_given_number_holds_everywhere(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert [policy.runs_at_once(7, size) for size in (1, 4, 9)] == [1, 4, 7]
     assert [policy.points_at_once(size) for size in (1, 40)] == [1, 40]
-
-
-def test_memory_is_told_in_bytes():
-    assert memory.free_bytes() > 2**20
-    compiled = jax.jit(lambda x: jnp.stack([x, jnp.cos(x)])).lower(jnp.ones(1000)).compile()
-    assert memory.program_bytes(compiled) >= 8000
