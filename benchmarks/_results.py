@@ -15,9 +15,19 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
-    "jax", "jaxlib", "numpy", "scipy", "flax", "optax", "landscape_jax",
-    "torch", "pyhessian", "curvlinops-for-pytorch", "hessian-eigenthings", "matfree",
-)  # fmt: skip
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "flax",
+    "optax",
+    "landscape_jax",
+    "torch",
+    "pyhessian",
+    "curvlinops-for-pytorch",
+    "hessian-eigenthings",
+    "matfree",
+)
 BUSY = os.getloadavg()[0]  # of others: a benchmark has not begun to work when it imports this
 
 
@@ -55,11 +65,15 @@ def keep(benchmark: str, figures: dict, *, add: bool = False) -> None:
     path, results = _known()
     results.pop("machine", None)
     name = Path(benchmark).stem
-    results[name] = (results.get(name, {}) if add else {}) | figures | {
-        "jax": metadata.version("jax"),
-        "date": datetime.date.today().isoformat(),
-        "load average before and after": [round(BUSY, 1), round(os.getloadavg()[0], 1)],
-    }
+    results[name] = (
+        (results.get(name, {}) if add else {})
+        | figures
+        | {
+            "jax": metadata.version("jax"),
+            "date": datetime.date.today().isoformat(),
+            "load average before and after": [round(BUSY, 1), round(os.getloadavg()[0], 1)],
+        }
+    )
     path.write_text(json.dumps({"machine": machine()} | results, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -83,9 +97,13 @@ def machine() -> dict:
             versions[name] = metadata.version(name)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "device": jax.devices()[0].device_kind, "processor": _processor(), "cores": os.cpu_count(),
-        "memory, GiB": round(memory), "system": f"{platform.system()} {platform.machine()}", "versions": versions,
-    }  # fmt: skip
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory, GiB": round(memory),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+    }
 
 
 def _processor() -> str:

@@ -47,9 +47,11 @@ def scattered(name: str, task: str, path, true: list[float], asked) -> dict:
         return answer
     products = answer["products"]
     return {
-        "starts": asked.starts, "products on average": statistics.mean(products), "each": products,
+        "starts": asked.starts,
+        "products on average": statistics.mean(products),
+        "each": products,
         "with a value more than 1e-3 wrong": sum(worst(values, true) > LIMIT for values in answer["values"]),
-    }  # fmt: skip
+    }
 
 
 def told(answer: dict, true: list[float]) -> dict:

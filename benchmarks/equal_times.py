@@ -58,17 +58,13 @@ def main() -> None:
             return networks.trained(loss, batch, params, rate, num_steps, RECORDS, {"bias": networks.BIAS})
 
         own = [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), runs) for i in range(count)]
-        return lambda: [
-            jax.block_until_ready(one(batches[int(r.table)], r.params, r.rate, r.num_steps)) for r in own
-        ]
+        return lambda: [jax.block_until_ready(one(batches[int(r.table)], r.params, r.rate, r.num_steps)) for r in own]
 
     @jax.jit
     def side_by_side(runs, tables):
         def one(run, tables):
             batch = jax.tree.map(lambda x: x[run.table], tables)
-            return networks.trained(
-                networks.loss, batch, run.params, run.rate, run.num_steps, RECORDS, {"bias": networks.BIAS}
-            )
+            return networks.trained(networks.loss, batch, run.params, run.rate, run.num_steps, RECORDS, {"bias": networks.BIAS})
 
         return lj.sweep.over_runs(one, size=few)(runs, tables)
 
@@ -81,13 +77,17 @@ def main() -> None:
     }
     first = took["one at a time, as defined"]
     told = {
-        "question": " ".join(__doc__.splitlines()[0].split()), "dim": DIM, "examples": N, "draws in the sweep": DRAWS,
-        "steps in a draw": int(runs.num_steps[:few].sum()), "devices": jax.device_count(),
+        "question": " ".join(__doc__.splitlines()[0].split()),
+        "dim": DIM,
+        "examples": N,
+        "draws in the sweep": DRAWS,
+        "steps in a draw": int(runs.num_steps[:few].sum()),
+        "devices": jax.device_count(),
         "seconds a draw": {name: round(wall, 2) for name, (wall, _) in took.items()},
         "core seconds a draw": {name: round(cores, 2) for name, (_, cores) in took.items()},
         "times as fast as the first": {name: round(first[0] / wall, 2) for name, (wall, _) in took.items()},
         "times less core time": {name: round(first[1] / cores, 2) for name, (_, cores) in took.items()},
-    }  # fmt: skip
+    }
     print(json.dumps(told, indent=2, ensure_ascii=False))
     if write:
         keep(__file__, told)

@@ -70,12 +70,17 @@ def main() -> None:
             np.testing.assert_allclose(results[name][0]["loss"][trains], first[trains], rtol=1e-3, err_msg=name)
     told = {
         "question": " ".join(__doc__.splitlines()[0].split()),
-        "seeds": SEEDS, "rates": RATES, "steps": STEPS, "every": EVERY, "examples": EXAMPLES, "devices": jax.device_count(),
+        "seeds": SEEDS,
+        "rates": RATES,
+        "steps": STEPS,
+        "every": EVERY,
+        "examples": EXAMPLES,
+        "devices": jax.device_count(),
         "parameters": lj.tree.size(model.init(jax.random.key(0), train[0])),
         "runs compared": int(trains.sum()),
         "seconds": {name: round(s, 2) for name, s in seconds.items()},
         "times as fast as the loop": {name: round(seconds["loop"] / s, 2) for name, s in seconds.items() if name != "loop"},
-    }  # fmt: skip
+    }
     print(json.dumps(told, indent=2))
     if write:
         keep(__file__, told)

@@ -55,9 +55,14 @@ def main() -> None:
 
     count = INITS * len(cs)
     told = {
-        "question": " ".join(__doc__.splitlines()[0].split()), "depth": DEPTH, "width": WIDTH, "examples": config.n_train,
-        "trainings": count, "steps": config.num_steps, "devices": jax.device_count(),
-    }  # fmt: skip
+        "question": " ".join(__doc__.splitlines()[0].split()),
+        "depth": DEPTH,
+        "width": WIDTH,
+        "examples": config.n_train,
+        "trainings": count,
+        "steps": config.num_steps,
+        "devices": jax.device_count(),
+    }
     walked = jnp.ones((INITS, len(cs)), bool)
     for name, sharp in (("with sharpness", True), ("without", False)):
         grid, wanted = jnp.broadcast_to(cs, (INITS, len(cs))), jnp.full((INITS, len(cs)), sharp)

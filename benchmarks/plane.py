@@ -62,11 +62,17 @@ def main() -> None:
     looped = [float(single(moved(params, directions, points[i]), train)) for i in chosen]
     each = (time.perf_counter() - begun) / len(chosen)
     answer = {
-        "data": asked.data, "examples": asked.examples, "filters": asked.filters, "parameters": lj.tree.size(params),
-        "points": values.size, "one_call_seconds": round(seconds, 1), "loop_seconds": round(each * values.size, 1),
-        "loop_points_timed": len(chosen), "devices": len(jax.devices()),
+        "data": asked.data,
+        "examples": asked.examples,
+        "filters": asked.filters,
+        "parameters": lj.tree.size(params),
+        "points": values.size,
+        "one_call_seconds": round(seconds, 1),
+        "loop_seconds": round(each * values.size, 1),
+        "loop_points_timed": len(chosen),
+        "devices": len(jax.devices()),
         "largest_relative_difference": float(np.max(np.abs(values.ravel()[chosen] / looped - 1))),
-    }  # fmt: skip
+    }
     print(json.dumps(answer, indent=2))
     if asked.write:
         keep(__file__, answer)

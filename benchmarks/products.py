@@ -76,7 +76,9 @@ def measured(name: str, bare: dict, bandwidth: float, asked) -> dict:
     ms = {side: {way: round(1e3 * times.middle(), 3) for way, times in programs.items()} for side, programs in took.items()}
     best = {side: fastest(times) for side, times in ms.items()}
     return {
-        "parameters": sum(leaf.size for leaf in given["weights"]), "data": source, "examples": len(given["batch"][1]),
+        "parameters": sum(leaf.size for leaf in given["weights"]),
+        "data": source,
+        "examples": len(given["batch"][1]),
         "milliseconds": ms,
         "from, to": {
             side: {way: [round(1e3 * x, 3) for x in times.spread()] for way, times in programs.items()}
@@ -90,7 +92,7 @@ def measured(name: str, bare: dict, bandwidth: float, asked) -> dict:
         },
         "torch over JAX": {work: round(best["torch"][work] / best["JAX"][work], 2) for work in best["JAX"]},
         "apart": apart,
-    }  # fmt: skip
+    }
 
 
 def fastest(ms: dict) -> dict:
@@ -131,9 +133,10 @@ def differences(ours: dict, theirs: dict) -> dict:
 
     return {
         f"{side}: {way}": apart(answer, truth(way))
-        for side, answers in (("JAX", ours), ("torch", theirs)) for way, answer in answers.items()
+        for side, answers in (("JAX", ours), ("torch", theirs))
+        for way, answer in answers.items()
         if side == "torch" or way not in ("outputs", "gradient", "products")
-    }  # fmt: skip
+    }
 
 
 NAMES = {"a": "64-100-100-10 on digits", "b": "3072-200-200-10 on CIFAR-10", "cnn": "SimpleCNN"}

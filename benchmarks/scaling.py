@@ -46,8 +46,12 @@ AXES = {
     "runs": (2, 4, 8, 16, 32, 64),
 }
 TITLES = {
-    "p": "parameters p", "n": "examples n", "k": "eigenpairs k", "m": "Krylov depth m", "runs": "runs r in a sweep",
-}  # fmt: skip
+    "p": "parameters p",
+    "n": "examples n",
+    "k": "eigenpairs k",
+    "m": "Krylov depth m",
+    "runs": "runs r in a sweep",
+}
 LEAST, TOL = 0.5, 1e-3  # seconds that the calls of one point take together; of eigsh
 
 

@@ -23,9 +23,11 @@ from benchmarks._results import keep, options
 ROOT = Path(__file__).parents[1]
 EXPERIMENT, FEW = "cohen2021_edge_of_stability", ("--num-steps", "30")
 IMPORTS = {
-    "nothing": "pass", "jax": "import jax", "landscape_jax": "import landscape_jax",
+    "nothing": "pass",
+    "jax": "import jax",
+    "landscape_jax": "import landscape_jax",
     "the experiment": f"import experiments.__main__, experiments.{EXPERIMENT}",
-}  # fmt: skip
+}
 
 
 def seconds(*arguments: str, **environment: str) -> float:
@@ -89,13 +91,17 @@ def main() -> None:
     told |= {
         "experiment": EXPERIMENT,
         "30 steps": {
-            "first": round(first, 1), "second": round(second, 1), "ratio": round(second / first, 2),
+            "first": round(first, 1),
+            "second": round(second, 1),
+            "ratio": round(second / first, 2),
             "each": [[round(x, 1) for x in took] for took, _ in short],
         },
         "all steps": {
-            "first": round(whole[0][0], 1), "second": round(whole[0][1], 1), "ratio": round(whole[0][1] / whole[0][0], 2),
+            "first": round(whole[0][0], 1),
+            "second": round(whole[0][1], 1),
+            "ratio": round(whole[0][1] / whole[0][0], 2),
         },
-    }  # fmt: skip
+    }
     print(json.dumps(told, indent=2, ensure_ascii=False))
     if asked.write:
         keep(__file__, told)

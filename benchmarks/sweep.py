@@ -69,12 +69,17 @@ def ours(params: list, rates, batch, asked) -> tuple[dict, dict]:
         record, status = jax.block_until_ready(trains(begins(params), rates))
         seconds.append(time.perf_counter() - begun)
     told = {
-        "tolerance": asked.tol, "seconds": peers.spread(seconds, 1), "with compilation": round(compiled + seconds[0], 2),
-        "products a look": float(record["sharpness"]["products"].mean()), "first looks before": asked.seeds,
-        "devices": jax.device_count(), "flags": os.environ["XLA_FLAGS"].strip(),
+        "tolerance": asked.tol,
+        "seconds": peers.spread(seconds, 1),
+        "with compilation": round(compiled + seconds[0], 2),
+        "products a look": float(record["sharpness"]["products"].mean()),
+        "first looks before": asked.seeds,
+        "devices": jax.device_count(),
+        "flags": os.environ["XLA_FLAGS"].strip(),
         "without a look": round(unwatched(params, rates, batch, asked), 2),
-        "runs": int(status.size), "diverged": int((status == lj.Status.DIVERGED).sum()),
-    }  # fmt: skip
+        "runs": int(status.size),
+        "diverged": int((status == lj.Status.DIVERGED).sum()),
+    }
     return jax.device_get({name: record[name] for name in watch(asked.tol)}), told
 
 
@@ -139,7 +144,7 @@ def compared(name: str, places: list, looks: list[dict], asked) -> dict:
         "worst relative error after the first": max(float(each[1:].max()) for each in errors),
         "median": max(float(np.median(each[1:])) for each in errors),
         "of the first": max(float(each[0]) for each in errors),
-    } | {key: answers[0][key] for key in ("settings", "threads", "of BLAS", "versions")}  # fmt: skip
+    } | {key: answers[0][key] for key in ("settings", "threads", "of BLAS", "versions")}
 
 
 def error(values, true) -> np.ndarray:

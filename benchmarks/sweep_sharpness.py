@@ -42,11 +42,16 @@ def main() -> None:
         seconds.append(round(time.perf_counter() - begun, 2))
     told = {
         "question": " ".join(__doc__.splitlines()[0].split()),
-        "seeds": SEEDS, "rates": RATES, "steps": STEPS, "every": EVERY, "examples": EXAMPLES,
+        "seeds": SEEDS,
+        "rates": RATES,
+        "steps": STEPS,
+        "every": EVERY,
+        "examples": EXAMPLES,
         "parameters": lj.tree.size(model.init(jax.random.key(0), train[0])),
-        "seconds with compilation": seconds[0], "seconds without": seconds[1],
+        "seconds with compilation": seconds[0],
+        "seconds without": seconds[1],
         "diverged": int(np.sum(np.asarray(status) == lj.Status.DIVERGED)),
-    }  # fmt: skip
+    }
     print(json.dumps(told, indent=2))
     if write:
         keep(__file__, told)

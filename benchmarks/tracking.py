@@ -134,21 +134,26 @@ def measured(name: str, asked) -> dict:
             "ratio": round(ratio[key], 2),
             "products a step after the tenth": round(float(found["products"][10:].mean()), 3),
             "of those that are timed": round(float(timely[key]["sharpness"]["products"].mean()), 3),
-            "worst relative error": float(error.max()), "median": float(np.median(error)),
+            "worst relative error": float(error.max()),
+            "median": float(np.median(error)),
             "values outside of their residual": int(outside[10:].sum()),
-        }  # fmt: skip
+        }
 
     return {
-        "parameters": tree.size(given.params), "data": given.source, "rate": rate, "steps": steps,
+        "parameters": tree.size(given.params),
+        "data": given.source,
+        "rate": rate,
+        "steps": steps,
         "milliseconds of a plain step": round(1e3 * middle["plain"], 3),
         "from, to": {key: [round(1e3 * min(x), 3), round(1e3 * max(x), 3)] for key, x in seconds.items()},
         "ratio of a gradient and one product": round(ratio["one product"], 2),
         "ratio of a step with a look of one product": round(ratio["one look"], 2),
-        "default tolerance": told("watched"), f"tolerance {LOOSE}": told("loosely"),
+        "default tolerance": told("watched"),
+        f"tolerance {LOOSE}": told("loosely"),
         "sharpness · η/2 at the start, highest, at the end": [float(x * rate / 2) for x in (true[0], true.max(), true[-1])],
         "largest λ₂/λ₁": float((record["truth"][:, 1] / true).max()),
         "peers": compared,
-    }  # fmt: skip
+    }
 
 
 def beside(name: str, given: Task, start, asked) -> dict:
@@ -178,8 +183,9 @@ def followed(name: str, path: Path, true: np.ndarray, asked) -> dict:
             "milliseconds a step": {key: peers.spread(x) for key, x in times.items()},
             "ratio": round(statistics.median(times["watched"]) / statistics.median(times["plain"]), 2),
             "products a step": round(answer["products"] / steps, 3),
-            "worst relative error": float(error.max()), "median": float(np.median(error)),
-        } | {key: answer[key] for key in ("settings", "threads", "of BLAS", "versions")}  # fmt: skip
+            "worst relative error": float(error.max()),
+            "median": float(np.median(error)),
+        } | {key: answer[key] for key in ("settings", "threads", "of BLAS", "versions")}
     return told
 
 

@@ -38,8 +38,15 @@ def transition(record, config) -> Figure:
             limit = np.asarray(sparse_coding.edge_limit(fine, config.dim))
         above.plot(fine, limit, color=colours(3)[1], ls=DASHES[1], label="mean model", zorder=3)
         above.axvline(critical, **CRITICAL)
-        above.annotate(f"{ETA_C} = 8π/d²", (critical, 0.04), xycoords=("data", "axes fraction"), va="bottom",
-                       fontsize=9, xytext=(8, 0), textcoords="offset points")  # fmt: skip
+        above.annotate(
+            f"{ETA_C} = 8π/d²",
+            (critical, 0.04),
+            xycoords=("data", "axes fraction"),
+            va="bottom",
+            fontsize=9,
+            xytext=(8, 0),
+            textcoords="offset points",
+        )
         above.set(xscale="log", xlabel="step η", ylabel="learned bias b", xlim=(0.9 * rates[0], 1.1 * rates[-1]))
         above.set_title(
             f"d = {config.dim}, n = {config.n_train}, λ = {config.signal:g}, the same time η · steps = {config.time:g} for all",
@@ -54,13 +61,19 @@ def transition(record, config) -> Figure:
             right.plot(time[start], (np.asarray(found["sharpness"])[0, i] * rates[i] / 2)[start], **style)
             above.plot(rates[i], bias[0, i], "o", ms=6.5, mfc="none", mec=colour, mew=1.3, zorder=4)
         right.axhline(1, **CRITICAL)
-        right.annotate("sharpness = 2/η", (0.98, 1.03), xycoords=("axes fraction", "data"), fontsize=7.5, ha="right",
-                       va="bottom")  # fmt: skip
+        right.annotate(
+            "sharpness = 2/η", (0.98, 1.03), xycoords=("axes fraction", "data"), fontsize=7.5, ha="right", va="bottom"
+        )
         left.set(xscale="log", yscale="log", xlabel="time η · step", ylabel="training loss")
         right.set(xscale="log", xlabel="time η · step", ylabel="sharpness λ₁ · η/2")
         right.set_ylim(0, min(1.1 * np.nanmax(right.get_ylim()), 3))
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(shown),
-                      title="one draw (circled above), at steps of", title_fontsize=8)  # fmt: skip
+        figure.legend(
+            *left.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(shown),
+            title="one draw (circled above), at steps of",
+            title_fontsize=8,
+        )
         return figure
 
 
@@ -240,9 +253,11 @@ def whole(found, config) -> Figure:
         edge = np.asarray(found["sharpness"])[..., -1] * rates / 2
         shades = colours(3)
         for axes, values, name in zip(
-            panels, (found["mean_bias"], found["accuracy"], edge),
-            ("mean hidden bias", "test accuracy (%)", "last sharpness · η/2"), strict=True,
-        ):  # fmt: skip
+            panels,
+            (found["mean_bias"], found["accuracy"], edge),
+            ("mean hidden bias", "test accuracy (%)", "last sharpness · η/2"),
+            strict=True,
+        ):
             values = np.asarray(values)
             axes.plot(rates, values.T, color="0.6", lw=0.6)
             axes.plot(rates, np.median(values, axis=0), color=shades[1], marker="o", ms=3)

@@ -50,11 +50,12 @@ def simulate(dim: int) -> dict[str, np.ndarray]:
         edge = sparse_coding.mean_sharpness(found["bias"], dim) * rates / 2
         above, next_limit = jnp.asarray(RATIOS > 1), sparse_coding.next_edge_limit(rates, dim)
         found |= {
-            "edge": edge, "flow": sparse_coding.flow_limit(dim**0.5, dim),
+            "edge": edge,
+            "flow": sparse_coding.flow_limit(dim**0.5, dim),
             "limit": jnp.where(above, sparse_coding.edge_limit(rates, dim), jnp.nan),
             "next_limit": jnp.where(above, next_limit, jnp.nan),
             "edge_limit": jnp.where(above, sparse_coding.edge_sharpness(next_limit, dim), jnp.nan),
-        }  # fmt: skip
+        }
         return {name: np.asarray(x) for name, x in found.items()}
 
 

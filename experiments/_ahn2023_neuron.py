@@ -74,7 +74,7 @@ def autodiff_error(draws: Array, name: str) -> Array:
 
 
 def simulate(key) -> dict[str, dict]:
-    """"smooth" and "family": [potential, rate, start] above the critical step; "below": [potential, rate] at half of it;
+    """ "smooth" and "family": [potential, rate, start] above the critical step; "below": [potential, rate] at half of it;
     "grid" (log cosh): [rate, start]; "plane": orbits in the (x, y) plane [start, step]; "law_error" []."""
     with float64():
         rates, starts = jnp.asarray(RATES)[:, None], jnp.asarray(STARTS)[None]
@@ -87,12 +87,17 @@ def simulate(key) -> dict[str, dict]:
         below = _stacked([rests(0.5 * 2 / rates[:, 0], rates[:, 0], p) for p in SMOOTH.values()])
         begin = jnp.full(PLANE_Y.shape, 0.3), jnp.asarray(PLANE_Y)
         plane = orbits(*begin, jnp.asarray(PLANE_RATE), neuron.LOG_COSH, 400)
-        return jax.tree.map(np.asarray, {
-            "smooth": above(SMOOTH), "family": above(FAMILY), "below": below,
-            "grid": rests(jnp.asarray(GRID_STARTS)[None] * 2 / grid_rates, grid_rates, neuron.LOG_COSH),
-            "plane": dict(zip("xy", plane, strict=True)),
-            "law_error": jnp.max(jnp.stack([autodiff_error(draws, name) for name in SMOOTH])),
-        })  # fmt: skip
+        return jax.tree.map(
+            np.asarray,
+            {
+                "smooth": above(SMOOTH),
+                "family": above(FAMILY),
+                "below": below,
+                "grid": rests(jnp.asarray(GRID_STARTS)[None] * 2 / grid_rates, grid_rates, neuron.LOG_COSH),
+                "plane": dict(zip("xy", plane, strict=True)),
+                "law_error": jnp.max(jnp.stack([autodiff_error(draws, name) for name in SMOOTH])),
+            },
+        )
 
 
 def _stacked(cells: list[dict]) -> dict[str, Array]:
@@ -144,7 +149,7 @@ def one_curve(found) -> tuple[dict, bool]:
     x, y = found["plane"]["x"], found["plane"]["y"]
     high = PLANE_Y**2 - 0.3**2 > 1.2 * 2 / PLANE_RATE
     size = np.abs(x * y)[high]
-    at = [np.exp(np.interp(-LEVELS, -row**2, np.log(s))) for row, s in zip(y[high], size, strict=True)]  # y² falls
+    at = [np.exp(np.interp(-LEVELS, -(row**2), np.log(s))) for row, s in zip(y[high], size, strict=True)]  # y² falls
     spread = np.ptp(at, axis=0) / np.min(at, axis=0)
     r = np.where(size > 0, np.tanh(size) / np.maximum(size, 1e-300), 1) * PLANE_RATE * y[high] ** 2 / 2
     bouncing = (y[high] ** 2 > 16.8) & (np.arange(y.shape[1]) >= 20)

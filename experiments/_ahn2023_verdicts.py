@@ -54,26 +54,74 @@ def _theory_claims(record: Record) -> list[Claim]:
     return [
         Claim(name, statement, source, criterion, *(judge(record[part]) if part in record else ({}, None)))
         for name, part, statement, source, criterion, judge in (
-            ("single-neuron-conserved", "neuron", "The single neuron's imbalance C = y² − x² obeys C' = C (1 − η² ℓ'(xy)²).",
-             DERIVED, "error under 1e-12 for gradient descent by autodiff in 100 draws, and along every orbit", neurons.law),
-            ("eos-limit-sharpness", "neuron", "Past the critical step the sharpness ends just below 2/η, whatever the start: "
-             "at 2/η − η/(2c).", PAPER, "(2/η − y∞²)/(η/(2c)) within 3 % of 1 for log cosh and √(1+s²), η = 0.2, 0.1, 0.05, "
-             "from 1.2, 1.3 and 1.5 · 2/η", neurons.edge_deficit),
-            ("gradient-flow-limit", "neuron", "Below it, gradient descent ends where gradient flow would, up to O(η).", PAPER,
-             "0 ≤ C₀ − y∞² ≤ η/2 from C₀ = 0.5 · 2/η, x₀ = 0.1", neurons.flow),
-            ("beta-exponent", "neuron", "If ℓ'(s)/s leaves 1 as |s|^β, the deficit is of order η^{1/(β−1)}.", PAPER,
-             "slope over η = 0.2, 0.1, 0.05 within 0.05 for β = 1.5, 2, 3", neurons.exponents),
-            ("eos-one-curve", "neuron", "Orbits from different starts bounce along one curve, ℓ'(s)/s = 2/(η y²).", DERIVED,
-             "|xy| at y² = 17, 18, 19 within 1 % of each other, η = 2/16; ℓ'(s)/s · ηy²/2 in [0.98, 1.02] after 20 steps, "
-             "while y² > 16.8", neurons.one_curve),
-            ("mean-model-small-step", "mean", "Below the critical step 8π/d² the mean model learns no bias.", PAPER,
-             "|b| < 0.01 for every η ≤ 0.95 η_c, d = 200", mean.small_steps),
-            ("mean-model-large-step", "mean", "Above it the bias falls until the sharpness fits: g(b) = 2/(d√η).", PAPER,
-             "b within 0.01 of that and sharpness · η/2 in [0.98, 1] at 1.5, 2 and 4 η_c", mean.large_steps),
-            ("mean-model-next-order", "mean", "And ends 6 Φ(b)²/(d² g(b)⁴) below, in units of 2/η, which moves b as well: both "
-             "follow from η alone.", DERIVED, "deficit within 3 % and b within 1e-4 from 1.1 to 4 η_c", mean.next_order),
+            (
+                "single-neuron-conserved",
+                "neuron",
+                "The single neuron's imbalance C = y² − x² obeys C' = C (1 − η² ℓ'(xy)²).",
+                DERIVED,
+                "error under 1e-12 for gradient descent by autodiff in 100 draws, and along every orbit",
+                neurons.law,
+            ),
+            (
+                "eos-limit-sharpness",
+                "neuron",
+                "Past the critical step the sharpness ends just below 2/η, whatever the start: at 2/η − η/(2c).",
+                PAPER,
+                "(2/η − y∞²)/(η/(2c)) within 3 % of 1 for log cosh and √(1+s²), η = 0.2, 0.1, 0.05, "
+                "from 1.2, 1.3 and 1.5 · 2/η",
+                neurons.edge_deficit,
+            ),
+            (
+                "gradient-flow-limit",
+                "neuron",
+                "Below it, gradient descent ends where gradient flow would, up to O(η).",
+                PAPER,
+                "0 ≤ C₀ − y∞² ≤ η/2 from C₀ = 0.5 · 2/η, x₀ = 0.1",
+                neurons.flow,
+            ),
+            (
+                "beta-exponent",
+                "neuron",
+                "If ℓ'(s)/s leaves 1 as |s|^β, the deficit is of order η^{1/(β−1)}.",
+                PAPER,
+                "slope over η = 0.2, 0.1, 0.05 within 0.05 for β = 1.5, 2, 3",
+                neurons.exponents,
+            ),
+            (
+                "eos-one-curve",
+                "neuron",
+                "Orbits from different starts bounce along one curve, ℓ'(s)/s = 2/(η y²).",
+                DERIVED,
+                "|xy| at y² = 17, 18, 19 within 1 % of each other, η = 2/16; ℓ'(s)/s · ηy²/2 in [0.98, 1.02] after 20 steps, "
+                "while y² > 16.8",
+                neurons.one_curve,
+            ),
+            (
+                "mean-model-small-step",
+                "mean",
+                "Below the critical step 8π/d² the mean model learns no bias.",
+                PAPER,
+                "|b| < 0.01 for every η ≤ 0.95 η_c, d = 200",
+                mean.small_steps,
+            ),
+            (
+                "mean-model-large-step",
+                "mean",
+                "Above it the bias falls until the sharpness fits: g(b) = 2/(d√η).",
+                PAPER,
+                "b within 0.01 of that and sharpness · η/2 in [0.98, 1] at 1.5, 2 and 4 η_c",
+                mean.large_steps,
+            ),
+            (
+                "mean-model-next-order",
+                "mean",
+                "And ends 6 Φ(b)²/(d² g(b)⁴) below, in units of 2/η, which moves b as well: both follow from η alone.",
+                DERIVED,
+                "deficit within 3 % and b within 1e-4 from 1.1 to 4 η_c",
+                mean.next_order,
+            ),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _figure_claims(record: Record, config: Any) -> list[Claim]:
@@ -87,9 +135,11 @@ def _figure_claims(record: Record, config: Any) -> list[Claim]:
     if knee is not None and flat is not None:
         spread = np.ptp(bias[:, flat], axis=1)
         at_knee = {
-            "knee/(8π/d²)": knee.tolist(), "mean, 95 % interval": interval(knee), "spread": spread.tolist(),
+            "knee/(8π/d²)": knee.tolist(),
+            "mean, 95 % interval": interval(knee),
+            "spread": spread.tolist(),
             "b below": bias[:, flat].mean(axis=1).tolist(),
-        }  # fmt: skip
+        }
         passed = bool((spread < 0.01).all() and (np.abs(knee - 1) <= 0.15).all())
     if ends is not None:
         low, high = accuracy[:, ends].T
@@ -102,8 +152,12 @@ def _figure_claims(record: Record, config: Any) -> list[Claim]:
         learns = bool(held["all three"].all())
     if flat is not None:
         times = config.time * np.array([0.25, 0.5, 1.0])
-        path = np.array([[_at(times, found["time"][s, i], found["bias"][s, i], (config.time, bias[s, i])) for i in flat]
-                         for s in range(len(bias))])  # [seed, 2, time]  # fmt: skip
+        path = np.array(
+            [
+                [_at(times, found["time"][s, i], found["bias"][s, i], (config.time, bias[s, i])) for i in flat]
+                for s in range(len(bias))
+            ]
+        )  # [seed, 2, time]
         apart = np.ptp(path, axis=1)
         growth = path[:, 0, 2] / path[:, 0, 0]
         drift = {f"b at time {t:g}": path[:, 0, k].tolist() for k, t in enumerate(times)}
@@ -111,23 +165,32 @@ def _figure_claims(record: Record, config: Any) -> list[Claim]:
         drifts = bool((apart < 0.01).all() and (growth >= 1.5).all())
     return [
         Claim(
-            "fig1-knee", "At equal times the learned bias is the same for all small steps and has a knee at η = 8π/d².",
+            "fig1-knee",
+            "At equal times the learned bias is the same for all small steps and has a knee at η = 8π/d².",
             f"{PAPER}, figure 1; the value is derived",
             "every seed: b at .5 and .8 η_c within 0.01; the line through b at 1.15, 1.3, 1.6 meets the plateau within 15 % of "
-            "8π/d²", at_knee, passed,
+            "8π/d²",
+            at_knee,
+            passed,
         ),
         Claim(
-            "fig1-large-step-learns", "Large steps learn the threshold and raise test accuracy.", f"{PAPER}, figure 1",
+            "fig1-large-step-learns",
+            "Large steps learn the threshold and raise test accuracy.",
+            f"{PAPER}, figure 1",
             "every seed: b < −1.2 at 19 η_c, accuracy at least 8 points above that at .5 η_c, which is 57 to 60 %",
-            gain, learns,
+            gain,
+            learns,
         ),
         Claim(
-            "below-critical-drifts", "A caveat: below the knee the bias is flat in η but not zero; it drifts as long as there "
-            "is time.", OURS,
+            "below-critical-drifts",
+            "A caveat: below the knee the bias is flat in η but not zero; it drifts as long as there is time.",
+            OURS,
             "every seed: b at .5 and .8 η_c within 0.01 at a quarter, half and all of the time; |b| grows 1.5 × over the last "
-            "three quarters", drift, drifts,
+            "three quarters",
+            drift,
+            drifts,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _apart(low, high, bias, imbalance, n_test: int) -> dict[str, float | list[float]]:
@@ -176,12 +239,19 @@ def _scaling_claims(record: Record, config: Any) -> list[Claim]:
             independent = bool((np.abs(knee[same] - 1) <= 0.15).all()) if len(same) > 1 else None
     return [
         Claim(
-            "knee-scaling", "The knee scales as 1/d².", DERIVED,
+            "knee-scaling",
+            "The knee scales as 1/d².",
+            DERIVED,
             "every draw at d = 100 and 400: |b| changes at least 5 times as much from .8 to 1.2 · 8π/d² as from .4 to .8",
-            jumps, scales,
+            jumps,
+            scales,
         ),
         Claim(
-            "knee-without-signal", "And does not depend on the size of the signal.", DERIVED,
-            "every draw: knee within 15 % of 8π/d² for each λ", {"knee/(8π/d²)": signals}, independent,
+            "knee-without-signal",
+            "And does not depend on the size of the signal.",
+            DERIVED,
+            "every draw: knee within 15 % of 8π/d² for each λ",
+            {"knee/(8π/d²)": signals},
+            independent,
         ),
-    ]  # fmt: skip
+    ]

@@ -74,50 +74,78 @@ def of_the_conditions(record: Record, config: Any) -> list[Claim]:
         clean, noisy = (_at(record["wide"]["cross_entropy"], i, 0) for i in (0, -1))
         share, late = energy(noisy), noisy["step"] >= 400
         if late.any():
-            told[5] = {"by step": dict(zip(map(str, noisy["step"].tolist()), share.tolist(), strict=True)),
-                       "largest after step 400": float(share[late].max()), "mean": float(share[late].mean()),
-                       "without noise": float(energy(clean)[late].max()), "its mean": float(energy(clean)[late].mean()),
-                       }  # fmt: skip
+            told[5] = {
+                "by step": dict(zip(map(str, noisy["step"].tolist()), share.tolist(), strict=True)),
+                "largest after step 400": float(share[late].max()),
+                "mean": float(share[late].mean()),
+                "without noise": float(energy(clean)[late].max()),
+                "its mean": float(energy(clean)[late].mean()),
+            }
             verdict[5] = share[late].max() >= 0.7
             told[6] = {"at the start": float(share[0]), "times that after step 400": float(share[late].max() / share[0])}
             verdict[6] = share[late].max() >= 2 * share[0]
     return [
         Claim(
-            "net-exactly-c-outliers", "A trained network's Hessian has exactly C outliers.", GANGULI,
+            "net-exactly-c-outliers",
+            "A trained network's Hessian has exactly C outliers.",
+            GANGULI,
             "largest ratio of successive eigenvalues after C = 10 in at least 80 % of the looks from test accuracy 0.85 on, "
-            "for every loss, noise and η", told[0], passed(verdict[0]),
+            "for every loss, noise and η",
+            told[0],
+            passed(verdict[0]),
         ),
         Claim(
-            "net-c-with-square-loss", "Under the square loss it has, as the model does, where the network is wide enough.", OWN,
+            "net-c-with-square-loss",
+            "Under the square loss it has, as the model does, where the network is wide enough.",
+            OWN,
             "wide network, square loss, with wrong labels and without, each η: largest ratio after C in at least 90 % of all "
-            "looks after the start; narrow one, the same batches and η: in fewer", told[1], passed(verdict[1]),
+            "looks after the start; narrow one, the same batches and η: in fewer",
+            told[1],
+            passed(verdict[1]),
         ),
         Claim(
-            "net-c-minus-1-with-noise", "Under cross-entropy it has C − 1 where the network is wide and labels are noisy.",
-            OWN, "wide network, wrong labels, each η that gets there: largest ratio after C − 1 in at least 80 % of the looks "
-            "from test accuracy 0.85 up to the highest, when wrong labels begin to be fitted; after C in at most 10 %", told[4],
+            "net-c-minus-1-with-noise",
+            "Under cross-entropy it has C − 1 where the network is wide and labels are noisy.",
+            OWN,
+            "wide network, wrong labels, each η that gets there: largest ratio after C − 1 in at least 80 % of the looks "
+            "from test accuracy 0.85 up to the highest, when wrong labels begin to be fitted; after C in at most 10 %",
+            told[4],
             passed(verdict[4]),
         ),
         Claim(
-            "net-gradient-mostly-confined", "The gradient lies mostly in the top-C subspace.", GANGULI,
-            "mean share of its energy from test accuracy 0.85 on at least 0.5, for every loss, noise and η", told[2],
+            "net-gradient-mostly-confined",
+            "The gradient lies mostly in the top-C subspace.",
+            GANGULI,
+            "mean share of its energy from test accuracy 0.85 on at least 0.5, for every loss, noise and η",
+            told[2],
             passed(verdict[2]),
         ),
         Claim(
-            "net-confinement-follows-the-step", "How much of it does follows ηλ₁, and is never almost all.", OWN,
+            "net-confinement-follows-the-step",
+            "How much of it does follows ηλ₁, and is never almost all.",
+            OWN,
             "looks from test accuracy 0.85 on, all conditions: rank correlation of the share with ηλ₁ at least 0.5; mean share "
-            "at least 0.5 for ηλ₁ ≥ 0.5, at most 0.35 for ηλ₁ ≤ 0.05; no look above 0.95", told[3], passed(verdict[3]),
+            "at least 0.5 for ηλ₁ ≥ 0.5, at most 0.35 for ηλ₁ ≤ 0.05; no look above 0.95",
+            told[3],
+            passed(verdict[3]),
         ),
         Claim(
-            "net-gradient-confinement", "With wrong labels and a wider network the gradient comes to lie in the top-C space.",
-            GANGULI, f"full gradient, η = {config.wide_rates[0]:g}: largest share after step 400 at least 0.7", told[5],
+            "net-gradient-confinement",
+            "With wrong labels and a wider network the gradient comes to lie in the top-C space.",
+            GANGULI,
+            f"full gradient, η = {config.wide_rates[0]:g}: largest share after step 400 at least 0.7",
+            told[5],
             passed(verdict[5]),
         ),
         Claim(
-            "net-gradient-confinement-grows", "It lies there more than at the start.", GANGULI,
-            "the same: largest share after step 400 at least twice that at the start", told[6], passed(verdict[6]),
+            "net-gradient-confinement-grows",
+            "It lies there more than at the start.",
+            GANGULI,
+            "the same: largest share after step 400 at least twice that at the start",
+            told[6],
+            passed(verdict[6]),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _places(cell: dict, looks: np.ndarray) -> dict[str, Any]:
@@ -170,15 +198,20 @@ def _energies(record: Record, config: Any) -> tuple[dict, bool | None, dict, boo
             shares.append(energy(cell)[late])
             edges.append(rate * cell["hessian"]["eigenvalues"][late, 0])
             told[f"{name}, noise {noise:g}, η = {rate:g}"] = {
-                "mean": float(shares[-1].mean()), "largest": float(shares[-1].max()), "ηλ₁": float(edges[-1].mean()),
-            }  # fmt: skip
+                "mean": float(shares[-1].mean()),
+                "largest": float(shares[-1].max()),
+                "ηλ₁": float(edges[-1].mean()),
+            }
         else:
             told[f"{name}, noise {noise:g}, η = {rate:g}"] = _places(cell, late)
     if not shares:
         return told, None, {}, None
     share, edge = np.concatenate(shares), np.concatenate(edges)
-    bins = {f"ηλ₁ in {low:g} to {high:g}": float(share[(edge >= low) & (edge < high)].mean())
-            for low, high in itertools.pairwise(EDGES) if ((edge >= low) & (edge < high)).any()}  # fmt: skip
+    bins = {
+        f"ηλ₁ in {low:g} to {high:g}": float(share[(edge >= low) & (edge < high)].mean())
+        for low, high in itertools.pairwise(EDGES)
+        if ((edge >= low) & (edge < high)).any()
+    }
     correlation = float(np.corrcoef(share.argsort().argsort(), edge.argsort().argsort())[0, 1])
     large, small = share[edge >= 0.5], share[edge <= 0.05]
     follows = correlation >= 0.5 and share.max() <= 0.95
@@ -226,42 +259,65 @@ def of_the_zone(record: Record, config: Any) -> list[Claim]:
             verdict[3] = verdict[3] and 0.7 <= where <= 3
         sizes = np.array([*config.map_dims, record["maps"]["p"]], float)
         dimension = goldilocks.needed(accuracy["plane"], sizes)
-        told[4] = {"plane: dimension for 0.9 of full accuracy, by radius": table(map_radii, dimension),
-                   "d = 100, radius 1": at("plane", 100, 1), "d = 300, radius 5": at("plane", 300, 5)}  # fmt: skip
+        told[4] = {
+            "plane: dimension for 0.9 of full accuracy, by radius": table(map_radii, dimension),
+            "d = 100, radius 1": at("plane", 100, 1),
+            "d = 300, radius 5": at("plane", 300, 5),
+        }
         small = [at("plane", 100, radius) for radius in map_radii if radius <= 1]
         told[4]["d = 100, least up to radius 1"] = min(small)
         verdict[4] = min(small) >= 0.7 and at("plane", 300, 5) < 0.7
     return [
         Claim(
-            "goldilocks-window", "tr H/‖H‖_F peaks at radii around the usual initialisation.", SCHERLIS,
+            "goldilocks-window",
+            "tr H/‖H‖_F peaks at radii around the usual initialisation.",
+            SCHERLIS,
             "weights alone, ReLU: below 0.05 at 0.1, above 4 at 1.4, below 1.5 at 30 times Xavier's radius, highest in 1 to 2",
-            told[0], passed(verdict[0]),
+            told[0],
+            passed(verdict[0]),
         ),
         Claim(
-            "goldilocks-window-tanh", "So it does with tanh.", SCHERLIS,
-            "weights alone, tanh: highest at a radius from 0.5 to 5, and above 1 there", told[5], passed(verdict[5]),
+            "goldilocks-window-tanh",
+            "So it does with tanh.",
+            SCHERLIS,
+            "weights alone, tanh: highest at a radius from 0.5 to 5, and above 1 there",
+            told[5],
+            passed(verdict[5]),
         ),
         Claim(
-            "hyperplane-r-formula", "In random planes the ratio and the fraction of positive curvature follow from R alone.",
-            SCHERLIS, f"means over {config.plane_draws} planes (20 at least): R_d within 12 % for radii from 0.5 to 3, "
-            "fraction within 0.06 for radii up to 1", told[1], passed(verdict[1]),
+            "hyperplane-r-formula",
+            "In random planes the ratio and the fraction of positive curvature follow from R alone.",
+            SCHERLIS,
+            f"means over {config.plane_draws} planes (20 at least): R_d within 12 % for radii from 0.5 to 3, "
+            "fraction within 0.06 for radii up to 1",
+            told[1],
+            passed(verdict[1]),
         ),
         Claim(
-            "plane-one-sided", "Training in a plane fails only from outside of the zone.", f"{SCHERLIS}; one-sided: {OWN}",
-            "d = 100: accuracy at radius 1 at least 0.2 above that at 10, within 0.15 of that at 0.1", told[2],
+            "plane-one-sided",
+            "Training in a plane fails only from outside of the zone.",
+            f"{SCHERLIS}; one-sided: {OWN}",
+            "d = 100: accuracy at radius 1 at least 0.2 above that at 10, within 0.15 of that at 0.1",
+            told[2],
             passed(verdict[2]),
         ),
         Claim(
-            "sphere-two-sided", "On a sphere it fails on both sides.", SCHERLIS,
-            "d = 300: accuracy at radius 2 at least 0.2 above those at 0.1 and 10; R highest within 0.7 to 3", told[3],
+            "sphere-two-sided",
+            "On a sphere it fails on both sides.",
+            SCHERLIS,
+            "d = 300: accuracy at radius 2 at least 0.2 above those at 0.1 and 10; R highest within 0.7 to 3",
+            told[3],
             passed(verdict[3]),
         ),
         Claim(
-            "intrinsic-dimension-depends-on-init", "How many dimensions are needed depends on the radius of initialisation.",
-            SCHERLIS, "d = 100 reaches 0.7 at each radius up to 1, d = 300 stays under 0.7 at radius 5", told[4],
+            "intrinsic-dimension-depends-on-init",
+            "How many dimensions are needed depends on the radius of initialisation.",
+            SCHERLIS,
+            "d = 100 reaches 0.7 at each radius up to 1, d = 300 stays under 0.7 at radius 5",
+            told[4],
             passed(verdict[4]),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _planes(part: dict, config: Any) -> tuple[dict, bool]:
@@ -270,8 +326,9 @@ def _planes(part: dict, config: Any) -> tuple[dict, bool]:
     apart = np.abs(part["positive"] - part["predicted_positive"])
     near, small = (radii >= 0.5) & (radii <= 3), radii <= 1
     named = {"R_d": part["plane"], "predicted": part["predicted"]}
-    told: dict[str, Any] = {f"d = {d}": {name: table(radii, values[i]) for name, values in named.items()}
-            for i, d in enumerate(config.plane_dims)}  # fmt: skip
+    told: dict[str, Any] = {
+        f"d = {d}": {name: table(radii, values[i]) for name, values in named.items()} for i, d in enumerate(config.plane_dims)
+    }
     told["worst R_d, radii 0.5 to 3"] = float(off[:, near].max())
     told["worst fraction, radii to 1"] = float(apart[:, small].max())
     return told, (off[:, near] <= 0.12).all() and (apart[:, small] <= 0.06).all()

@@ -121,9 +121,14 @@ def _largest(left: Axes, right: Axes, record: Record, config: Any) -> None:
         part = record["network"]
         top = part["hessian"]["eigenvalues"]
         for i in range(top.shape[1]):
-            right.plot(1 + part["step"], top[:, i], color=plots.colours(3)[0 if i < C - 1 else 1 if i == C - 1 else 2],
-                       lw=1.2 if i == C - 1 else 0.7, ls="-" if i < C - 1 else plots.DASHES[1] if i == C - 1 else ":",
-                       label={0: f"$e_1 … e_{{{C - 1}}}$", C - 1: f"$e_{{{C}}}$", C: "next"}.get(i))  # fmt: skip
+            right.plot(
+                1 + part["step"],
+                top[:, i],
+                color=plots.colours(3)[0 if i < C - 1 else 1 if i == C - 1 else 2],
+                lw=1.2 if i == C - 1 else 0.7,
+                ls="-" if i < C - 1 else plots.DASHES[1] if i == C - 1 else ":",
+                label={0: f"$e_1 … e_{{{C - 1}}}$", C - 1: f"$e_{{{C}}}$", C: "next"}.get(i),
+            )
         right.set(xscale="log", yscale="log", xlabel="1 + step", ylabel="eigenvalues of H")
         right.legend(loc="lower left")
 
@@ -152,8 +157,11 @@ def _size(record: Record) -> int:
 
 
 def _clusters(left: Axes, right: Axes, record: Record, config: Any) -> None:
-    names = {"same_class": "$q_{SLSC}$ same logit, its class", "same_logit": "$q_{SL}$ same logit",
-             "other_logit": "$q_{DL}$ other logits"}  # fmt: skip
+    names = {
+        "same_class": "$q_{SLSC}$ same logit, its class",
+        "same_logit": "$q_{SL}$ same logit",
+        "other_logit": "$q_{DL}$ other logits",
+    }
     if "model" in record:
         part = record["model"]["example"]
         left.bar(range(3), [part[name] for name in names], color=plots.colours(3), width=0.6)
@@ -239,8 +247,14 @@ def _densities(figure: Figure, axes: Axes, part: dict) -> None:
     image = np.stack([_density(found, look, x, 4 * (x[1] - x[0])) for look in range(len(step))])  # [look, x]
     edges = np.append(1 + step, (1 + step[-1]) * 1.2)
     low = 1e-5
-    mesh = axes.pcolormesh(edges, np.append(x, 2 * x[-1] - x[-2]), np.log10(np.maximum(image.T, low)), cmap="magma",
-                           vmin=np.log10(low), rasterized=True)  # fmt: skip
+    mesh = axes.pcolormesh(
+        edges,
+        np.append(x, 2 * x[-1] - x[-2]),
+        np.log10(np.maximum(image.T, low)),
+        cmap="magma",
+        vmin=np.log10(low),
+        rasterized=True,
+    )
     top = np.arcsinh(part["hessian"]["eigenvalues"][:, [0, C - 1]] / unit)
     axes.plot((edges[:-1] * edges[1:]) ** 0.5, top, color="white", lw=0.7)
     ticks = [
@@ -270,8 +284,15 @@ def conditions(found: Any, rates_of: dict[str, tuple[float, ...]], noises: tuple
             styles = zip(rates, plots.colours(len(rates)), itertools.cycle("os^Dv"), strict=False)
             for j, (rate, colour, mark) in enumerate(styles):
                 at = step[j]
-                above.scatter(at, place[j] * 1.02 ** (j - 1), 60 * (ratio[j] - 1) + 5, color=colour, marker=mark,
-                              alpha=np.where(late[j], 1.0, 0.25), lw=0)  # fmt: skip
+                above.scatter(
+                    at,
+                    place[j] * 1.02 ** (j - 1),
+                    60 * (ratio[j] - 1) + 5,
+                    color=colour,
+                    marker=mark,
+                    alpha=np.where(late[j], 1.0, 0.25),
+                    lw=0,
+                )
                 middle.plot(at, share[j], color=colour, marker=mark, ms=2.5, label=f"η = {rate:g}")
                 below.plot(at, rate * part["hessian"]["eigenvalues"][i, j, :, 0], color=colour, marker=mark, ms=2.5)
             above.axhspan(C - 1.4, C + 0.4, color="black", alpha=0.08, lw=0)
@@ -318,9 +339,13 @@ def goldilocks(record: Record, config: Any) -> Figure:
             panels = (row[1], "plane", "ratio in planes"), (row[2], "positive", "positive curvature in planes")
             for axis, key, label in panels:
                 for d, colour, mark, found, said in zip(
-                    config.plane_dims, plots.colours(len(config.plane_dims)), itertools.cycle("os^"), part[key],
-                    part["predicted" if key == "plane" else "predicted_positive"], strict=False,
-                ):  # fmt: skip
+                    config.plane_dims,
+                    plots.colours(len(config.plane_dims)),
+                    itertools.cycle("os^"),
+                    part[key],
+                    part["predicted" if key == "plane" else "predicted_positive"],
+                    strict=False,
+                ):
                     axis.plot(radii, found, mark, color=colour, ms=3, label=f"d = {d}")
                     axis.plot(radii, said, color=colour, lw=0.9)
                 axis.plot([], [], color="black", lw=0.9, label="from R alone")
@@ -342,15 +367,26 @@ def _maps(figure: Figure, row, record: Record, config: Any) -> None:
         accuracy = record["maps"]["relu"][surface]["accuracy"].mean(axis=2)  # [radius, d]
         image = axis.imshow(accuracy.T, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis")
         for (i, j), value in np.ndenumerate(accuracy):
-            axis.text(i, j, f"{value:.2f}"[1:] if value < 1 else "1", ha="center", va="center", fontsize=6,
-                      color="white" if value < 0.6 else "black")  # fmt: skip
+            axis.text(
+                i,
+                j,
+                f"{value:.2f}"[1:] if value < 1 else "1",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if value < 0.6 else "black",
+            )
         axis.set_xticks(range(len(config.map_radii)), [f"{r:g}" for r in config.map_radii])
         axis.set_yticks(range(len(dims)), dims)
         axis.set(xlabel="radius / Xavier's", ylabel=f"dimension of the {surface}")
         axis.grid(False)
     figure.colorbar(image, ax=row[1], label="test accuracy")
-    named = {f"{name}, {surface}": needed(record["maps"][name][surface]["accuracy"].mean(axis=2), sizes)
-             for name in record["maps"] if name != "p" for surface in ("plane", "sphere")}  # fmt: skip
+    named = {
+        f"{name}, {surface}": needed(record["maps"][name][surface]["accuracy"].mean(axis=2), sizes)
+        for name in record["maps"]
+        if name != "p"
+        for surface in ("plane", "sphere")
+    }
     _lines(row[2], config.map_radii, named, marker="o", ms=2.5)
     if np.isfinite(list(named.values())).any():  # else there is nothing to scale
         row[2].set_yscale("log")

@@ -92,10 +92,13 @@ def _zone(ratios: np.ndarray, inside: np.ndarray, dims: tuple[int, ...], p: int)
         measured[i] = (np.trace(part, axis1=2, axis2=3) / np.linalg.norm(part, axis=(2, 3))).mean(axis=1)
         positive[i] = (np.linalg.eigvalsh((part + part.swapaxes(2, 3)) / 2) > 0).mean(axis=(1, 2))
     return {
-        "whole": ratios[:, 0], "weights": ratios[:, 1], "plane": measured, "positive": positive,
+        "whole": ratios[:, 0],
+        "weights": ratios[:, 1],
+        "plane": measured,
+        "positive": positive,
         "predicted": np.stack([logits.plane_ratio(ratios[:, 0], d, p) for d in dims]),
         "predicted_positive": np.stack([logits.positive_fraction(ratios[:, 0], d) for d in dims]),
-    }  # fmt: skip
+    }
 
 
 def maps(config, key, model_of: Callable, train: lj.types.Batch, test: lj.types.Batch) -> dict[str, Any]:

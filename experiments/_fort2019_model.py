@@ -107,8 +107,12 @@ def transition(config, key) -> dict[str, np.ndarray]:
             centred = made.centres - made.centres.mean(axis=0)[None]
             span = jnp.linalg.svd(centred, full_matrices=False)[2][: classes - 1]  # [C − 1, p]
             overlap = jnp.sum(jnp.matmul(span, eigs.vectors.T, precision="highest") ** 2) / (classes - 1)
-            return {"position": eigs.values.mean(), "largest": eigs.values[0], "overlap": overlap,
-                    "residual": doubt(eigs, classes - 1)}  # fmt: skip
+            return {
+                "position": eigs.values.mean(),
+                "largest": eigs.values[0],
+                "overlap": overlap,
+                "residual": doubt(eigs, classes - 1),
+            }
 
         return jax.lax.map(at, sigma)
 
@@ -117,7 +121,7 @@ def transition(config, key) -> dict[str, np.ndarray]:
         "edge": np.asarray(logits.bulk_edge(1.0, classes, n, p)),
         "predicted_position": logits.outlier(sigma, 1.0, classes, n, p),
         "predicted_overlap": logits.overlap(sigma, 1.0, classes, n, p),
-    }  # fmt: skip
+    }
 
 
 def confinement(config, key) -> dict[str, np.ndarray]:
@@ -154,8 +158,9 @@ def freezing(config, key) -> dict[str, np.ndarray]:
         seeds = [jax.random.fold_in(key, i) for i in range(2 * len(FROZEN_CLASSES))]
         cells = [
             jax.lax.map(lambda ratio, i=i, j=j, c=c: mean(jax.random.clone(seeds[2 * i + j]), c, ratio), jnp.array(FROZEN_AT))
-            for i, c in enumerate(FROZEN_CLASSES) for j in range(2)
-        ]  # fmt: skip
+            for i, c in enumerate(FROZEN_CLASSES)
+            for j in range(2)
+        ]
         return jnp.stack(cells).reshape(len(FROZEN_CLASSES), 2, -1)
 
     return {"participation": np.moveaxis(jax.device_get(all_of_it(key)), 1, 2)}
@@ -172,8 +177,10 @@ def transient(config, key) -> dict[str, np.ndarray]:
         ahead = made.logits + MARGIN * jax.nn.one_hot(made.labels, 10)
 
         def at(sigma):
-            value = [top(logits.rows(made.gradients, sigma * z), jax.random.clone(start_key), 1, 60).values[0]
-                     for z in (made.logits, ahead)]  # fmt: skip
+            value = [
+                top(logits.rows(made.gradients, sigma * z), jax.random.clone(start_key), 1, 60).values[0]
+                for z in (made.logits, ahead)
+            ]
             return *value, jnp.mean(1 - jnp.sum(jax.nn.softmax(sigma * made.logits) ** 2, axis=1))
 
         return jax.lax.map(at, sizes)

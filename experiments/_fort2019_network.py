@@ -91,7 +91,7 @@ def everything(task: Task, k: int, num_probes: int) -> dict[str, lj.types.Observ
         "softmax": lj.observe.confidence(apply, sample),
         "norm": lj.observe.param_norm,
         "params": lj.observe.stateless(lambda m: m.params),
-    }  # fmt: skip
+    }
 
 
 def descent(task: Task, rate, batch_size: int | None) -> lj.types.Dynamics:
@@ -150,8 +150,10 @@ def conditions(
     which, noise, rate = (np.array(column) for column in zip(*cells, strict=True))
     columns = np.eye(len(criteria), dtype=np.float32)[which], noise, rate.astype(np.float32)
     record = jax.device_get(hasty(lj.sweep.over_runs(one, mesh))(columns, (x, wrong, task.test, init_key, run_key)))
-    return {name: jax.tree.map(lambda a: a[which == i].reshape(len(noises), -1, *a.shape[1:]), record)  # noqa: B023
-            for i, name in enumerate(rates)}  # fmt: skip
+    return {
+        name: jax.tree.map(lambda a: a[which == i].reshape(len(noises), -1, *a.shape[1:]), record)  # noqa: B023
+        for i, name in enumerate(rates)
+    }
 
 
 def spectra(task: Task, params: Any, looks: list[int]) -> dict[str, np.ndarray]:

@@ -46,8 +46,12 @@ def of_the_grid(record: Record, config: Any) -> list[Claim]:
         rise = {name: x.max(-1) / x[:, 0] for name, x in top.items()}
         fall = {name: x[:, -1] / x.max(-1) for name, x in top.items()}
         settled = {name: np.median(x[:, -LATE:], axis=1) / x.max(-1) for name, x in top.items()}
-        told[0] = {"λ₁ at the start": {name: x[:, 0] for name, x in top.items()}, "peak / start": rise, "end / peak": fall,
-                   f"median of the last {LATE} checks / peak": settled}  # fmt: skip
+        told[0] = {
+            "λ₁ at the start": {name: x[:, 0] for name, x in top.items()},
+            "peak / start": rise,
+            "end / peak": fall,
+            f"median of the last {LATE} checks / peak": settled,
+        }
         rates, sizes = sweeps(config)
         if len(rates) > 1:
             lr = peak[rates[-1]] / peak[rates[0]]  # [seed]
@@ -55,25 +59,37 @@ def of_the_grid(record: Record, config: Any) -> list[Claim]:
         if len(sizes) > 1:
             small = peak[sizes[0]] / peak[sizes[-1]]
             told[2] = {f"peak at S = {s}": peak[r, s] for r, s in sizes} | {"smallest / largest S": small}
-    transient = rise and fall and all(
-        (rise[name] >= 1.3).all() and (fall[name] <= 0.85).all() and np.isfinite(fall[name]).all() for name in rise
+    transient = (
+        rise
+        and fall
+        and all((rise[name] >= 1.3).all() and (fall[name] <= 0.85).all() and np.isfinite(fall[name]).all() for name in rise)
     )
     return [
         Claim(
-            "lambda1-rise-and-fall", "The largest eigenvalue rises, peaks, and falls along SGD.", SOURCE,
-            "in every run: peak at least 1.3 times the start, end at most 0.85 of the peak", told[0], _passed(transient),
+            "lambda1-rise-and-fall",
+            "The largest eigenvalue rises, peaks, and falls along SGD.",
+            SOURCE,
+            "in every run: peak at least 1.3 times the start, end at most 0.85 of the peak",
+            told[0],
+            _passed(transient),
         ),
         Claim(
-            "peak-falls-with-lr", "The larger the learning rate, the lower the peak.", SOURCE,
-            "peak at the largest η at most 0.7 of that at the smallest, for every seed", told[1],
+            "peak-falls-with-lr",
+            "The larger the learning rate, the lower the peak.",
+            SOURCE,
+            "peak at the largest η at most 0.7 of that at the smallest, for every seed",
+            told[1],
             _passed(None if lr is None else np.all(lr <= 0.7)),
         ),
         Claim(
-            "peak-falls-with-small-batch", "The smaller the batch, the lower the peak.", SOURCE,
-            "peak at the smallest S at most 0.6 of that at the largest, for every seed", told[2],
+            "peak-falls-with-small-batch",
+            "The smaller the batch, the lower the peak.",
+            SOURCE,
+            "peak at the smallest S at most 0.6 of that at the largest, for every seed",
+            told[2],
             _passed(None if small is None else np.all(small <= 0.6)),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def critical(change: Record, rate: float) -> np.ndarray:
@@ -107,7 +123,8 @@ def of_the_step(record: Record, config: Any) -> list[Claim]:
             "late ΔL % of the whole step at α = 1": late["whole"][:, one],
             "first ΔL % along e₁ at α = 2": start,
             "first ΔL % along e₁ … e_K at α = 2": percent["subspace"][:, 0, two],
-            "α* along e₁, first": turn[:, 0], "α* along e₁, late median": np.median(turn[:, -LATE:], axis=1),
+            "α* along e₁, first": turn[:, 0],
+            "α* along e₁, late median": np.median(turn[:, -LATE:], axis=1),
             "late ΔL % along a random direction at α = 1": late["random"][:, one],
             "largest |ΔL| % along a random direction at α = 1": np.abs(percent["random"][..., one]).max(axis=1),
         }
@@ -122,28 +139,38 @@ def of_the_step(record: Record, config: Any) -> list[Claim]:
         energy = {r: np.asarray(record["step"][f"rate{r:g}"]["alignment"]["energy"]).mean(axis=1) for r in rates}
         told[2] = {"|cos| of chance": chance, "energy of chance": config.k / int(record["p"])}
         for r in rates:
-            told[2] |= {f"|cos| / chance at η = {r:g}, mean": times[r].mean(axis=1),
-                        f"|cos| / chance at η = {r:g}, least check": times[r].min(axis=1),
-                        f"energy along e₁ … e_K at η = {r:g}": energy[r]}  # fmt: skip
+            told[2] |= {
+                f"|cos| / chance at η = {r:g}, mean": times[r].mean(axis=1),
+                f"|cos| / chance at η = {r:g}, least check": times[r].min(axis=1),
+                f"energy along e₁ … e_K at η = {r:g}": energy[r],
+            }
     return [
         Claim(
-            "step-overshoots-e1", "Late in training the step is at or past the minimum along the sharpest direction; early it "
-            "is not.", SOURCE,
+            "step-overshoots-e1",
+            "Late in training the step is at or past the minimum along the sharpest direction; early it is not.",
+            SOURCE,
             f"at the larger η, mean over the last {LATE} checks at α = 2: ΔL > 0 along e₁ and in the span; at the first check "
             "ΔL < 0 along e₁; along a random direction |ΔL| at α = 1 within 0.01 % at every check; for every seed",
-            told[0], _passed(overshoots),
+            told[0],
+            _passed(overshoots),
         ),
         Claim(
-            "step-criterion-sign", "α* = 2(ḡ·e)²/(ηλE(g·e)²) tells whether the loss rises along e.", f"derived; {SOURCE}, §4",
-            "the sign of ΔL is that of α − α* in at least 80 % of all checks, directions and α at the larger η", told[1],
+            "step-criterion-sign",
+            "α* = 2(ḡ·e)²/(ηλE(g·e)²) tells whether the loss rises along e.",
+            f"derived; {SOURCE}, §4",
+            "the sign of ΔL is that of α − α* in at least 80 % of all checks, directions and α at the larger η",
+            told[1],
             _passed(agrees),
         ),
         Claim(
-            "gradient-aligned-with-sharp", "Minibatch gradients are aligned with the sharpest directions.", SOURCE,
-            "mean |cos| with e₁ … e_K at least 10 times that of a random direction, √(2/πp), at each η and seed", told[2],
+            "gradient-aligned-with-sharp",
+            "Minibatch gradients are aligned with the sharpest directions.",
+            SOURCE,
+            "mean |cos| with e₁ … e_K at least 10 times that of a random direction, √(2/πp), at each η and seed",
+            told[2],
             _passed(aligned),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _up(x, ndim: int) -> np.ndarray:
@@ -204,11 +231,14 @@ def of_nudging(record: Record, config: Any) -> list[Claim]:
             return {f"γ = {gamma:g}": values[i] for i, gamma in enumerate(config.gammas)}
 
         told[0] = {
-            **{f"{name} at the end": table(x) for name, x in ends.items()}, "λ₁ at its peak": table(eigenvalues.max(-1)),
-            "best test accuracy": table(best_test), "final test accuracy": table(np.asarray(part["test"])[..., -1]),
+            **{f"{name} at the end": table(x) for name, x in ends.items()},
+            "λ₁ at its peak": table(eigenvalues.max(-1)),
+            "best test accuracy": table(best_test),
+            "final test accuracy": table(np.asarray(part["test"])[..., -1]),
             **{f"loss at epoch {e}": table(early[..., i]) for i, e in enumerate(config.early)},
-            "loss at the end": table(loss[..., -1]), "distance from the start": table(np.asarray(part["distance"])[..., -1]),
-        }  # fmt: skip
+            "loss at the end": table(loss[..., -1]),
+            "distance from the start": table(np.asarray(part["distance"])[..., -1]),
+        }
         if config.ablation or TRACKED in record["nudged"]:
             told[0][f"means at the end, γ = {config.gammas[0]:g}"] = {
                 name: {what: float(np.mean(x)) for what, x in each.items()} for name, each in variants(record, config).items()
@@ -225,14 +255,19 @@ def of_nudging(record: Record, config: Any) -> list[Claim]:
             slow, accuracy = early[..., 0].mean(axis=1), best_test.mean(axis=1)[: plain + 1]
             parts = {
                 "λ₁ and ‖H‖_F fall with γ": all((np.diff(x) < 0).all() for x in means.values()),
-                "λ₁ by the factor": (factors["λ₁"] >= 2.5).all(), "‖H‖_F by the factor": (factors["‖H‖_F"] >= 2.5).all(),
-                "the largest γ slower": slow[-1] > slow[plain], "test accuracies alike": np.ptp(accuracy) <= 0.015,
-            }  # fmt: skip
+                "λ₁ by the factor": (factors["λ₁"] >= 2.5).all(),
+                "‖H‖_F by the factor": (factors["‖H‖_F"] >= 2.5).all(),
+                "the largest γ slower": slow[-1] > slow[plain],
+                "test accuracies alike": np.ptp(accuracy) <= 0.015,
+            }
             told[0]["held"] = {name: bool(x) for name, x in parts.items()}
             controls = all(parts.values())
         if below:
-            told[1] = {f"{name} at the end, γ = {config.gammas[i]:g} over γ = 1": x[i] / x[plain]
-                       for i in below for name, x in ends.items()}  # fmt: skip
+            told[1] = {
+                f"{name} at the end, γ = {config.gammas[i]:g} over γ = 1": x[i] / x[plain]
+                for i in below
+                for name, x in ends.items()
+            }
             sharper = (ends["λ₁"][0] / ends["λ₁"][plain] >= 2.5).all()
         if below and TRACKED in record["nudged"]:
             tracked = record["nudged"][TRACKED].sel(gamma=config.gammas[0])  # leaves [pair, check]
@@ -251,36 +286,57 @@ def of_nudging(record: Record, config: Any) -> list[Claim]:
         speed = {config.gammas[i]: paired(early[i, :, 0] / early[plain, :, 0] - 1) for i in below}
         later = {config.gammas[i]: paired(early[i, :, 1] / early[plain, :, 1] - 1) for i in below}
         told[3] = {f"best test accuracy, γ = {gamma:g} less γ = 1": found for gamma, found in gains.items()}
-        told[4] = {f"loss at epoch {e}, γ = {g:g} against γ = 1, relative": found
-                   for e, each in zip(config.early, (speed, later), strict=True) for g, found in each.items()}  # fmt: skip
+        told[4] = {
+            f"loss at epoch {e}, γ = {g:g} against γ = 1, relative": found
+            for e, each in zip(config.early, (speed, later), strict=True)
+            for g, found in each.items()
+        }
         better, faster = _above(gains), _above({g: _negative(found) for g, found in speed.items()}, least=0.02)
     return [
         Claim(
-            "nsgd-controls-sharpness", "Nudged-SGD with γ < 1 ends sharper, with γ > 1 flatter.", SOURCE,
+            "nsgd-controls-sharpness",
+            "Nudged-SGD with γ < 1 ends sharper, with γ > 1 flatter.",
+            SOURCE,
             "averaged over the initialisations, λ₁ and ‖H‖_F at the end fall with γ; both by a factor of 2.5 at least from the "
             f"least to the largest γ for each; the largest has a higher loss than γ = 1 at epoch {config.early[0]}; best test "
-            "accuracies for γ ≤ 1 within 1.5 points", told[0], _passed(controls),
+            "accuracies for γ ≤ 1 within 1.5 points",
+            told[0],
+            _passed(controls),
         ),
         Claim(
-            "nsgd-ends-much-sharper", "Nudged-SGD with γ < 1 ends much sharper than SGD.", f"{SOURCE}, abstract of version 1",
-            "λ₁ at the end with the least γ at least 2.5 times that with γ = 1, for each initialisation", told[1],
+            "nsgd-ends-much-sharper",
+            "Nudged-SGD with γ < 1 ends much sharper than SGD.",
+            f"{SOURCE}, abstract of version 1",
+            "λ₁ at the end with the least γ at least 2.5 times that with γ = 1, for each initialisation",
+            told[1],
             _passed(sharper),
         ),
         Claim(
-            "nsgd-followed-ends-much-sharper", "It does so where the sharpest directions are followed at every step.", "ours",
-            "the same, with the directions tracked from step to step in place of one look an epoch", told[2], _passed(followed),
+            "nsgd-followed-ends-much-sharper",
+            "It does so where the sharpest directions are followed at every step.",
+            "ours",
+            "the same, with the directions tracked from step to step in place of one look an epoch",
+            told[2],
+            _passed(followed),
         ),
         Claim(
-            "nsgd-generalises-better", "Nudged-SGD with γ < 1 generalises better.", SOURCE,
+            "nsgd-generalises-better",
+            "Nudged-SGD with γ < 1 generalises better.",
+            SOURCE,
             "paired difference of best test accuracies to γ = 1: 95 % interval above 0 for some γ < 1, below 0 for none",
-            told[3], _passed(better),
+            told[3],
+            _passed(better),
         ),
         Claim(
-            "nsgd-trains-faster", "Nudged-SGD with γ < 1 trains clearly faster.", SOURCE,
+            "nsgd-trains-faster",
+            "Nudged-SGD with γ < 1 trains clearly faster.",
+            SOURCE,
             f"training loss at epoch {config.early[0]} lower than with γ = 1 by 2 % on average for some γ < 1, the 95 % "
-            "interval of the paired relative difference below 0; above 0 for none", told[4], _passed(faster),
+            "interval of the paired relative difference below 0; above 0 for none",
+            told[4],
+            _passed(faster),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _negative(found: dict) -> dict:

@@ -59,8 +59,11 @@ def _from_zero(axes: Axes, end: float) -> None:
 def _signed(axes: Axes, values: np.ndarray) -> None:
     """Per cents of either sign: linear within ±1, with a tick a decade as far as the values reach."""
     values = values[np.isfinite(values)]
-    ticks = [t for t in (-1000, -100, -10, -1, 0, 1, 10, 100, 1000, 10_000)
-             if min(values.min(), -1) * 1.5 <= t <= max(values.max(), 1) * 1.5]  # fmt: skip
+    ticks = [
+        t
+        for t in (-1000, -100, -10, -1, 0, 1, 10, 100, 1000, 10_000)
+        if min(values.min(), -1) * 1.5 <= t <= max(values.max(), 1) * 1.5
+    ]
     axes.set_yscale("symlog", linthresh=1)
     axes.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
     axes.minorticks_off()
@@ -138,8 +141,10 @@ def _step(row, record: Record, config) -> None:
     rate = max(parts)
     change, epoch = parts[rate]["change"], clock(parts[rate]) * config.step_batch / config.n_train
     loss = np.asarray(change["loss"])
-    percent = {n: 100 * np.asarray(change[n]) / loss.reshape(*loss.shape, *[1] * (np.ndim(change[n]) - 2))
-               for n in ("sharpest", "subspace", "random", "whole")}  # fmt: skip
+    percent = {
+        n: 100 * np.asarray(change[n]) / loss.reshape(*loss.shape, *[1] * (np.ndim(change[n]) - 2))
+        for n in ("sharpest", "subspace", "random", "whole")
+    }
     named = [percent["sharpest"][:, :, 0], percent["subspace"], percent["whole"], percent["random"]]
     axes = row[1]
     late = [x[:, -LATE:].mean(axis=1) for x in named]
@@ -187,8 +192,11 @@ def _nudged(row, record: Record, config) -> None:
     part = record["nudged"][f"k{config.k}"]
     epoch = clock(part) / config.epoch
     labels = [f"γ = {gamma:g}" + (" (SGD)" if gamma == 1 else "") for gamma in config.gammas]
-    shown = ((np.asarray(part["eigenvalues"])[..., 0], "λ₁"), (np.asarray(part["frobenius"]), r"$\|H\|_F$"),
-             (np.asarray(part["loss"]), "training loss"))  # fmt: skip
+    shown = (
+        (np.asarray(part["eigenvalues"])[..., 0], "λ₁"),
+        (np.asarray(part["frobenius"]), r"$\|H\|_F$"),
+        (np.asarray(part["loss"]), "training loss"),
+    )
     for axes, (values, name) in zip(row, shown, strict=True):
         _lines(axes, epoch, list(values), labels)
         axes.set(xlabel="epoch", ylabel=name, xlim=(0, None))

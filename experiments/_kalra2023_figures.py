@@ -14,9 +14,12 @@ from landscape_jax.theory import uv
 
 # the four phases and what is left of c ≤ 2, of monotone lightness
 PHASES = {
-    "c ≤ 2": "#f7f7f7", "sharpness reduction": "#cfe3f2", "loss catapult": "#8fbfdd",
-    "loss and sharpness catapult": "#4a86b8", "divergence": "#5b5b6b",
-}  # fmt: skip
+    "c ≤ 2": "#f7f7f7",
+    "sharpness reduction": "#cfe3f2",
+    "loss catapult": "#8fbfdd",
+    "loss and sharpness catapult": "#4a86b8",
+    "divergence": "#5b5b6b",
+}
 MARKS = ("o", "^", "s", "D")
 PLATEAU = (40, 200)  # c · step
 
@@ -66,9 +69,19 @@ def _phases(axes: Axes, boundaries: list[np.ndarray], widths: np.ndarray, cs: np
         mean, error, undefined = means(values)
         missing.append(undefined)
         axes.errorbar(
-            inverse, mean, error, fmt=mark, ms=6 if name == "barrier" else 4.5, color="black", mfc="white", mew=0.9,
-            elinewidth=0.9, capsize=2, label=f"c_{name}", zorder=3,  # c_barrier is often c_max: seen around its mark
-        )  # fmt: skip
+            inverse,
+            mean,
+            error,
+            fmt=mark,
+            ms=6 if name == "barrier" else 4.5,
+            color="black",
+            mfc="white",
+            mew=0.9,
+            elinewidth=0.9,
+            capsize=2,
+            label=f"c_{name}",
+            zorder=3,  # c_barrier is often c_max: seen around its mark
+        )
     axes.set_yscale("log", base=2)
     axes.set_ylim(cs[0], top)
     axes.set_xlim(x[0], x[-1])
@@ -103,13 +116,28 @@ def regimes(record, network, cs, every: int, time: float) -> Figure:
             below.plot(c * step, values, color=colour, ls=dash)
             below.axhline(2 / c, color=colour, ls=(0, (1, 2)), lw=0.9)
             if 2 / c < 1.15 * high:
-                below.annotate(f"2/η, c = {c:g}", (1.0, 2 / c), xycoords=("axes fraction", "data"), fontsize=7, color=colour,
-                               ha="left", va="center", xytext=(3, 0), textcoords="offset points")
+                below.annotate(
+                    f"2/η, c = {c:g}",
+                    (1.0, 2 / c),
+                    xycoords=("axes fraction", "data"),
+                    fontsize=7,
+                    color=colour,
+                    ha="left",
+                    va="center",
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                )
         for axes in (above, below):
             axes.axvline(time, color="0.3", lw=0.7)
             axes.axvspan(*PLATEAU, color="0.92", lw=0, zorder=0)
-        above.annotate("plateau", (PLATEAU[0], 1.0), xycoords=("data", "axes fraction"), fontsize=7, xytext=(2, -9),
-                       textcoords="offset points")
+        above.annotate(
+            "plateau",
+            (PLATEAU[0], 1.0),
+            xycoords=("data", "axes fraction"),
+            fontsize=7,
+            xytext=(2, -9),
+            textcoords="offset points",
+        )
         above.set_title(f"depth {network[0]}, width {network[1]}; line: c · step = {time:g}", fontsize=9)
         above.set(xscale="log", yscale="log", ylabel="training loss")
         below.set(xlabel="c · (step + 1)", ylabel="sharpness  λ/λ₀", yscale="log")
@@ -159,16 +187,32 @@ def uv_models(record) -> Figure:
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
         a = np.geomspace(5e-4, 0.125, 200)
         k = uv.loss_threshold(a)
-        for below, above, colour in ((1.9, 2, PHASES["c ≤ 2"]), (2, k, PHASES["sharpness reduction"]),
-                                     (k, 4, PHASES["loss catapult"]), (4, 4.3, PHASES["divergence"])):  # fmt: skip
+        for below, above, colour in (
+            (1.9, 2, PHASES["c ≤ 2"]),
+            (2, k, PHASES["sharpness reduction"]),
+            (k, 4, PHASES["loss catapult"]),
+            (4, 4.3, PHASES["divergence"]),
+        ):
             left.fill_between(a, below, above, color=colour, lw=0, zorder=0)
         left.plot(a, k, color="black", lw=1.2, label="k_loss, theory")
         left.axhline(uv.MAX_THRESHOLD, color="black", ls=DASHES[1], label="k_trace = k_max = 4, theory")
         for name in ("loss", "trace", "max", "top"):
-            left.plot(found["random_a"].ravel(), found[f"random_{name}"].ravel(), ".", ms=2.5, color="white", mew=0, zorder=1,
-                      label="random u, v" if name == "loss" else None)  # fmt: skip
-        for name, mark, label in (("loss", "o", "loss rises"), ("trace", "^", "trace rises"), ("max", "x", "diverges"),
-                                  ("top", "s", "top eigenvalue rises")):  # fmt: skip
+            left.plot(
+                found["random_a"].ravel(),
+                found[f"random_{name}"].ravel(),
+                ".",
+                ms=2.5,
+                color="white",
+                mew=0,
+                zorder=1,
+                label="random u, v" if name == "loss" else None,
+            )
+        for name, mark, label in (
+            ("loss", "o", "loss rises"),
+            ("trace", "^", "trace rises"),
+            ("max", "x", "diverges"),
+            ("top", "s", "top eigenvalue rises"),
+        ):
             left.plot(found["a"], found[f"grid_{name}"], mark, ms=4, color="black", mfc="white", label=label)
         left.set(xscale="log", xlabel="a = f₀²/(w λ₀²)", ylabel="k = η λ₀", ylim=(1.9, 4.3), xlim=(a[0], a[-1]))
         left.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86), fontsize=6.5)

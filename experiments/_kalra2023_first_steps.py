@@ -148,9 +148,16 @@ def brackets(seen: np.ndarray, cs: np.ndarray) -> np.ndarray:
 
 
 def phases(
-    train: Callable[[np.ndarray, np.ndarray, np.ndarray], dict], cs: np.ndarray, sharp: np.ndarray, line: np.ndarray, *,
-    halvings: int, together: int, sharp_every: int = 1, sharp_beyond: bool = True,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    train: Callable[[np.ndarray, np.ndarray, np.ndarray], dict],
+    cs: np.ndarray,
+    sharp: np.ndarray,
+    line: np.ndarray,
+    *,
+    halvings: int,
+    together: int,
+    sharp_every: int = 1,
+    sharp_beyond: bool = True,
+) -> dict[str, np.ndarray]:
     """The first steps of all initialisations at every c, and the four boundaries of each.
 
     Args:

@@ -115,9 +115,12 @@ def bifurcation(num_steps: int = 6000, kept: int = 1000, drawn: int = 200) -> di
         f, eta_lambda = (np.asarray(x) for x in orbits(jnp.asarray(RATES / minimum)))
     distinct = np.array([np.unique(values.round(4)).size for values in eta_lambda])
     return {
-        "r": RATES, "orbit": eta_lambda[:, -drawn:], "mean": eta_lambda.mean(axis=1), "distinct": distinct,
+        "r": RATES,
+        "orbit": eta_lambda[:, -drawn:],
+        "mean": eta_lambda.mean(axis=1),
+        "distinct": distinct,
         "late_loss": 0.5 * ((f - TARGET) ** 2).max(axis=1),
-    }  # fmt: skip
+    }
 
 
 # ── what the simulations say: (numbers, passed) for the record's "uv" and "uv_target", or for nothing ─────────────────
@@ -161,7 +164,8 @@ def doubling(found, target) -> tuple[dict, bool | None]:
     rests = float(target["late_loss"][below].max())  # NaN if one of them blew up
     measured = {
         "distinct values of 1000": {f"r={r:g}": at(r) for r in (1.8, 1.95, 2.05, 2.2, 2.4, 2.6, 2.7, 2.8)},
-        "late loss for r < 2": rests, "orbits that blow up": int((~bounded).sum()),
-    }  # fmt: skip
+        "late loss for r < 2": rests,
+        "orbits that blow up": int((~bounded).sum()),
+    }
     still = bool((target["distinct"][below] == 1).all()) and rests <= 1e-12
     return measured, bool(bounded.all()) and still and at(2.05) == at(2.2) == 2 and 2 < at(2.6) < 100 < at(2.8)

@@ -58,8 +58,11 @@ def _marginal(record: Record, config: Any) -> tuple[dict, bool]:
     found = record["toys"]["cycles"]["cauchy"]
     stable, gone = slice(1, 3), -1
     off = np.abs(np.asarray(found["settled"]) / np.maximum(found["predicted"], 1e-9) - 1)
-    measured = {"off at 2.5 and 3": off[stable].tolist(), "off at 6": float(off[gone]),
-                "multipliers": np.asarray(found["multiplier"])[1:].tolist()}  # fmt: skip
+    measured = {
+        "off at 2.5 and 3": off[stable].tolist(),
+        "off at 6": float(off[gone]),
+        "multipliers": np.asarray(found["multiplier"])[1:].tolist(),
+    }
     return measured, bool((off[stable] < 1e-4).all() and off[gone] > 0.1)
 
 
@@ -146,8 +149,11 @@ def _scales(record: Record, config: Any) -> tuple[dict, bool]:
 def _both(record: Record, config: Any) -> tuple[dict, bool]:
     counts = counted(record["origin"]["tanh"]["top"])
     linear = np.nanmax(np.abs(np.asarray(record["origin"]["linear"]["top"])[-1] - 2))
-    measured = {"convex model, spread data: |p − 2|": float(linear), "tanh, uniform data: scales": counts[0].tolist(),
-                "tanh, spread data: scales": counts[-1].tolist()}  # fmt: skip
+    measured = {
+        "convex model, spread data: |p − 2|": float(linear),
+        "tanh, uniform data: scales": counts[0].tolist(),
+        "tanh, spread data: scales": counts[-1].tolist(),
+    }
     return measured, bool(linear < 0.02 and (counts[0] == 0).all() and (counts[-1] >= 2).all())
 
 
@@ -242,61 +248,168 @@ def _relu(record: Record, config: Any) -> tuple[dict, bool]:
 
 PARTS = {
     "toys": [
-        ("subquadratic-2-cycle", "Beyond the edge of a subquadratic loss, gradient descent settles on the two-cycle whose "
-         "secant curvature is 2/η; a superquadratic one diverges.", HERE,
-         "|x/x* − 1| < 1e-4 for log cosh and √(1 + x²) at η f''(0) = 2.5, 3, 4; 0 at 1.5; the quartic diverges at 2.05",
-         _cycle),
-        ("cycle-loses-stability", "Where the slope falls, ½ log(1 + x²) beyond η = 4, the cycle is left again.", HERE,
-         "|x/x* − 1| < 1e-4 at η = 2.5 and 3, > 0.1 at 6", _marginal),
-        ("power-law-plateau", "On |x|^p the loss is stuck at a plateau ∝ η^{p/(2−p)}.", HERE,
-         "slopes of log loss against log η within 1 % for p = 1.2, 1.5, 1.8", _power),
-        ("lr-decay-two-scales", "With two scales and a slow direction, a big rate followed by a small one beats either.", PAPER,
-         "at 600 steps big and small alone each have over 100 times the loss of big, then small; plateau within 1 %", _decay),
-        ("lr-staircase", "With three scales, the loss at rate η is stuck where f'(w)/w = 2/η.", HERE,
-         "all 14 rates within 1e-3 relative + 1e-6", _stairs),
-        ("lr-staircase-decays", "As the rate decays, one descent falls from plateau to plateau of these.", PAPER,
-         "200 steps at each of six rates end within 1e-3 relative + 1e-6 of the plateau, each lower than the last", _decays),
-        ("origin-continuum-exponent", "Magnitudes with density x^−q give growth t^(q−1) to a saturating unit.", HERE,
-         "exponent on 3e-3 < t < 3e-2 within 0.1 of q − 1 for q = 1.5, 2, 2.5", _continuum),
-        ("origin-relu-continuum", "A ReLU does not saturate: up to its kink growth is quadratic, and magnitudes set the size "
-         "of the loss, not its shape.", HERE,
-         "exponent there within 1e-6 of 2 for every q; L(t)/L(1e-6) the same for every q to 1e-6", _no_continuum),
-        ("origin-separated-scales", "Magnitudes 1, 100, 10⁴ give a saturating unit exponents that fall and rise again.", HERE,
-         "two scales beyond the first; p within 0.05 of 2, 1.1, .18, .94, .07, .92 at log₁₀ t = −5.5, −4, −3, −2, −1.2, 0",
-         _separated),
+        (
+            "subquadratic-2-cycle",
+            "Beyond the edge of a subquadratic loss, gradient descent settles on the two-cycle whose "
+            "secant curvature is 2/η; a superquadratic one diverges.",
+            HERE,
+            "|x/x* − 1| < 1e-4 for log cosh and √(1 + x²) at η f''(0) = 2.5, 3, 4; 0 at 1.5; the quartic diverges at 2.05",
+            _cycle,
+        ),
+        (
+            "cycle-loses-stability",
+            "Where the slope falls, ½ log(1 + x²) beyond η = 4, the cycle is left again.",
+            HERE,
+            "|x/x* − 1| < 1e-4 at η = 2.5 and 3, > 0.1 at 6",
+            _marginal,
+        ),
+        (
+            "power-law-plateau",
+            "On |x|^p the loss is stuck at a plateau ∝ η^{p/(2−p)}.",
+            HERE,
+            "slopes of log loss against log η within 1 % for p = 1.2, 1.5, 1.8",
+            _power,
+        ),
+        (
+            "lr-decay-two-scales",
+            "With two scales and a slow direction, a big rate followed by a small one beats either.",
+            PAPER,
+            "at 600 steps big and small alone each have over 100 times the loss of big, then small; plateau within 1 %",
+            _decay,
+        ),
+        (
+            "lr-staircase",
+            "With three scales, the loss at rate η is stuck where f'(w)/w = 2/η.",
+            HERE,
+            "all 14 rates within 1e-3 relative + 1e-6",
+            _stairs,
+        ),
+        (
+            "lr-staircase-decays",
+            "As the rate decays, one descent falls from plateau to plateau of these.",
+            PAPER,
+            "200 steps at each of six rates end within 1e-3 relative + 1e-6 of the plateau, each lower than the last",
+            _decays,
+        ),
+        (
+            "origin-continuum-exponent",
+            "Magnitudes with density x^−q give growth t^(q−1) to a saturating unit.",
+            HERE,
+            "exponent on 3e-3 < t < 3e-2 within 0.1 of q − 1 for q = 1.5, 2, 2.5",
+            _continuum,
+        ),
+        (
+            "origin-relu-continuum",
+            "A ReLU does not saturate: up to its kink growth is quadratic, and magnitudes set the size "
+            "of the loss, not its shape.",
+            HERE,
+            "exponent there within 1e-6 of 2 for every q; L(t)/L(1e-6) the same for every q to 1e-6",
+            _no_continuum,
+        ),
+        (
+            "origin-separated-scales",
+            "Magnitudes 1, 100, 10⁴ give a saturating unit exponents that fall and rise again.",
+            HERE,
+            "two scales beyond the first; p within 0.05 of 2, 1.1, .18, .94, .07, .92 at log₁₀ t = −5.5, −4, −3, −2, −1.2, 0",
+            _separated,
+        ),
     ],
     "origin": [
-        ("origin-two-layer-scales", "In a two-layer tanh network, data of separate magnitudes give the loss separate scales.",
-         PAPER, "maxima of the smoothed p(r) along the top Gauss–Newton direction: none for equal magnitudes, at least 2 for "
-         "the last of `scales`, for every seed; both p = 2 ± 0.02 at r ≤ 1e-4", _scales),
-        ("origin-needs-both", "A convex model alone, or uniform data alone, give no separate scales.", PAPER,
-         "linear network on spread data: |p − 2| < 0.02; tanh on uniform data: no maxima; both together: at least 2", _both),
-        ("origin-relu-has-none", "With ReLU, which does not saturate, spread data give no separate scales either.", HERE,
-         "no maxima of the smoothed p(r), every seed, on all of `scales`", _relu_has_none),
+        (
+            "origin-two-layer-scales",
+            "In a two-layer tanh network, data of separate magnitudes give the loss separate scales.",
+            PAPER,
+            "maxima of the smoothed p(r) along the top Gauss–Newton direction: none for equal magnitudes, at least 2 for "
+            "the last of `scales`, for every seed; both p = 2 ± 0.02 at r ≤ 1e-4",
+            _scales,
+        ),
+        (
+            "origin-needs-both",
+            "A convex model alone, or uniform data alone, give no separate scales.",
+            PAPER,
+            "linear network on spread data: |p − 2| < 0.02; tanh on uniform data: no maxima; both together: at least 2",
+            _both,
+        ),
+        (
+            "origin-relu-has-none",
+            "With ReLU, which does not saturate, spread data give no separate scales either.",
+            HERE,
+            "no maxima of the smoothed p(r), every seed, on all of `scales`",
+            _relu_has_none,
+        ),
     ],
     "networks": [
-        ("net-reaches-eos", "The network's sharpness settles at 2/η.", PAPER,
-         "mean of λ₁ η/2 over the last third in [0.97, 1.05], every seed at both larger rates", _edge),
+        (
+            "net-reaches-eos",
+            "The network's sharpness settles at 2/η.",
+            PAPER,
+            "mean of λ₁ η/2 over the last third in [0.97, 1.05], every seed at both larger rates",
+            _edge,
+        ),
         ("net-control-below", "With the smallest rate it never gets there.", HERE, "that mean under 0.9", _below),
-        ("net-subquadratic-top-direction", "There the loss grows subquadratically along the sharpest direction.", PAPER,
-         "p(1) < 1.97 and p(3) < 1.8, every seed at both larger rates", _subquadratic),
-        ("net-lr-drop", "Dividing η by 4 at the edge lowers the loss at once.", PAPER,
-         "loss after 20 steps at most 0.95 (η = 0.3) and 0.6 (η = 0.6) times", _drop),
-        ("net-drop-removes-swing", "What the drop removes is the swing, the part of the loss in directions of curvature 2/η.",
-         HERE, "part lost within 20 steps within 0.02 of η ‖∇L‖²/(4 L), every seed at both larger rates", _removed),
-        ("net-second-drop-idle", "A second drop does nothing: one scale is active.", HERE,
-         "loss 20 steps after it over 0.95 times", _second),
-        ("net-random-quadratic", "Along random directions growth stays quadratic: subquadratic growth is not universal.", HERE,
-         "|p(1) − 2| ≤ 0.1, every seed at both larger rates", _random),
-        ("net-gradient-superquadratic", "Along the gradient after a drop growth is superquadratic.", HERE,
-         "largest p on 1 ≤ r ≤ 10 over 2.1, every seed at both larger rates", _gradient),
-        ("net-one-dimensional-cycle", "The one-dimensional two-cycle explains the network's edge: over the swing the secant "
-         "curvature is 2/η where λ₁ is more.", HERE,
-         "secant η/2 − 1 under half of λ₁ η/2 − 1 wherever that is positive", _one_cycle),
-        ("net-cross-entropy-differs", "With cross-entropy there is no late edge, and growth along the sharpest direction is "
-         "superquadratic.", HERE, "mean λ₁ η/2 of the last third under 0.5 and largest p at r ≤ 1 over 2.1, every seed",
-         _cross_entropy),
-        ("net-relu-differs", "With ReLU growth along the sharpest direction is superquadratic further out.", HERE,
-         "largest p at r ≥ 1 over 2.1, every seed", _relu),
+        (
+            "net-subquadratic-top-direction",
+            "There the loss grows subquadratically along the sharpest direction.",
+            PAPER,
+            "p(1) < 1.97 and p(3) < 1.8, every seed at both larger rates",
+            _subquadratic,
+        ),
+        (
+            "net-lr-drop",
+            "Dividing η by 4 at the edge lowers the loss at once.",
+            PAPER,
+            "loss after 20 steps at most 0.95 (η = 0.3) and 0.6 (η = 0.6) times",
+            _drop,
+        ),
+        (
+            "net-drop-removes-swing",
+            "What the drop removes is the swing, the part of the loss in directions of curvature 2/η.",
+            HERE,
+            "part lost within 20 steps within 0.02 of η ‖∇L‖²/(4 L), every seed at both larger rates",
+            _removed,
+        ),
+        (
+            "net-second-drop-idle",
+            "A second drop does nothing: one scale is active.",
+            HERE,
+            "loss 20 steps after it over 0.95 times",
+            _second,
+        ),
+        (
+            "net-random-quadratic",
+            "Along random directions growth stays quadratic: subquadratic growth is not universal.",
+            HERE,
+            "|p(1) − 2| ≤ 0.1, every seed at both larger rates",
+            _random,
+        ),
+        (
+            "net-gradient-superquadratic",
+            "Along the gradient after a drop growth is superquadratic.",
+            HERE,
+            "largest p on 1 ≤ r ≤ 10 over 2.1, every seed at both larger rates",
+            _gradient,
+        ),
+        (
+            "net-one-dimensional-cycle",
+            "The one-dimensional two-cycle explains the network's edge: over the swing the secant "
+            "curvature is 2/η where λ₁ is more.",
+            HERE,
+            "secant η/2 − 1 under half of λ₁ η/2 − 1 wherever that is positive",
+            _one_cycle,
+        ),
+        (
+            "net-cross-entropy-differs",
+            "With cross-entropy there is no late edge, and growth along the sharpest direction is superquadratic.",
+            HERE,
+            "mean λ₁ η/2 of the last third under 0.5 and largest p at r ≤ 1 over 2.1, every seed",
+            _cross_entropy,
+        ),
+        (
+            "net-relu-differs",
+            "With ReLU growth along the sharpest direction is superquadratic further out.",
+            HERE,
+            "largest p at r ≥ 1 over 2.1, every seed",
+            _relu,
+        ),
     ],
-}  # fmt: skip
+}

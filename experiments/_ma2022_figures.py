@@ -118,8 +118,11 @@ def _edge(row, record: Record, config: Any) -> None:
     labels = [f"tanh, η = {rate:g}" for rate in found["tanh"]["rate"]]
     labels += [f"{name}, η = {found[key]['rate'][0]:g}" for key, name in (("relu", "ReLU"), ("cross_entropy", "cross-entropy"))]
     step = np.arange(CHECKS) * (config.num_steps // CHECKS)
-    ratio = [s * r / 2 for key in ("tanh", "relu", "cross_entropy")
-             for s, r in zip(np.asarray(found[key]["sharpness"]), found[key]["rate"], strict=True)]  # fmt: skip
+    ratio = [
+        s * r / 2
+        for key in ("tanh", "relu", "cross_entropy")
+        for s, r in zip(np.asarray(found[key]["sharpness"]), found[key]["rate"], strict=True)
+    ]
     axes = row[0]
     _lines(axes, step, ratio, labels)
     axes.axhline(1, color="black", lw=0.8, ls=(0, (4, 3)))

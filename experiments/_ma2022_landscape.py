@@ -57,13 +57,16 @@ def pictured(config: Any, key: Key) -> dict[str, Any]:
     along = [tree.row(eigs.vectors, 0), tree.row(eigs.vectors, 1), slope, tree.row(filters, 0)]
     xs = np.linspace(-REACH, REACH, 2 * POINTS - 1)
     lines = [landscape.line(loss, end, tree.scale(1 / tree.norm(d), d), xs, train, mesh=mesh) for d in along]
-    return jax.tree.map(np.asarray, {
-        "path": {"coordinates": way.coordinates, "loss": path["loss"], "explained": way.explained},
-        "principal": cut(way.directions, *map(framed, np.asarray(way.coordinates).T)),
-        "random": cut(filters, side, side),
-        "sharpest": cut(eigs.vectors, far * side, far * side) | {"values": eigs.values, "swing": swing},
-        "lines": {"xs": xs, "loss": np.stack(lines)},
-    })  # fmt: skip
+    return jax.tree.map(
+        np.asarray,
+        {
+            "path": {"coordinates": way.coordinates, "loss": path["loss"], "explained": way.explained},
+            "principal": cut(way.directions, *map(framed, np.asarray(way.coordinates).T)),
+            "random": cut(filters, side, side),
+            "sharpest": cut(eigs.vectors, far * side, far * side) | {"values": eigs.values, "swing": swing},
+            "lines": {"xs": xs, "loss": np.stack(lines)},
+        },
+    )
 
 
 def framed(places: np.ndarray, margin: float = 0.3) -> np.ndarray:
@@ -94,8 +97,13 @@ def drawn(found: dict[str, Any], config: Any) -> Figure:
         plots.section(found["lines"]["xs"], found["lines"]["loss"], LINES, log=True, axes=panels[4])
         panels[4].set_ylim(found["lines"]["loss"].min() / 300)  # room for the legend
         panels[4].legend(loc="lower left")
-        titles = ("a training, in the plane of its path", "around its end, along random directions", "the same from above",
-                  f"its next {len(top['swing'])} steps, even and odd", "lines through its end")  # fmt: skip
+        titles = (
+            "a training, in the plane of its path",
+            "around its end, along random directions",
+            "the same from above",
+            f"its next {len(top['swing'])} steps, even and odd",
+            "lines through its end",
+        )
         for axes, letter, title in zip(panels, "abcde", titles, strict=True):
             axes.set_title(f"{letter}   {title}", loc="left", pad=4)
         told = f"{config.n_train} digits, square loss, η = {config.rates[-1]:g}, {config.num_steps} steps"

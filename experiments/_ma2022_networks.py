@@ -189,9 +189,15 @@ def _afterwards(loss: Loss, params: Params, rate: Array, key: Key, train: Batch)
     random = multiscale.averaged(jax.tree.map(lambda x: x[1:3], profiles))
     middle = len(radii) // 2
     return {
-        "top": profiles.exponent[0], "rise": profiles.rise[0], "gradient": profiles.exponent[3],
-        "gradient_after": profiles.exponent[4], "random": random.exponent,
-        "swing": swing, "curvature": eigs.values[0], "slope": steep,
+        "top": profiles.exponent[0],
+        "rise": profiles.rise[0],
+        "gradient": profiles.exponent[3],
+        "gradient_after": profiles.exponent[4],
+        "random": random.exponent,
+        "swing": swing,
+        "curvature": eigs.values[0],
+        "slope": steep,
         "secant": (profiles.exponent * profiles.rise / profiles.radii**2)[5, middle],
-        "dropped": losses[1], "kept": losses[0],
-    }  # fmt: skip
+        "dropped": losses[1],
+        "kept": losses[0],
+    }

@@ -69,8 +69,11 @@ def _powers() -> dict:
 def _two_scale() -> dict:
     """L = f(x) + ½ μ y² from (3, 3), under four schedules."""
     toy, steps = toys.two_scale(SHARP, FLAT, RADIUS), jnp.arange(600)[:, None]
-    rates = jnp.where(steps < jnp.array([until for _, until in SCHEDULES.values()])[None],
-                      jnp.array([rate for rate, _ in SCHEDULES.values()])[None], SMALL)  # [T, schedule]  # fmt: skip
+    rates = jnp.where(
+        steps < jnp.array([until for _, until in SCHEDULES.values()])[None],
+        jnp.array([rate for rate, _ in SCHEDULES.values()])[None],
+        SMALL,
+    )  # [T, schedule]
     start = jnp.full(len(SCHEDULES), 3.0)
     loss = scheduled(toy, start, rates) + scheduled(lambda y: 0.5 * SLOW * y**2, start, rates)
     return {"loss": loss.T, "predicted": toy(jnp.array(toys.two_scale_cycle(SHARP, FLAT, RADIUS, BIG)))}
@@ -81,8 +84,13 @@ def _staircase() -> dict:
     late = descent(toy, jnp.full(len(rates), 3.0), rates, 60_000)
     decays = scheduled(toy, jnp.array(3.0), jnp.repeat(jnp.asarray(DECAYS), DECAY_STEPS))
     plateaus = toy(toys.two_cycle(toy, jnp.asarray(DECAYS)))
-    return {"rate": rates, "plateau": toy(late), "predicted": toy(toys.two_cycle(toy, rates)), "decays": decays,
-            "decay_plateaus": plateaus}  # fmt: skip
+    return {
+        "rate": rates,
+        "plateau": toy(late),
+        "predicted": toy(toys.two_cycle(toy, rates)),
+        "decays": decays,
+        "decay_plateaus": plateaus,
+    }
 
 
 def _continuum() -> dict:
@@ -95,8 +103,12 @@ def _continuum() -> dict:
         relu = (of(t, activation=jax.nn.relu, centre=1.0) + of(-t, activation=jax.nn.relu, centre=1.0)) / 2
         return {"tanh": of(t), "linear": of(t, activation=lambda u: u), "relu": relu}
 
-    return {"q": QS, "t": t, "predicted": toys.continuum_exponent(jnp.asarray(QS)),
-            **jax.tree.map(lambda *rows: jnp.stack(rows), *map(rise, QS))}  # fmt: skip
+    return {
+        "q": QS,
+        "t": t,
+        "predicted": toys.continuum_exponent(jnp.asarray(QS)),
+        **jax.tree.map(lambda *rows: jnp.stack(rows), *map(rise, QS)),
+    }
 
 
 def _separated() -> dict:

@@ -100,12 +100,18 @@ class Config:
 
 
 SMALL = Config()
-PAPER = Config(
-    ratios=(0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0,
-            4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 19.0),
-    num_seeds=20, n_test=20_000, scaling=tuple((d, s) for d in (100, 200, 400, 800) for s in (0.0, 1.5, 3.0, 5.0)),
-    scaling_seeds=10, whole_seeds=10,
+RATIOS = (
+    0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0,
+    6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 19.0,
 )  # fmt: skip
+PAPER = Config(
+    ratios=RATIOS,
+    num_seeds=20,
+    n_test=20_000,
+    scaling=tuple((d, s) for d in (100, 200, 400, 800) for s in (0.0, 1.5, 3.0, 5.0)),
+    scaling_seeds=10,
+    whole_seeds=10,
+)
 
 
 def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Record:
@@ -157,11 +163,14 @@ def three_parameters(config: Config, key: lj.types.Key) -> dict[str, dict]:
     shape = config.num_seeds, len(config.ratios)
     final = jax.tree.map(lambda x: jnp.asarray(x[:count]).reshape(shape), found)
     keys = jax.random.split(of_test, config.num_seeds)
-    parts = {"network": {
-        **jax.tree.map(lambda x: x[:count].reshape(*shape, -1), record), "final_bias": np.asarray(final["bias"]),
-        "accuracy": np.asarray(networks.accuracy(final, keys, config.n_test, config.dim, config.signal)),
-        "mean_label": np.array([y.mean() for _, y in draws[: config.num_seeds]]),
-    }}  # fmt: skip
+    parts = {
+        "network": {
+            **jax.tree.map(lambda x: x[:count].reshape(*shape, -1), record),
+            "final_bias": np.asarray(final["bias"]),
+            "accuracy": np.asarray(networks.accuracy(final, keys, config.n_test, config.dim, config.signal)),
+            "mean_label": np.array([y.mean() for _, y in draws[: config.num_seeds]]),
+        }
+    }
     if config.scaling:
         shape = len(config.scaling), config.scaling_seeds, len(config.scaling_ratios)
         edge = record["sharpness"][count:, -1] * runs.rate[count:] / 2

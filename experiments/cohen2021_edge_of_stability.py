@@ -30,13 +30,25 @@ SOURCE = "Cohen et al. 2021, arXiv 2103.00065"
 
 # What a field left unset becomes, by data set: what two CPU cores do in half a minute, and in some minutes
 DIGITS = dict(
-    n_train=200, widths=(24, 24), init_scale=(0.3, 0.3, 0.1), learning_rates=(0.175, 0.2, 0.225), control_rate=0.05,
-    num_seeds=3, num_steps=2000, every=1,
-)  # fmt: skip
+    n_train=200,
+    widths=(24, 24),
+    init_scale=(0.3, 0.3, 0.1),
+    learning_rates=(0.175, 0.2, 0.225),
+    control_rate=0.05,
+    num_seeds=3,
+    num_steps=2000,
+    every=1,
+)
 IMAGES = dict(
-    n_train=1000, widths=(200, 200), init_scale=(1 / 3, 1 / 3, 1 / 3), learning_rates=(0.015, 0.02), control_rate=0.004,
-    num_seeds=1, num_steps=1500, every=20,
-)  # fmt: skip
+    n_train=1000,
+    widths=(200, 200),
+    init_scale=(1 / 3, 1 / 3, 1 / 3),
+    learning_rates=(0.015, 0.02),
+    control_rate=0.004,
+    num_seeds=1,
+    num_steps=1500,
+    every=20,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +105,15 @@ class Config:
 
 SMALL = Config()
 PAPER = Config(
-    data="digits", n_train=1000, widths=(200, 200), init_scale=(0.3, 0.3, 0.1), learning_rates=(0.1, 0.2, 0.3, 0.4),
-    control_rate=0.03, num_seeds=8, num_steps=10_000,
-)  # fmt: skip
+    data="digits",
+    n_train=1000,
+    widths=(200, 200),
+    init_scale=(0.3, 0.3, 0.1),
+    learning_rates=(0.1, 0.2, 0.3, 0.4),
+    control_rate=0.03,
+    num_seeds=8,
+    num_steps=10_000,
+)
 
 
 def training_set(config: Any) -> lj.types.Batch:
@@ -122,10 +140,15 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
 
     rates, keys = jnp.array(filled.rates), jax.random.split(key, filled.num_seeds)
     _, record = lj.drive(
-        lj.sweep.grid(begin)(rates, keys), descent(filled.control_rate), watch, num_steps=filled.num_steps, every=filled.every,
-        axes={"learning_rate": rates, "seed": None}, mesh=lj.devices.mesh_for_runs(len(rates) * len(keys)),
+        lj.sweep.grid(begin)(rates, keys),
+        descent(filled.control_rate),
+        watch,
+        num_steps=filled.num_steps,
+        every=filled.every,
+        axes={"learning_rate": rates, "seed": None},
+        mesh=lj.devices.mesh_for_runs(len(rates) * len(keys)),
         saving=checkpoint and lj.Saving(checkpoint, identity=dataclasses.asdict(filled)),
-    )  # fmt: skip
+    )
     return record
 
 
@@ -154,26 +177,37 @@ def claims(record: Record, config: Config) -> list[Claim]:
     enough = max(1, min(3, len(filled.learning_rates)))
     return [
         Claim(
-            "progressive-sharpening", "Sharpness rises of itself until it reaches 2/η.", SOURCE,
+            "progressive-sharpening",
+            "Sharpness rises of itself until it reaches 2/η.",
+            SOURCE,
             "every rate and seed starts below 0.9 · 2/η and later reaches at least 0.98 · 2/η",
-            {"start / (2/η)": table(first), "peak / (2/η)": table(peak)}, bool(sharpened.all()),
+            {"start / (2/η)": table(first), "peak / (2/η)": table(peak)},
+            bool(sharpened.all()),
         ),
         Claim(
-            "equilibrates-at-the-edge", "Sharpness settles at 2/η, for each learning rate that reaches it.", SOURCE,
+            "equilibrates-at-the-edge",
+            "Sharpness settles at 2/η, for each learning rate that reaches it.",
+            SOURCE,
             f"median over the last third within 2 % of 2/η for every seed of every rate, at least {enough} rates",
-            {"median / (2/η)": table(ratio)}, bool(at_edge.all() and at_edge.sum() >= enough),
+            {"median / (2/η)": table(ratio)},
+            bool(at_edge.all() and at_edge.sum() >= enough),
         ),
         Claim(
-            "loss-non-monotone", "At the edge the loss is not monotone over short spans, yet falls over long ones.", SOURCE,
+            "loss-non-monotone",
+            "At the edge the loss is not monotone over short spans, yet falls over long ones.",
+            SOURCE,
             "from where sharpness first reaches 2/η on, the loss rises between at least 1 % of neighbouring records, and its "
             "mean over the last third is under 0.2 of the start, for every rate and seed",
-            {"rising fraction": table(at_edge_rises), "late / start": table(fall)}, bool(restless.all()),
+            {"rising fraction": table(at_edge_rises), "late / start": table(fall)},
+            bool(restless.all()),
         ),
         Claim(
-            "control-below-the-edge", "With a step so small that 2/η is out of reach, sharpness stays below it and the "
-            "loss never rises.", SOURCE,
+            "control-below-the-edge",
+            "With a step so small that 2/η is out of reach, sharpness stays below it and the loss never rises.",
+            SOURCE,
             "peak sharpness under 0.9 · 2/η and no rise of the loss between neighbouring records, for every seed",
-            {"peak / (2/η)": table(peak, slice(0, 1)), "rising fraction": table(rises, slice(0, 1))}, bool(quiet),
+            {"peak / (2/η)": table(peak, slice(0, 1)), "rising fraction": table(rises, slice(0, 1))},
+            bool(quiet),
         ),
     ]
 

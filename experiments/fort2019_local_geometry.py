@@ -177,10 +177,21 @@ class Config:
 
 SMALL = Config()
 PAPER = Config(
-    data="mnist", n_train=10_000, n_test=10_000, n_curvature=2000, n_zone=2000, n_map=10_000, widths=(200, 200), num_probes=800,
-    model_p=1000, model_n=300, segments=((4, 10), (6, 40), (7, 200), (10, 1000)), map_steps=1000, map_draws=5,
+    data="mnist",
+    n_train=10_000,
+    n_test=10_000,
+    n_curvature=2000,
+    n_zone=2000,
+    n_map=10_000,
+    widths=(200, 200),
+    num_probes=800,
+    model_p=1000,
+    model_n=300,
+    segments=((4, 10), (6, 40), (7, 200), (10, 1000)),
+    map_steps=1000,
+    map_draws=5,
     map_dims=(10, 30, 100, 300, 1000, 3000),
-)  # fmt: skip
+)
 
 
 def load(config: Config) -> tuple[lj.types.Batch, lj.types.Batch]:

@@ -66,9 +66,13 @@ class Config:
     k: int = 5
     """K, how many sharpest directions are looked at, and nudged."""
     grid: tuple[tuple[float, int, int, int], ...] = (
-        (0.3, 32, 960, 97), (0.1, 32, 2880, 97), (0.03, 32, 9600, 97),
-        (0.1, 8, 2880, 97), (0.1, 128, 2880, 97), (0.1, 512, 2880, 97),
-    )  # fmt: skip
+        (0.3, 32, 960, 97),
+        (0.1, 32, 2880, 97),
+        (0.03, 32, 9600, 97),
+        (0.1, 8, 2880, 97),
+        (0.1, 128, 2880, 97),
+        (0.1, 512, 2880, 97),
+    )
     """Runs: (η, S, steps, checks), the first check before any step and the last after all of them."""
     growth: float = 100.0
     """How many times as long the last gap between these checks is as the first: they are dense in the first epochs."""
@@ -152,19 +156,56 @@ class Config:
 
 SMALL = Config()
 CIFAR = Config(
-    parts=("nudged",), data="cifar10", n_train=2000, n_validation=2000, n_test=1000, n_curvature=128, label_noise=0.0,
-    model="simple_cnn", widths=(8, 16, 32), nudged_rate=0.1, nudged_batch=32, nudged_epochs=16, gammas=(0.01, 1.0),
-    num_pairs=4, ablation=(), tracked=False, early=(3, 8), num_probes=5,
-)  # fmt: skip
+    parts=("nudged",),
+    data="cifar10",
+    n_train=2000,
+    n_validation=2000,
+    n_test=1000,
+    n_curvature=128,
+    label_noise=0.0,
+    model="simple_cnn",
+    widths=(8, 16, 32),
+    nudged_rate=0.1,
+    nudged_batch=32,
+    nudged_epochs=16,
+    gammas=(0.01, 1.0),
+    num_pairs=4,
+    ablation=(),
+    tracked=False,
+    early=(3, 8),
+    num_probes=5,
+)
 PAPER = Config(
-    data="cifar10", n_train=45_000, n_validation=5_000, n_test=10_000, n_curvature=2560, label_noise=0.0, augment=True,
-    model="simple_cnn", widths=(32, 64, 128), num_seeds=2,
-    grid=((0.1, 128, 17_600, 400), (0.01, 128, 17_600, 400), (0.001, 128, 17_600, 400),
-          (0.05, 1024, 2200, 200), (0.05, 128, 17_600, 400), (0.05, 32, 70_400, 400)),
-    step_runs=((0.05, 21_120, 61), (0.01, 105_600, 301)), step_batch=128, multiples=(0.25, 0.33, 0.5, 1.0, 2.0, 3.0, 4.0),
-    nudged_rate=0.01, nudged_batch=128, nudged_epochs=300, num_pairs=2, ablation=(1, 3, 10, 20, 50), tracked=False,
-    early=(5, 50), side_by_side=1,
-)  # fmt: skip
+    data="cifar10",
+    n_train=45_000,
+    n_validation=5_000,
+    n_test=10_000,
+    n_curvature=2560,
+    label_noise=0.0,
+    augment=True,
+    model="simple_cnn",
+    widths=(32, 64, 128),
+    num_seeds=2,
+    grid=(
+        (0.1, 128, 17_600, 400),
+        (0.01, 128, 17_600, 400),
+        (0.001, 128, 17_600, 400),
+        (0.05, 1024, 2200, 200),
+        (0.05, 128, 17_600, 400),
+        (0.05, 32, 70_400, 400),
+    ),
+    step_runs=((0.05, 21_120, 61), (0.01, 105_600, 301)),
+    step_batch=128,
+    multiples=(0.25, 0.33, 0.5, 1.0, 2.0, 3.0, 4.0),
+    nudged_rate=0.01,
+    nudged_batch=128,
+    nudged_epochs=300,
+    num_pairs=2,
+    ablation=(1, 3, 10, 20, 50),
+    tracked=False,
+    early=(5, 50),
+    side_by_side=1,
+)
 PAPER_RESNET = dataclasses.replace(PAPER, model="resnet32", widths=(16,), ablation=(1, 3, 7, 10, 20))
 
 
@@ -229,8 +270,12 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
     given = problem(config, data_key)
     part = {"nudged": _nudged, "step": _step, "grid": _grid}
     shapes = jax.eval_shape(given.model.init, key, given.train[0][:1])
-    programs = {(name, cells): program for name, own in zip(part, reversed(keys), strict=True) if name in config.parts
-                for cells, program in part[name](config, given, own).items()}  # fmt: skip
+    programs = {
+        (name, cells): program
+        for name, own in zip(part, reversed(keys), strict=True)
+        if name in config.parts
+        for cells, program in part[name](config, given, own).items()
+    }
     names = {f"{name}-{cells if isinstance(cells, str) else cells[0]}": (name, cells) for name, cells in programs}
 
     def assemble(found: dict) -> Record:
@@ -247,7 +292,12 @@ def run(config: Config, key: lj.types.Key, checkpoint: Path | None = None) -> Re
 
 
 def _program(
-    config: Config, given: Problem, one_run: Callable[..., Record], num: int, key: lj.types.Key, axes: dict[str, Any],
+    config: Config,
+    given: Problem,
+    one_run: Callable[..., Record],
+    num: int,
+    key: lj.types.Key,
+    axes: dict[str, Any],
     *settings: Sequence[float],
 ) -> Callable[[], Callable[[], Record]]:
     """One program for all of `settings`, each with each of `num` seeds: compiled when it is called, and run when what comes
@@ -328,9 +378,7 @@ def _step(config: Config, given: Problem, key) -> dict:
         }
         return {
             "accuracy": lj.observe.accuracy(given.model.apply, given.sample),
-            "sharpest": lj.observe.eigenpairs(
-                given.hessian, config.k, sharpest, products(config.k), given.sample, tol=None
-            ),
+            "sharpest": lj.observe.eigenpairs(given.hessian, config.k, sharpest, products(config.k), given.sample, tol=None),
         }
 
     cells = [(f"rate{rate:g}", rate, config.step_batch, steps, checks) for rate, steps, checks in config.step_runs]

@@ -173,12 +173,28 @@ class Config:
 
 SMALL = Config()
 PAPER = Config(
-    data="cifar10", n_train=50_000, depths=(4, 8, 16), widths=(256, 512, 1024, 2048), zero_depths=(8,), num_inits=10,
-    num_sharp=10, sharp_every=1, sharp_beyond=True, log_c=6.0, log_step=0.1, num_between=101, batch_size=512, num_measured=4096,
-    side_by_side=1, saturation_time=200.0,  # d = 16, w = 2048 takes 8 GiB for λ₀
-    saturation_at=((4, 2048), (8, 512)), long_examples=50_000, regimes_at=(4, 512), regimes_c=(0.5, 1.0, 2.0, 4.0),
+    data="cifar10",
+    n_train=50_000,
+    depths=(4, 8, 16),
+    widths=(256, 512, 1024, 2048),
+    zero_depths=(8,),
+    num_inits=10,
+    num_sharp=10,
+    sharp_every=1,
+    sharp_beyond=True,
+    log_c=6.0,
+    log_step=0.1,
+    num_between=101,
+    batch_size=512,
+    num_measured=4096,
+    side_by_side=1,
+    saturation_time=200.0,  # d = 16, w = 2048 takes 8 GiB for λ₀
+    saturation_at=((4, 2048), (8, 512)),
+    long_examples=50_000,
+    regimes_at=(4, 512),
+    regimes_c=(0.5, 1.0, 2.0, 4.0),
     regimes_examples=50_000,
-)  # fmt: skip
+)
 
 
 def mean_square(outputs: Array, targets: Array) -> Array:
@@ -191,10 +207,14 @@ def task(config: Config, train: lj.types.Batch, depth: int, width: int, last: Ar
     outputs = train[1].shape[1]
     if config.network == "fcn":
         network = lj.models.mlp(
-            (width,) * (depth - 1), outputs, activation=jax.nn.relu, bias=False,
-            init_scale=(2.0,) * (depth - 1) + (config.last_scale,), output_scale=config.output_scale,
+            (width,) * (depth - 1),
+            outputs,
+            activation=jax.nn.relu,
+            bias=False,
+            init_scale=(2.0,) * (depth - 1) + (config.last_scale,),
+            output_scale=config.output_scale,
             parametrisation=getattr(lj.models, config.parametrisation),
-        )  # fmt: skip
+        )
     elif config.network == "myrtle":
         network = lj.models.myrtle(depth, width, outputs, pools=5 if train[0].shape[1] >= 32 else 4)
     else:
@@ -300,9 +320,15 @@ def diagram(config: Config, key: lj.types.Key) -> tuple[dict[str, Callable], dic
 
         numbers = mixed(depth)
         both = early.phases(
-            at, config.cs, (numbers >= 0) & (numbers < config.num_sharp), numbers >= 0, halvings=config.halvings,
-            together=config.together, sharp_every=config.sharp_every, sharp_beyond=config.sharp_beyond,
-        )  # fmt: skip
+            at,
+            config.cs,
+            (numbers >= 0) & (numbers < config.num_sharp),
+            numbers >= 0,
+            halvings=config.halvings,
+            together=config.together,
+            sharp_every=config.sharp_every,
+            sharp_beyond=config.sharp_beyond,
+        )
         found = {"phases": jax.tree.map(lambda x: x[numbers >= 0], both)}
         return found | ({"zero": jax.tree.map(lambda x: x[numbers < 0], both)} if depth in config.zero_depths else {})
 
@@ -352,9 +378,7 @@ def regimes(config: Config, key: lj.types.Key) -> dict[str, Array]:
         def one(c):
             dynamics = network.descent(c / start.sharpness)
             begun = lj.start(jax.random.clone(start.key), start.params, dynamics, watch)
-            _, record = lj.advance(
-                begun, dynamics, watch, num_steps=config.regimes_steps, every=EVERY, ceiling=config.ceiling
-            )
+            _, record = lj.advance(begun, dynamics, watch, num_steps=config.regimes_steps, every=EVERY, ceiling=config.ceiling)
             return record | {"sharpness": record["sharpness"] / start.sharpness}
 
         return split(config, one)(cs)

@@ -283,13 +283,16 @@ def _function(expects: str, n: int, other: Callable[[Any], bool] = lambda x: Fal
 
 _is_criterion = lambda x: kind(x) == "criterion"  # noqa: E731
 _CURVATURE = _function(
-    "a curvature, a function (params, batch) -> (v -> A v)", 2, _is_criterion,
+    "a curvature, a function (params, batch) -> (v -> A v)",
+    2,
+    _is_criterion,
     model="write curvature.hessian(losses.mean(model.apply, losses.cross_entropy))",
     function_of_1="a product v -> A v is not yet a curvature: write lambda params, batch: matvec",
-    text="write curvature.hessian(loss)", number="write curvature.hessian(loss)",
+    text="write curvature.hessian(loss)",
+    number="write curvature.hessian(loss)",
     criterion="write curvature.hessian(losses.mean(apply, criterion))",
     array="write curvature.hessian(loss)",
-)  # fmt: skip
+)
 _KEY = Role(
     "one typed PRNG key",
     lambda x: _is_key(x) and jnp.ndim(x) == 0,
@@ -322,28 +325,40 @@ _OBSERVE = Role(
 
 ROLES: dict[str, Role] = {
     "loss": _function(
-        "a loss, a function (params, batch) -> scalar", 2, _is_criterion,
+        "a loss, a function (params, batch) -> scalar",
+        2,
+        _is_criterion,
         model="write losses.mean(model.apply, losses.cross_entropy)",
         module="write losses.mean(module.apply, losses.cross_entropy)",
         criterion="write losses.mean(apply, criterion)",
         function_of_1="if it closes over its data, write lambda params, batch: loss(params)",
     ),
     "apply": _function(
-        "a network as a function (params, inputs) -> outputs", 2, _is_criterion,
-        model="write model.apply", module="write module.apply", function_of_1=_NETWORK, object=_NETWORK, **{"class": _NETWORK},
+        "a network as a function (params, inputs) -> outputs",
+        2,
+        _is_criterion,
+        model="write model.apply",
+        module="write module.apply",
+        function_of_1=_NETWORK,
+        object=_NETWORK,
+        **{"class": _NETWORK},
     ),
     "criterion": _function(
-        "a criterion, a function (outputs, targets) -> losses of the examples", 2,
-        text="write losses.cross_entropy, or losses.square", nothing="write losses.cross_entropy, or losses.square",
+        "a criterion, a function (outputs, targets) -> losses of the examples",
+        2,
+        text="write losses.cross_entropy, or losses.square",
+        nothing="write losses.cross_entropy, or losses.square",
     ),
     "curvature": _CURVATURE,
     "matvec": _function(
-        "the product of a matrix, a function v -> A v", 1,
+        "the product of a matrix, a function v -> A v",
+        1,
         function_of_2="give the product at a point: curvature(params, batch)",
         array="write lambda v: A @ v",
     ),
     "batches": _function(
-        "a function (key, step) -> batch", 2,
+        "a function (key, step) -> batch",
+        2,
         sequence="write data.full_batch(arrays), or data.minibatch(arrays, batch_size)",
         array="write data.full_batch(array), or data.minibatch(array, batch_size)",
         mapping="write data.full_batch(arrays), or data.minibatch(arrays, batch_size)",
@@ -352,10 +367,16 @@ ROLES: dict[str, Role] = {
         function_of_0="a compiled loop can't read an iterator: stack the data, and write data.minibatch(arrays, batch_size)",
     ),
     "optimizer": Role(
-        "an optax transformation", _is_optimizer,
-        {"number": "write optax.sgd(learning_rate)", "text": "write optax.sgd(learning_rate)",
-         "function of 1": "call it: optax.sgd(learning_rate)", "sequence": "write optax.chain(*optimizers)",
-         "object": "optax.MultiSteps has .gradient_transformation()", "else": "write optax.sgd(learning_rate)"},
+        "an optax transformation",
+        _is_optimizer,
+        {
+            "number": "write optax.sgd(learning_rate)",
+            "text": "write optax.sgd(learning_rate)",
+            "function of 1": "call it: optax.sgd(learning_rate)",
+            "sequence": "write optax.chain(*optimizers)",
+            "object": "optax.MultiSteps has .gradient_transformation()",
+            "else": "write optax.sgd(learning_rate)",
+        },
     ),
     "dynamics": _DYNAMICS,
     "inner": _DYNAMICS,
@@ -364,29 +385,35 @@ ROLES: dict[str, Role] = {
     "params": Role(
         "a pytree of float arrays",
         lambda x: kind(x) in ("array", "mapping", "sequence", "object", "function of 0") or _is_callable_tree(x),
-        {"model": "write model.init(key, inputs)", "module": "write module.init(key, inputs)[\"params\"]"},
+        {"model": "write model.init(key, inputs)", "module": 'write module.init(key, inputs)["params"]'},
     ),
     "measure": _function("a function moment -> value", 1, observable="it is one already"),
     "measures": _function("a function (key, eigs, moment) -> value, or a tree of such functions", 3, observable="it is one"),
     "weight": _function("a function batch -> number", 1, array='write lambda batch: batch["mask"].sum()'),
     "preconditioner": _function(
-        "a function optimizer state -> P", 1,
+        "a function optimizer state -> P",
+        1,
         optimizer="write functools.partial(curvature.preconditioner, optimizer=optimizer)",
     ),
     "vectors": _function("a function (key, moment) -> vectors", 2),
     "steps": _function("a function (key, moment) -> steps", 2),
     "select": _function(
-        'a function path -> bool, of paths such as "layer0/kernel"', 1,
-        text='write lambda path: path.startswith("layer0/")', sequence="write lambda path: path in names",
+        'a function path -> bool, of paths such as "layer0/kernel"',
+        1,
+        text='write lambda path: path.startswith("layer0/")',
+        sequence="write lambda path: path in names",
     ),
     "f": _function("a function of an array of eigenvalues", 1),
     "mesh": Role(
-        "a mesh of devices", lambda x: isinstance(x, Mesh), {"else": 'write jax.make_mesh((n,), ("examples",))'},
+        "a mesh of devices",
+        lambda x: isinstance(x, Mesh),
+        {"else": 'write jax.make_mesh((n,), ("examples",))'},
     ),
     "precision": Role(
-        'a precision of JAX\'s, such as "highest", "default" or "bfloat16"', lambda x: _is_precision(x),
+        'a precision of JAX\'s, such as "highest", "default" or "bfloat16"',
+        lambda x: _is_precision(x),
         {"else": 'write precision="highest"'},
     ),
     "network": Role("a Model", lambda x: isinstance(x, Model), {"else": "write Model(init, apply)"}),
     "fn": Role("a function", lambda x: callable(x) and not inspect.isclass(x), {}),
-}  # fmt: skip
+}

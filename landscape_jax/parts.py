@@ -66,7 +66,6 @@ def refuse_weighted(name: str, loss: Callable, params: Params, batch: Batch) -> 
             "weight=landscape_jax.tree.num_examples if each part should count by its examples all the same"
         )
 
-
     whole, halves = _of_few(loss, params, batch)
     if abs(whole - halves) > 1e-3 * (abs(whole) + abs(halves)):
         raise ValueError(

@@ -176,9 +176,7 @@ def test_two_processes_run_one_sweep_and_split_one_batch(tmp_path):
     """On loopback, one device each; against one process with both runs to itself, and with a checkpoint in between."""
     script, port = Path(__file__).with_name("two_processes.py"), free_port()
     alone = [sys.executable, str(script), str(tmp_path / "alone")]
-    first, second = (
-        [sys.executable, str(script), str(tmp_path / "both"), f"127.0.0.1:{port}", str(i)] for i in range(2)
-    )  # fmt: skip
+    first, second = ([sys.executable, str(script), str(tmp_path / "both"), f"127.0.0.1:{port}", str(i)] for i in range(2))
     env = clean_environment()
     processes = [subprocess.Popen(c, env=env, stderr=subprocess.PIPE, text=True) for c in (alone, first, second)]
     try:

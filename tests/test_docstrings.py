@@ -63,9 +63,7 @@ def namespace() -> dict:
     batch = inputs, jnp.eye(3)[jnp.arange(8) % 3]
     loss = lj.losses.mean(apply, lj.losses.cross_entropy)
     key = jax.random.key(0)
-    return dict(
-        jax=jax, jnp=jnp, np=np, optax=optax, lj=lj, key=key, apply=apply, params=params, batch=batch, loss=loss
-    )
+    return dict(jax=jax, jnp=jnp, np=np, optax=optax, lj=lj, key=key, apply=apply, params=params, batch=batch, loss=loss)
 
 
 @functools.cache

@@ -46,9 +46,7 @@ SPLIT = {
 def test_a_weighted_mean_in_parts_is_the_whole(way, mask):
     of_loss, of_curvature = SPLIT[way]
     batch = {"x": X, "m": MASKS[mask]}
-    (value, grads), (mine, my_grads) = (
-        jax.jit(jax.value_and_grad(f))(PARAMS, batch) for f in (loss, of_loss(loss))
-    )  # fmt: skip
+    (value, grads), (mine, my_grads) = (jax.jit(jax.value_and_grad(f))(PARAMS, batch) for f in (loss, of_loss(loss)))
     np.testing.assert_allclose(mine, value, rtol=1e-5)
     np.testing.assert_allclose(my_grads["w"], grads["w"], rtol=1e-4, atol=1e-6)
     hessian = cv.hessian(loss)

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
-SMALLER = {"digits()": "digits(50)", "(64, 64)": "(6, 6)", "2000, every=10": "40, every=10", "500, every": "20, every",
-           "split(key, 64)": "split(key, 3)", "50, 16)": "50, 2)"}  # fmt: skip
+SMALLER = {
+    "digits()": "digits(50)",
+    "(64, 64)": "(6, 6)",
+    "2000, every=10": "40, every=10",
+    "500, every": "20, every",
+    "split(key, 64)": "split(key, 3)",
+    "50, 16)": "50, 2)",
+}
 
 
 def ran(smaller: bool) -> list[dict]:

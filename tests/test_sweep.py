@@ -138,9 +138,7 @@ def test_records_of_a_sweep_know_their_axes(problem, runs):
 def test_survivors_of_a_sweep_in_which_nine_of_ten_diverge_are_their_solo_runs(problem):
     """Through drive, with learning rates in the state; the fraction is told by check."""
     watch = {"loss": lj.observe.loss}
-    gd = lj.dynamics.gradient(
-        problem.loss, optax.inject_hyperparams(optax.sgd)(0.1), lj.data.minibatch(problem.data, 16)
-    )  # fmt: skip
+    gd = lj.dynamics.gradient(problem.loss, optax.inject_hyperparams(optax.sgd)(0.1), lj.data.minibatch(problem.data, 16))
 
     def begin(seed, rate):
         run = lj.start(jax.random.fold_in(jax.random.key(0), seed), problem.params, gd, watch)

@@ -201,8 +201,14 @@ CALLS = {
     ),
     "landscape.plane": (
         landscape.plane,
-        dict(loss=LOSS, params=PARAMS, directions=jax.tree.map(lambda x: x[:2], STACK), xs=jnp.ones(2), ys=jnp.ones(2),
-             batch=(X, Y)),
+        dict(
+            loss=LOSS,
+            params=PARAMS,
+            directions=jax.tree.map(lambda x: x[:2], STACK),
+            xs=jnp.ones(2),
+            ys=jnp.ones(2),
+            batch=(X, Y),
+        ),
     ),
     "landscape.sharpest": (landscape.sharpest, dict(curvature=HESSIAN, params=PARAMS, batch=(X, Y), k=1)),
     "landscape.random_directions": (landscape.random_directions, dict(key=KEY, params=PARAMS, k=2)),
@@ -219,7 +225,7 @@ CALLS = {
     "sweep.grid": (lambda fn, xs: sweep.grid(fn)(xs), dict(fn=lambda x: x + 1, xs=jnp.ones(2))),
     "sweep.zipped": (lambda fn, xs: sweep.zipped(fn)(xs), dict(fn=lambda x: x + 1, xs=jnp.ones(2))),
     "sweep.chunked": (lambda fn, size, xs: sweep.chunked(fn, size)(xs), dict(fn=lambda x: x + 1, size=1, xs=jnp.ones(2))),
-}  # fmt: skip
+}
 
 
 def generator():
@@ -229,48 +235,93 @@ def generator():
 NUMBERS = {"zero": 0, "negative": -1, "a half": 1.5, "text": "2", "a flag": True, "nothing": None, "several": np.ones(2, int)}
 FUNCTIONS = {"nothing": None, "a number": 0.1, "text": "hessian", "a model": MODEL, "a list": [1, 2], "an array": jnp.ones(3)}
 VECTORS = {
-    "nothing": None, "empty": {}, "integers": {"w": jnp.arange(3)}, "complex": {"w": jnp.ones(2, jnp.complex64)},
-    "Python's numbers": {"w": 1.0}, "text": "w", "a key": KEY, "a function": apply,
-}  # fmt: skip
+    "nothing": None,
+    "empty": {},
+    "integers": {"w": jnp.arange(3)},
+    "complex": {"w": jnp.ones(2, jnp.complex64)},
+    "Python's numbers": {"w": 1.0},
+    "text": "w",
+    "a key": KEY,
+    "a function": apply,
+}
 BATCH = {
-    "nothing": None, "empty": (), "no examples": (X[:0], Y[:0]), "unequal": (X, Y[:4]), "a scalar": (X, jnp.ones(())),
-    "text": "train", "a number": 3, "a list of numbers": ([1.0, 2.0], [1.0, 2.0]),
-}  # fmt: skip
+    "nothing": None,
+    "empty": (),
+    "no examples": (X[:0], Y[:0]),
+    "unequal": (X, Y[:4]),
+    "a scalar": (X, jnp.ones(())),
+    "text": "train",
+    "a number": 3,
+    "a list of numbers": ([1.0, 2.0], [1.0, 2.0]),
+}
 WRONG = {
-    "loss": FUNCTIONS | {
-        "an optimizer": optax.sgd(0.1), "a criterion": losses.square, "a curvature": HESSIAN, "of one argument": MATVEC,
-        "a vector of losses": lambda p, b: jnp.ones(2), "auxiliary output": lambda p, b: (LOSS(p, b), {}),
-        "an integer loss": lambda p, b: jnp.int32(1), "a class": dict,
+    "loss": FUNCTIONS
+    | {
+        "an optimizer": optax.sgd(0.1),
+        "a criterion": losses.square,
+        "a curvature": HESSIAN,
+        "of one argument": MATVEC,
+        "a vector of losses": lambda p, b: jnp.ones(2),
+        "auxiliary output": lambda p, b: (LOSS(p, b), {}),
+        "an integer loss": lambda p, b: jnp.int32(1),
+        "a class": dict,
     },
     "apply": FUNCTIONS | {"of one argument": MATVEC, "a criterion": losses.square, "a class": dict},
     "criterion": {n: x for n, x in FUNCTIONS.items()} | {"of one argument": MATVEC},
-    "curvature": FUNCTIONS | {
-        "a loss": LOSS, "a product": MATVEC, "a criterion": losses.square, "an optimizer": optax.sgd(0.1),
+    "curvature": FUNCTIONS
+    | {
+        "a loss": LOSS,
+        "a product": MATVEC,
+        "a criterion": losses.square,
+        "an optimizer": optax.sgd(0.1),
     },
-    "matvec": FUNCTIONS | {
-        "a curvature": HESSIAN, "of numbers": lambda v: 0.0, "of other shapes": lambda v: {"w": v["b"], "b": v["b"]},
-        "of another structure": lambda v: (v,), "of stacks": lambda v: jax.tree.map(lambda x: x[None], v),
+    "matvec": FUNCTIONS
+    | {
+        "a curvature": HESSIAN,
+        "of numbers": lambda v: 0.0,
+        "of other shapes": lambda v: {"w": v["b"], "b": v["b"]},
+        "of another structure": lambda v: (v,),
+        "of stacks": lambda v: jax.tree.map(lambda x: x[None], v),
     },
-    "batches": FUNCTIONS | {
-        "the data": (X, Y), "a dict": {"x": X}, "an iterator": iter([(X, Y)]), "a generator": generator(),
-        "a generator function": generator, "of one argument": MATVEC,
+    "batches": FUNCTIONS
+    | {
+        "the data": (X, Y),
+        "a dict": {"x": X},
+        "an iterator": iter([(X, Y)]),
+        "a generator": generator(),
+        "a generator function": generator,
+        "of one argument": MATVEC,
     },
     "optimizer": FUNCTIONS | {"a loss": LOSS, "a factory": optax.sgd, "a dynamics": GD},
     "dynamics": FUNCTIONS | {"an optimizer": optax.sgd(0.1), "a loss": LOSS, "observables": WATCH},
     "inner": FUNCTIONS | {"an optimizer": optax.sgd(0.1), "a loss": LOSS},
     "observe": {
-        "nothing": None, "a list": [observe.loss], "an observable": observe.loss, "a function": {"a": lambda m: m.loss},
-        "a factory": {"a": observe.sharpness}, "the name step": {"step": observe.loss}, "a number": {"a": 1.0},
-        "a name that is none": {1: observe.loss}, "dynamics": GD,
+        "nothing": None,
+        "a list": [observe.loss],
+        "an observable": observe.loss,
+        "a function": {"a": lambda m: m.loss},
+        "a factory": {"a": observe.sharpness},
+        "the name step": {"step": observe.loss},
+        "a number": {"a": 1.0},
+        "a name that is none": {1: observe.loss},
+        "dynamics": GD,
     },
     "key": {
-        "a seed": 0, "an old key": jax.random.PRNGKey(0), "several": jax.random.split(jax.random.key(0)),
-        "nothing": None, "text": "0", "parameters": PARAMS,
+        "a seed": 0,
+        "an old key": jax.random.PRNGKey(0),
+        "several": jax.random.split(jax.random.key(0)),
+        "nothing": None,
+        "text": "0",
+        "parameters": PARAMS,
     },
-    "params": VECTORS, "like": VECTORS, "start": VECTORS, "direction": {"nothing": None, "empty": {}, "text": "w"},
+    "params": VECTORS,
+    "like": VECTORS,
+    "start": VECTORS,
+    "direction": {"nothing": None, "empty": {}, "text": "w"},
     "directions": {"nothing": None, "empty": {}, "text": "w", "one": PARAMS},
     "ys": {"a scalar": 1.0, "empty": jnp.ones(0), "text": "0.1"},
-    "batch": BATCH, "pair": BATCH | {"inputs alone": X, "three": (X, Y, Y)},
+    "batch": BATCH,
+    "pair": BATCH | {"inputs alone": X, "three": (X, Y, Y)},
     "data": BATCH,
     "run": {"nothing": None, "parameters": PARAMS, "a record": {"loss": jnp.ones(2)}, "a tuple": (1, 2)},
     "fn": {"nothing": None, "a number": 1.0, "text": "f", "an array": jnp.ones(2)},
@@ -300,12 +351,31 @@ WRONG = {
     **{
         name: NUMBERS
         for name in (
-            "k", "num_steps", "every", "chunk", "keep", "looks", "records", "num_chunks", "num_samples", "num_probes",
-            "num_products", "guards", "refresh", "d", "num", "batch_size", "n_train", "n_test", "outputs", "depth", "smallest",
+            "k",
+            "num_steps",
+            "every",
+            "chunk",
+            "keep",
+            "looks",
+            "records",
+            "num_chunks",
+            "num_samples",
+            "num_probes",
+            "num_products",
+            "guards",
+            "refresh",
+            "d",
+            "num",
+            "batch_size",
+            "n_train",
+            "n_test",
+            "outputs",
+            "depth",
+            "smallest",
             "size",
         )
     },
-}  # fmt: skip
+}
 TRACED = {"loss", "curvature", "matvec", "batch", "pair"}  # what they give is seen when a program is traced
 SAID = {"pair": "batch", "start": "params", "data": "batch", "like": "params", "fn": "function", "xs": "argument"}
 FINE = {  # what says "as by default" or is of use

@@ -123,9 +123,11 @@ def told(answer: dict) -> dict:
     """What of an answer does not depend on the question: time, products, memory, and how it was asked for."""
     seconds = answer["seconds"]
     found = {
-        "ms": spread(seconds["answer"]), "products": answer["products"],
-        "peak memory, MiB": answer["peak memory, MiB"], "before the first round": answer["before the first round"],
-    }  # fmt: skip
+        "ms": spread(seconds["answer"]),
+        "products": answer["products"],
+        "peak memory, MiB": answer["peak memory, MiB"],
+        "before the first round": answer["before the first round"],
+    }
     counts = [name for name in seconds if name.endswith("products")]  # of two loops, one shorter than the other
     if counts:
         few, many = (int(name.split()[0]) for name in counts)
@@ -145,9 +147,11 @@ def bound(products: int, product: float, vectors: int, few: str, seconds: dict[s
     moving = statistics.median(seconds[read]) / int(read.split()[0])
     least = products * product + before + vectors * moving
     return {
-        "vectors moved beside the products": vectors, "moving one, ms": round(1e3 * moving, 4),
-        "bound, ms": round(1e3 * least, 3), "bound in units of its products": round(least / product / products, 2),
-    }  # fmt: skip
+        "vectors moved beside the products": vectors,
+        "moving one, ms": round(1e3 * moving, 4),
+        "bound, ms": round(1e3 * least, 3),
+        "bound in units of its products": round(least / product / products, 2),
+    }
 
 
 def bounds(told: list[dict], units: float = 1, digits: int = 0) -> str:

@@ -80,11 +80,12 @@ def answered(asked: argparse.Namespace, path: Path, done) -> dict:
     found = {"peer": asked.peer, "question": asked.question, "task": asked.task, "settings": settings} | answer
     return found | {
         "seconds": seconds,
-        "peak memory, MiB": memory[1], "before the first round": memory[0],  # of the first program, before others add to it
+        "peak memory, MiB": memory[1],
+        "before the first round": memory[0],  # of the first program, before others add to it
         "threads": asked.threads if "torch" in peer.PACKAGES else os.cpu_count(),
         "of BLAS": int(os.environ["OPENBLAS_NUM_THREADS"]),
         "versions": {name: version(name) for name in peer.PACKAGES},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -102,4 +102,3 @@ def _gradient(loss: Loss, params: Params, batch: Batch, precision: str):
             return jax.grad(loss)(theta, batch)
 
     return gradient
-

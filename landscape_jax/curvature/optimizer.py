@@ -121,6 +121,7 @@ def _amsgrad(s, b1, eps, eps_root, bias_correction_mu=True) -> Params:
 
     return jax.tree.map(one, s.nu_max)
 
+
 def _rms(s, decay, eps, eps_in_sqrt) -> Params:
     def one(nu: Array, mu: Array) -> Array:
         correct = _corrected(decay, s, nu) if "count" in s._fields else 1.0

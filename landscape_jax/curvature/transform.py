@@ -1,6 +1,6 @@
 """Curvatures from curvatures: each wrapper takes one and gives another, so that they nest.
 
-    chunked(preconditioned(hessian(loss), P), 8)(params, batch)(v)
+chunked(preconditioned(hessian(loss), P), 8)(params, batch)(v)
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The engine: the only scan over time, the host's loop around it, and its checkpoints.
 
-    start, advance, run, warm_up     pure: jit them, vmap them, shard them
-    drive, check, checkpoint.load    for the host
+start, advance, run, warm_up     pure: jit them, vmap them, shard them
+drive, check, checkpoint.load    for the host
 """
 
 from landscape_jax.engine import checkpoint

@@ -124,8 +124,16 @@ def drive(
 
 
 def _check_arguments(
-    run: Run, dynamics: Dynamics, observe: Observe, num_steps: int, every: int | Mapping[str, int], chunk: int | None,
-    ceiling: float, saving: Saving | None, axes: Mapping[str, Any] | None, size: int | None,
+    run: Run,
+    dynamics: Dynamics,
+    observe: Observe,
+    num_steps: int,
+    every: int | Mapping[str, int],
+    chunk: int | None,
+    ceiling: float,
+    saving: Saving | None,
+    axes: Mapping[str, Any] | None,
+    size: int | None,
 ) -> tuple[Cadences, int]:
     """The cadences and the length of a chunk, of arguments that fit."""
     check_run("drive", run, dynamics, observe)

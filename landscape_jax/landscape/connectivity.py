@@ -107,9 +107,7 @@ def spread(batches: Batches, num: int = 4) -> Batches:
     return Partial(drawn, batches)
 
 
-def along(
-    loss: Loss, start: Params, bends: Params, end: Params, ts: Array, batch: Batch, basis: Basis = bezier
-) -> Array:  # fmt: skip
+def along(loss: Loss, start: Params, bends: Params, end: Params, ts: Array, batch: Batch, basis: Basis = bezier) -> Array:
     """L(θ(t)) for each t, [n]. Pure: jit it.
 
     >>> start, end = params, lj.tree.scale(2.0, params)

@@ -113,6 +113,7 @@ def _exponent(radii: Array, rise: Array) -> Array:
 
 def _along(loss: Loss, params: Params, direction: Params, batch: Batch, x: Array) -> tuple[Array, Array]:
     """L(θ + xv) and its derivative by x."""
+
     def on_line(x: Array) -> Array:
         return loss(tree.axpy(x, direction, params), batch)
 

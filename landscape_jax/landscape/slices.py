@@ -97,9 +97,17 @@ def plane(loss: Loss, params: Params, directions: Params, xs, ys, batch: Batch, 
 
 
 def _grid(
-    name: str, loss: Loss, params: Params, directions: Params, axes: tuple, batch: Batch, *,
-    progress: bool = False, size: int | None = None, mesh: Mesh | None = None,
-) -> np.ndarray:  # fmt: skip
+    name: str,
+    loss: Loss,
+    params: Params,
+    directions: Params,
+    axes: tuple,
+    batch: Batch,
+    *,
+    progress: bool = False,
+    size: int | None = None,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
     require(name, loss=loss)
     tree.check(params)
     losses.check(loss, params, batch)

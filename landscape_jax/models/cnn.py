@@ -50,17 +50,20 @@ class _CNN(nn.Module):
                 x = layer(x)
                 continue
             x = Conv(
-                abs(layer), (self.kernel, self.kernel), padding="SAME" if layer > 0 else "VALID", use_bias=self.bias,
-                kernel_init=self.weights, param_dtype=dtype, name=f"conv{count}",
-            )(x)  # fmt: skip
+                abs(layer),
+                (self.kernel, self.kernel),
+                padding="SAME" if layer > 0 else "VALID",
+                use_bias=self.bias,
+                kernel_init=self.weights,
+                param_dtype=dtype,
+                name=f"conv{count}",
+            )(x)
             x = self.activation(x)
             count += 1
         x = x.reshape(x.shape[0], -1)  # [n, h · w · filters]
         for i, width in enumerate(self.dense):
             x = self.activation(Dense(width, kernel_init=self.weights, param_dtype=dtype, name=f"dense{i}")(x))
-        return Dense(
-            self.outputs, use_bias=self.bias, kernel_init=self.last_init, param_dtype=dtype, name="outputs"
-        )(x)  # fmt: skip
+        return Dense(self.outputs, use_bias=self.bias, kernel_init=self.last_init, param_dtype=dtype, name="outputs")(x)
 
 
 def cnn(

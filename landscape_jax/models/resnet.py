@@ -54,9 +54,15 @@ class _ResNet(nn.Module):
 
         def conv(x: Array, filters: int, kernel: int = 3, stride: int = 1) -> Array:
             return Conv(
-                filters, (kernel, kernel), stride, padding="SAME", use_bias=bias, kernel_init=self.weights,
-                param_dtype=dtype, name=f"conv{next(count)}",
-            )(x)  # fmt: skip
+                filters,
+                (kernel, kernel),
+                stride,
+                padding="SAME",
+                use_bias=bias,
+                kernel_init=self.weights,
+                param_dtype=dtype,
+                name=f"conv{next(count)}",
+            )(x)
 
         def shortcut(x: Array, filters: int, stride: int) -> Array:
             if stride == 1 and x.shape[-1] == filters:

@@ -86,8 +86,15 @@ class _ViT(nn.Module):
         if h % self.patch or w % self.patch:
             raise ValueError(f"vit: {h} × {w} pixels don't divide into patches of {self.patch} × {self.patch}")
         normal, side = nn.initializers.normal(0.02), (self.patch, self.patch)
-        x = Conv(self.width, side, side, padding="VALID", kernel_init=nn.initializers.lecun_normal(), param_dtype=dtype,
-                 name="patches")(x)  # fmt: skip
+        x = Conv(
+            self.width,
+            side,
+            side,
+            padding="VALID",
+            kernel_init=nn.initializers.lecun_normal(),
+            param_dtype=dtype,
+            name="patches",
+        )(x)
         x = x.reshape(n, -1, self.width)  # [n, t, d]
         x = x + self.param("positions", normal, x.shape[1:], dtype)[None]
         for i in range(self.depth):

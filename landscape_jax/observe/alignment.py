@@ -73,9 +73,7 @@ def overlaps(vectors: Vectors = gradient_taken) -> Measure:
         cosines = jnp.where(length > 0, overlap / jnp.where(length > 0, length, 1), 0)
         energy = jnp.sum(cosines**2, axis=1)  # [m]
         cosines = jnp.mean(jnp.abs(cosines), axis=0)  # [k]
-        return {
-            "eigenvalues": eigs.values, "converged": eigs.converged, "cosines": cosines, "energy": jnp.mean(energy)
-        }  # fmt: skip
+        return {"eigenvalues": eigs.values, "converged": eigs.converged, "cosines": cosines, "energy": jnp.mean(energy)}
 
     return Partial(measure, vectors)
 

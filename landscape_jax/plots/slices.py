@@ -14,7 +14,7 @@ from landscape_jax.plots.style import PLAIN, STYLE, Figure, draw_curve, number_l
 
 def section(
     xs, values, labels: Sequence[str] | None = None, *, log: bool = False, xlabel: str = "distance", axes: Axes | None = None
-) -> Figure:  # fmt: skip
+) -> Figure:
     """The loss along one line, or several: `landscape.line`, `landscape.interpolation`.
 
     Args:
@@ -52,9 +52,16 @@ def section(
 
 
 def contour(
-    xs, ys, values, path=None, *, log: bool = True, levels: int = 24, names: Sequence[str] = ("x", "y"),
+    xs,
+    ys,
+    values,
+    path=None,
+    *,
+    log: bool = True,
+    levels: int = 24,
+    names: Sequence[str] = ("x", "y"),
     axes: Axes | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """The loss over a plane, and a path on it: `landscape.plane`, with `landscape.principal(...).coordinates`.
 
     Args:
@@ -100,9 +107,15 @@ def contour(
 
 
 def relief(
-    xs, ys, values, *, log: bool = True, names: Sequence[str] = ("x", "y"), view: tuple[float, float] = (38, -55),
+    xs,
+    ys,
+    values,
+    *,
+    log: bool = True,
+    names: Sequence[str] = ("x", "y"),
+    view: tuple[float, float] = (38, -55),
     axes: Any = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """The loss over a plane as a surface in three dimensions, lit from one side, its contours on the floor.
 
     Args:
@@ -132,8 +145,9 @@ def relief(
         colour[np.isnan(heights)] = 0  # nothing where nothing is finite
         if not flat:
             axes.contour(x, y, heights, 12, offset=floor, cmap="viridis", linewidths=0.7, zorder=0)
-        axes.plot_surface(x, y, heights, facecolors=colour, rstride=1, cstride=1, linewidth=0, antialiased=False, shade=False,
-                          zorder=1)  # fmt: skip
+        axes.plot_surface(
+            x, y, heights, facecolors=colour, rstride=1, cstride=1, linewidth=0, antialiased=False, shade=False, zorder=1
+        )
         axes.set(xlabel=names[0], ylabel=names[1], zlim=(floor, high + 0.35 * height * flat))
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.set_pane_color((1, 1, 1, 0))

@@ -208,8 +208,9 @@ def _draw_thresholds(axes: Axes, curves: Curves, limits: np.ndarray, seen: np.nd
     if hidden.size:
         low, high = hidden.min(), hidden.max()
         told = f"= {low:.4g} lies" if low == high else f"from {low:.4g} to {high:.4g} lie"
-        axes.annotate(f"{name} {told} above the figure", (1.0, 1.01), xycoords="axes fraction", ha="right", va="bottom",
-                      fontsize=7.5)  # fmt: skip
+        axes.annotate(
+            f"{name} {told} above the figure", (1.0, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=7.5
+        )
 
 
 # ── keys, outside of the axes ─────────────────────────────────────────────────────────────────────────────────────────
@@ -240,8 +241,10 @@ def _add_line_key(figure: Figure, curves: Curves, threshold: str | None) -> None
     colour = "black" if groups == 1 else "0.35"
     key = []
     if runs > 1:
-        key += [(Line2D([], [], color=colour), f"median over {curves.over} ({runs} runs)"),
-                (Line2D([], [], color=colour, lw=0.4), "single runs")]  # fmt: skip
+        key += [
+            (Line2D([], [], color=colour), f"median over {curves.over} ({runs} runs)"),
+            (Line2D([], [], color=colour, lw=0.4), "single runs"),
+        ]
     if curves.further.shape[-1]:
         k = 1 + curves.further.shape[-1]
         key.append((Line2D([], [], color=colour, lw=0.7, ls=DOTTED), "λ₂" if k == 2 else f"λ₂ to λ{_subscript(k)}"))

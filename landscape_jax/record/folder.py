@@ -1,10 +1,12 @@
-"""A result on disk: one folder a run, readable without this package.
+"""A result on disk: one folder a run.
 
     config.json    what was run: config, seed, versions, device, command, commit; axes of the record, with coordinates, and
                    cadences of its entries
     record.npz     the record, its nested names joined by "/"
     claims.json    [{"id", "statement", "source", "criterion", "measured", "verdict"}]
     *.png          figures
+
+No file needs JAX, or this package, to be read.
 """
 
 import contextlib
@@ -166,8 +168,10 @@ def write(folder: str | Path, record: Mapping | None = None, claims: Sequence[Cl
         contents["config.json"] = json.dumps(plain(config), indent=2).encode()
     if claims is not None:
         rows = [
-            {**{f: plain(getattr(c, f), f) for f in ("id", "statement", "source", "criterion", "measured")},
-             "verdict": c.verdict}
+            {
+                **{f: plain(getattr(c, f), f) for f in ("id", "statement", "source", "criterion", "measured")},
+                "verdict": c.verdict,
+            }
             for c in claims
         ]
         contents["claims.json"] = json.dumps(rows, indent=2).encode()
@@ -259,7 +263,11 @@ def _commit() -> str | None:
         where = Path(__file__).resolve().parent
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=where, capture_output=True, text=True, check=True, timeout=10,
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
         return told.stdout.strip()
     return None

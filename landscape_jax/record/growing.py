@@ -1,7 +1,7 @@
 """A record on disk that grows along time, so that memory does not.
 
-    <entry>.npy    time first: numpy.load(file, mmap_mode="r") reads it, whatever wrote it
-    <entry>.crc    a checksum of each `BLOCK` bytes of its rows, uint32: they tell where an entry is damaged
+<entry>.npy    time first: numpy.load(file, mmap_mode="r") reads it, whatever wrote it
+<entry>.crc    a checksum of each `BLOCK` bytes of its rows, uint32: they tell where an entry is damaged
 """
 
 import math

@@ -77,9 +77,16 @@ def eigsh(
     tree.check(start, "start")
     block = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
     return block_eigsh(
-        matvec, block, k, smallest=smallest, num_steps=num_steps, depth=depth, tol=tol, confirm=confirm,
+        matvec,
+        block,
+        k,
+        smallest=smallest,
+        num_steps=num_steps,
+        depth=depth,
+        tol=tol,
+        confirm=confirm,
         max_restarts=max_restarts,
-    )  # fmt: skip
+    )
 
 
 @programs.compiled_once

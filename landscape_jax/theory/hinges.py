@@ -79,10 +79,12 @@ def stacked(several: Sequence[Pieces]) -> Pieces:
     def filled(p: Pieces) -> Pieces:
         more = (0, count - p.inside.shape[0])
         return Pieces(
-            np.pad(p.edges, more, constant_values=np.inf), np.pad(p.corner, more),  # no b gets there
-            np.pad(p.value, (more, (0, 0))), np.pad(p.slope, (more, (0, 0))),
+            np.pad(p.edges, more, constant_values=np.inf),
+            np.pad(p.corner, more),  # no b gets there
+            np.pad(p.value, (more, (0, 0))),
+            np.pad(p.slope, (more, (0, 0))),
             np.pad(p.inside, (more, (0, most - p.inside.shape[1]), (0, 0)), constant_values=np.inf),
-        )  # fmt: skip
+        )
 
     return jax.tree.map(lambda *x: np.stack(x), *map(filled, several))
 

@@ -110,7 +110,7 @@ def flow_limit(a0, dim, num_steps: int = 64) -> Array:
     >>> bool(-0.1 < lj.theory.sparse_coding.flow_limit(1.0, dim=10) < 0)
     True
     """
-    h = -jnp.asarray(a0, float) ** 2 / (4 * dim**2) / num_steps
+    h = -(jnp.asarray(a0, float) ** 2) / (4 * dim**2) / num_steps
 
     def slope(b):
         return norm.cdf(b) / firing(b)

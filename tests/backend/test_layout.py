@@ -12,9 +12,19 @@ from landscape_jax.backend import layout
 
 @pytest.mark.parametrize(
     ("i", "o", "transposed"),
-    [(5, 2, True), (2, 5, False), (3, 3, False), (64, 100, True), (100, 64, False), (64, 200, False), (64, 128, False),
-     (128, 64, True), (3072, 200, True), (784, 32, True)],
-)  # fmt: skip
+    [
+        (5, 2, True),
+        (2, 5, False),
+        (3, 3, False),
+        (64, 100, True),
+        (100, 64, False),
+        (64, 200, False),
+        (64, 128, False),
+        (128, 64, True),
+        (3072, 200, True),
+        (784, 32, True),
+    ],
+)
 def test_the_larger_side_is_the_right_one_but_of_two_alike_the_even_one(i, o, transposed):
     assert layout.prefers_transposed(i, o) == transposed
 

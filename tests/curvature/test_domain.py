@@ -122,7 +122,11 @@ def test_blocks_of_blocks_and_dense(small):
 def test_the_kernel_of_outputs_is_refused(small):
     kernel = cv.ntk(small.apply)
     with pytest.raises(ValueError, match=r"ntk acts on outputs \[n, c\], not on θ.* spectrum\.eigsh"):
-        lj.start(jax.random.key(0), small.params, lj.dynamics.gradient(small.loss, optax.sgd(0.1), lambda key, t: small.data), {
-            "sharpness": observe.sharpness(kernel)})  # fmt: skip
+        lj.start(
+            jax.random.key(0),
+            small.params,
+            lj.dynamics.gradient(small.loss, optax.sgd(0.1), lambda key, t: small.data),
+            {"sharpness": observe.sharpness(kernel)},
+        )
     with pytest.raises(ValueError, match="ntk acts on outputs"):
         cv.dense(kernel)(small.params, small.data)

@@ -94,10 +94,28 @@ def installed():
 
 
 KNOWN = {  # of the installed ones
-    "adabelief", "adagrad", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "nadam", "nadamw", "radam", "rmsprop", "yogi",
-    "scale_by_adam", "scale_by_adamax", "scale_by_amsgrad", "scale_by_belief", "scale_by_radam", "scale_by_rms", "scale_by_rss",
-    "scale_by_stddev", "scale_by_yogi",
-}  # fmt: skip
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adamw",
+    "amsgrad",
+    "nadam",
+    "nadamw",
+    "radam",
+    "rmsprop",
+    "yogi",
+    "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_amsgrad",
+    "scale_by_belief",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rss",
+    "scale_by_stddev",
+    "scale_by_yogi",
+}
 
 
 @pytest.mark.parametrize("name", installed())
@@ -141,10 +159,8 @@ REFUSED = {
     "lamb": (optax.lamb(RATE), "scale_by_trust_ratio"),
     "clipped after": (optax.chain(optax.adam(RATE), optax.clip(0.1)), "clip does after the preconditioner"),
     "looking ahead": (optax.chain(optax.scale_by_adam(), optax.scale_by_optimistic_gradient()), "scale_by_optimistic_gradient"),
-    "of one's own": (
-        optax.chain(optax.adam(RATE), optax.stateless(lambda u, p: jax.tree.map(jnp.sign, u))), "stateless"
-    ),
-}  # fmt: skip
+    "of one's own": (optax.chain(optax.adam(RATE), optax.stateless(lambda u, p: jax.tree.map(jnp.sign, u))), "stateless"),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -167,8 +183,11 @@ def test_in_a_compiled_run_with_a_traced_rate():
         optimizer = optax.inject_hyperparams(optax.adam)(RATE, b2=b2)
         read = functools.partial(preconditioner, optimizer=optimizer)
         gd = lj.dynamics.gradient(lambda p, b: 0.5 * jnp.sum(b * p**2), optimizer, lambda key, t: jnp.array([1.0, 4.0]))
-        watch = {"P": lj.observe.stateless(lambda m: read(m.state)), "u": lj.observe.stateless(lambda m: m.updates),
-                 "m": lj.observe.stateless(lambda m: found(m.state, "mu"))}  # fmt: skip
+        watch = {
+            "P": lj.observe.stateless(lambda m: read(m.state)),
+            "u": lj.observe.stateless(lambda m: m.updates),
+            "m": lj.observe.stateless(lambda m: found(m.state, "mu")),
+        }
         return lj.run(jax.random.key(0), jnp.array([1.0, 2.0]), gd, watch, num_steps=4)[1]
 
     record = jax.jit(jax.vmap(trained))(jnp.array([0.9, 0.999]))

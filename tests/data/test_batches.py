@@ -189,7 +189,5 @@ def test_data_that_are_arguments_of_a_program_go_through():
 
 @pytest.mark.parametrize("batches", [stream(lambda i: X), (X, Y), [(X, Y)]], ids=["a generator", "the data", "a list"])
 def test_what_is_no_function_is_refused_before_a_run(batches):
-    with pytest.raises(
-        TypeError, match=r"gradient: batches must be a function \(key, step\) -> batch, but is "
-    ):
+    with pytest.raises(TypeError, match=r"gradient: batches must be a function \(key, step\) -> batch, but is "):
         lj.dynamics.gradient(loss, optax.sgd(0.1), batches)

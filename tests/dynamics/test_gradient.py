@@ -74,10 +74,18 @@ def test_lbfgs_can_search_along_the_line():
         optax.contrib.sam(optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.1))),
     ],
     ids=[
-        "warm-up", "accumulation", "chain", "inject_hyperparams", "constraint", "labels by size", "a saddle", "decay alone",
-        "long warm-up", "uphill and down",
+        "warm-up",
+        "accumulation",
+        "chain",
+        "inject_hyperparams",
+        "constraint",
+        "labels by size",
+        "a saddle",
+        "decay alone",
+        "long warm-up",
+        "uphill and down",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_optimizer_that_descends_in_the_end_is_let_through(optimizer, compiled):
     init = lj.dynamics.gradient(bowl, optimizer, NONE).init
@@ -112,11 +120,26 @@ CONTRIB = {  # those of optax.contrib that need more than a learning rate
     "split_real_and_imaginary": lambda: optax.contrib.split_real_and_imaginary(optax.sgd(0.1)),
     "reduce_on_plateau": lambda: optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
     "dpsgd": lambda: optax.contrib.dpsgd(0.1, 1.0, 1.0, 0),
-}  # fmt: skip
+}
 WHOLE = {  # in optax.contrib, by a learning rate alone
-    "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "galore", "madgrad", "momo", "momo_adam", "muon",
-    "prodigy", "schedule_free_adamw", "schedule_free_sgd", "simplified_ademamix", "sophia",
-}  # fmt: skip
+    "acprop",
+    "ademamix",
+    "adopt",
+    "cocob",
+    "dadapt_adamw",
+    "dog",
+    "dowg",
+    "galore",
+    "madgrad",
+    "momo",
+    "momo_adam",
+    "muon",
+    "prodigy",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "simplified_ademamix",
+    "sophia",
+}
 PARTS = {"normalize", "hutchinson_estimator_diag_hessian", "differentially_private_aggregate", "schedule_free_eval_params"}
 REFUSED = {"dpsgd": "per-example gradients"}  # it wants a gradient of each example
 

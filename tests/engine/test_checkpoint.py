@@ -127,7 +127,7 @@ def largest(folder):
         ),
     ],
     ids=["unsealed", "seal cut", "emptied", "cut", "a bit flipped", "seal of another", "record: a bit flipped", "record cut"],
-)  # fmt: skip
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(damage, kept, copy):
     damage(copy)
     with pytest.warns(UserWarning, match=r"240 is incomplete or damaged .* going back to the one before"):

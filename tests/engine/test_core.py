@@ -301,9 +301,9 @@ def steep_run(scales, every=2, num_steps=40, ceiling=1e4, **options):
     number = lj.observe.stateless(lambda m: jnp.round(100 * m.params["a"]).astype(jnp.int32))
     watch = WATCH | {"number": number, "step norm": lj.observe.stateless(lambda m: m.updates["a"])}
     runs = jax.vmap(lambda scale: lj.start(jax.random.key(0), lj.tree.scale(scale, THETA), steep, watch))(scales)
-    straight = jax.jit(
-        jax.vmap(lambda run: lj.advance(run, steep, watch, num_steps=num_steps, every=every, ceiling=ceiling))
-    )(runs)
+    straight = jax.jit(jax.vmap(lambda run: lj.advance(run, steep, watch, num_steps=num_steps, every=every, ceiling=ceiling)))(
+        runs
+    )
     driven = lj.drive(runs, steep, watch, num_steps=num_steps, every=every, ceiling=ceiling, size=len(scales), **options)
     return straight, driven
 

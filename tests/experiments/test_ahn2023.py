@@ -19,10 +19,20 @@ from landscape_jax.theory import sparse_coding
 
 NAME = "ahn2023_threshold_neurons"
 TINY = dataclasses.replace(
-    ahn.SMALL, dim=30, n_train=40, ratios=(0.5, 0.7, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0), num_seeds=2, n_test=200, records=8,
-    scaling=((30, 3.0), (20, 3.0), (30, 1.0)), scaling_ratios=(0.4, 0.5, 0.7, 0.8, 1.15, 1.2, 1.3, 1.6), scaling_steps=100,
-    scaling_seeds=2, theory=False, whole_rates=(),
-)  # fmt: skip
+    ahn.SMALL,
+    dim=30,
+    n_train=40,
+    ratios=(0.5, 0.7, 0.8, 1.15, 1.3, 1.6, 5.0, 19.0),
+    num_seeds=2,
+    n_test=200,
+    records=8,
+    scaling=((30, 3.0), (20, 3.0), (30, 1.0)),
+    scaling_ratios=(0.4, 0.5, 0.7, 0.8, 1.15, 1.2, 1.3, 1.6),
+    scaling_steps=100,
+    scaling_seeds=2,
+    theory=False,
+    whole_rates=(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +103,16 @@ def test_the_mean_model_agrees_with_theory(judge, theory):
     assert judge(theory["mean"])[1] is True
 
 
-@pytest.mark.parametrize(("judge", "part", "change"), [
-    (neurons.law, "grid", {"error": np.array([2e-12])}),
-    (neurons.edge_deficit, "smooth", {"end": 2 / neurons.RATES[:, None] * np.ones((2, 1, 3))}),
-    (neurons.flow, "below", {"end": 0.5 * 2 / neurons.RATES + np.zeros((2, 1)) - 0.12}),
-    (neurons.exponents, "family", {"end": 2 / neurons.RATES[:, None] - 0.1 * neurons.RATES[:, None] * np.ones((5, 1, 3))}),
-    (neurons.one_curve, "plane", {"x": np.full((6, 40), 0.1), "y": np.linspace(7, 3, 40) * np.ones((6, 1))}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("judge", "part", "change"),
+    [
+        (neurons.law, "grid", {"error": np.array([2e-12])}),
+        (neurons.edge_deficit, "smooth", {"end": 2 / neurons.RATES[:, None] * np.ones((2, 1, 3))}),
+        (neurons.flow, "below", {"end": 0.5 * 2 / neurons.RATES + np.zeros((2, 1)) - 0.12}),
+        (neurons.exponents, "family", {"end": 2 / neurons.RATES[:, None] - 0.1 * neurons.RATES[:, None] * np.ones((5, 1, 3))}),
+        (neurons.one_curve, "plane", {"x": np.full((6, 40), 0.1), "y": np.linspace(7, 3, 40) * np.ones((6, 1))}),
+    ],
+)
 def test_orbits_that_do_not_agree_are_told_apart(judge, part, change, theory):
     found = theory["neuron"]
     assert judge(found | {part: found[part] | change})[1] is False
@@ -128,10 +141,15 @@ def made(change=lambda record: None):
     path = bias[..., None] * clock / 10
     bent = -np.maximum(np.array(ahn.SMALL.scaling_ratios) / 1.02 - 1, 0)
     record = {
-        "network": {"final_bias": bias, "accuracy": 58.5 - 0.6 * bent.min() * (bias < -2) + 10.0 * (bias < -2), "bias": path,
-                    "time": np.broadcast_to(clock, path.shape), "mean_label": np.zeros(SEEDS)},
+        "network": {
+            "final_bias": bias,
+            "accuracy": 58.5 - 0.6 * bent.min() * (bias < -2) + 10.0 * (bias < -2),
+            "bias": path,
+            "time": np.broadcast_to(clock, path.shape),
+            "mean_label": np.zeros(SEEDS),
+        },
         "scaling": {"final_bias": -0.01 + np.tile(bent, (5, 3, 1))},
-    }  # fmt: skip
+    }
     change(record)
     return {claim.id: claim for claim in ahn.claims(record, ahn.SMALL)}
 
@@ -155,16 +173,19 @@ def moved(record, factor):
     record["network"]["final_bias"][:] = -0.25 - np.maximum(RATIOS / factor - 1, 0)
 
 
-@pytest.mark.parametrize(("claim", "change"), [
-    ("fig1-knee", lambda r: moved(r, 0.8)),
-    ("fig1-knee", lambda r: r["network"]["final_bias"][2, :4].__imul__([1, 1, 1, 1.1])),
-    ("fig1-large-step-learns", lambda r: r["network"]["final_bias"][1, -1:].__imul__(0.05)),
-    ("fig1-large-step-learns", lambda r: r["network"]["accuracy"][1].__iadd__(5)),
-    ("fig1-large-step-learns", lambda r: r["network"]["accuracy"][1, -1:].__isub__(5)),
-    ("below-critical-drifts", lambda r: r["network"]["bias"][:, :4].__isub__(0.2)),
-    ("knee-scaling", lambda r: r["scaling"]["final_bias"][2, 1].__iadd__(0.05 * np.arange(12))),
-    ("knee-without-signal", lambda r: r["scaling"]["final_bias"][3, :, 7:].__isub__(0.2)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("claim", "change"),
+    [
+        ("fig1-knee", lambda r: moved(r, 0.8)),
+        ("fig1-knee", lambda r: r["network"]["final_bias"][2, :4].__imul__([1, 1, 1, 1.1])),
+        ("fig1-large-step-learns", lambda r: r["network"]["final_bias"][1, -1:].__imul__(0.05)),
+        ("fig1-large-step-learns", lambda r: r["network"]["accuracy"][1].__iadd__(5)),
+        ("fig1-large-step-learns", lambda r: r["network"]["accuracy"][1, -1:].__isub__(5)),
+        ("below-critical-drifts", lambda r: r["network"]["bias"][:, :4].__isub__(0.2)),
+        ("knee-scaling", lambda r: r["scaling"]["final_bias"][2, 1].__iadd__(0.05 * np.arange(12))),
+        ("knee-without-signal", lambda r: r["scaling"]["final_bias"][3, :, 7:].__isub__(0.2)),
+    ],
+)
 def test_claims_fail_on_a_record_that_does_not(claim, change):
     assert made(change)[claim].passed is False
 

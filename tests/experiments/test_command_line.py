@@ -20,8 +20,23 @@ from experiments import __main__ as cli
 
 ROOT = Path(__file__).parents[2]
 NAME = "cohen2021_edge_of_stability"
-TINY = ["--n-train", "40", "--widths", "4", "--init-scale", "0.3", "0.1", "--learning-rates", "0.2",
-        "--num-seeds", "2", "--num-steps", "60", "--every", "2"]  # fmt: skip
+TINY = [
+    "--n-train",
+    "40",
+    "--widths",
+    "4",
+    "--init-scale",
+    "0.3",
+    "0.1",
+    "--learning-rates",
+    "0.2",
+    "--num-seeds",
+    "2",
+    "--num-steps",
+    "60",
+    "--every",
+    "2",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,8 +25,10 @@ def spectrum(place, ratio=3.0, size=20):
 
 def model():
     repeats = np.ones((3, 1))
-    outliers = {name: {f"{c}": repeats * spectrum(c + more, size=c + random_model.BEYOND) for c in random_model.CLASSES}
-                for name, more in (("equal", -1), ("unequal", -1), ("square", 0))}  # fmt: skip
+    outliers = {
+        name: {f"{c}": repeats * spectrum(c + more, size=c + random_model.BEYOND) for c in random_model.CLASSES}
+        for name, more in (("equal", -1), ("unequal", -1), ("square", 0))
+    }
     outliers["residual"] = {f"{c}": np.full((3, 3), 1e-3) for c in random_model.CLASSES}
     outliers["rank"] = {f"{c}": np.full(3, c - 1) for c in random_model.CLASSES}
     sigma = (np.array(random_model.FACTORS) * logits.threshold(10, 400, 1600)) ** 0.5
@@ -36,32 +38,43 @@ def model():
     sizes = np.array(random_model.SIGMA_Z)
     return {
         "outliers": outliers,
-        "transition": {"position": np.stack([position] * 2, axis=1), "overlap": np.stack([overlap] * 2, axis=1),
-                       "predicted_position": position, "predicted_overlap": overlap,
-                       "largest": np.stack([position] * 2, axis=1),
-                       "edge": np.array(logits.bulk_edge(1.0, 10, 400, 1600)), "residual": np.full((len(sigma), 2), 1e-3)},
+        "transition": {
+            "position": np.stack([position] * 2, axis=1),
+            "overlap": np.stack([overlap] * 2, axis=1),
+            "predicted_position": position,
+            "predicted_overlap": overlap,
+            "largest": np.stack([position] * 2, axis=1),
+            "edge": np.array(logits.bulk_edge(1.0, 10, 400, 1600)),
+            "residual": np.full((len(sigma), 2), 1e-3),
+        },
         "freezing": {"participation": frozen},
         "confinement": {name: np.array([0.8, 0.5, 0.2, 0.1, 0.05, 0.02])[:, None] for name in ("energy", "one_less")},
         "transient": {"fixed": 1 / (1 + sizes**2 / 9) ** 0.45, "margin": 1 / (1 + sizes), "freedom": 1 / (1 + sizes)},
         "example": {"values": spectrum(9, size=30), "same_class": 0.5, "same_logit": 0.5, "other_logit": 0.0, "length": 1.0},
-    }  # fmt: skip
+    }
 
 
 def network():
     top = np.array([2.0, 2.5, 4.0, 3.0, 1.5, 0.5])
     length, one = np.geomspace(1, 30, LOOKS), np.ones(LOOKS)
     return {
-        "p": np.array(1482), "step": np.arange(LOOKS) * 100, "norm": np.linspace(7, 12, LOOKS),
+        "p": np.array(1482),
+        "step": np.arange(LOOKS) * 100,
+        "norm": np.linspace(7, 12, LOOKS),
         "hessian": {"eigenvalues": top[:, None] * np.linspace(1, 0.1, 20), "cosines": np.full((LOOKS, 20), 0.2)},
         "clusters": {"same_class": 0.5 * one, "same_logit": 0.3 * one, "other_logit": 0.01 * one, "length": length},
         "ggn": top[:, None] * np.linspace(1, 0.1, 20),
         "ratio": {"value": 4 * one, "error": 0.1 * one},
-        **{name: {"nodes": np.tile(np.linspace(3, -1, 8), (LOOKS, 2, 1)), "weights": np.full((LOOKS, 2, 8), 1 / 8)}
-           for name in ("density", "h_term")},
+        **{
+            name: {"nodes": np.tile(np.linspace(3, -1, 8), (LOOKS, 2, 1)), "weights": np.full((LOOKS, 2, 8), 1 / 8)}
+            for name in ("density", "h_term")
+        },
         "softmax": {"variance": np.geomspace(0.5, 50, LOOKS), "freedom": top / length / 5},
-        "spectra": {"look": np.array([0, 2, 5]),
-                    **{name: np.stack([spectrum(10, size=40)] * 3) for name in ("hessian", "ggn", "h_term")}},
-    }  # fmt: skip
+        "spectra": {
+            "look": np.array([0, 2, 5]),
+            **{name: np.stack([spectrum(10, size=40)] * 3) for name in ("hessian", "ggn", "h_term")},
+        },
+    }
 
 
 def condition(place, shares, rates=3):
@@ -82,8 +95,14 @@ def zone():
     ratio = 4.9 * np.exp(-(np.log(radii / 1.4) ** 2) / 1.2)
     plane = np.stack([logits.plane_ratio(ratio, d, 1482) for d in CONFIG.plane_dims])
     positive = np.stack([logits.positive_fraction(ratio, d) for d in CONFIG.plane_dims])
-    return {"whole": ratio, "weights": ratio, "plane": plane, "predicted": plane.copy(), "positive": positive,
-            "predicted_positive": positive.copy()}  # fmt: skip
+    return {
+        "whole": ratio,
+        "weights": ratio,
+        "plane": plane,
+        "predicted": plane.copy(),
+        "positive": positive,
+        "predicted_positive": positive.copy(),
+    }
 
 
 def accuracies():
@@ -97,13 +116,16 @@ def accuracies():
 
 def record():
     """Everything that is said holds, but for exactly C outliers (the narrow network has C − 1) and confinement at every η."""
-    return copy.deepcopy({
-        "model": model(), "network": network(),
-        "conditions": {"cross_entropy": condition(9, (0.2, 0.4, 0.7)), "square": condition(9, (0.2, 0.4, 0.7))},
-        "wide": {"cross_entropy": condition(9, (0.8, 0.8), rates=2), "square": condition(10, (0.8, 0.8), rates=2)},
-        "zone": {"relu": zone(), "tanh": zone()},
-        "maps": {"relu": accuracies(), "tanh": accuracies(), "p": np.array(1482)},
-    })  # fmt: skip
+    return copy.deepcopy(
+        {
+            "model": model(),
+            "network": network(),
+            "conditions": {"cross_entropy": condition(9, (0.2, 0.4, 0.7)), "square": condition(9, (0.2, 0.4, 0.7))},
+            "wide": {"cross_entropy": condition(9, (0.8, 0.8), rates=2), "square": condition(10, (0.8, 0.8), rates=2)},
+            "zone": {"relu": zone(), "tanh": zone()},
+            "maps": {"relu": accuracies(), "tanh": accuracies(), "p": np.array(1482)},
+        }
+    )
 
 
 def rising(made):
@@ -185,7 +207,7 @@ def at(index, value):
         (change("maps", "relu", "sphere", "accuracy", to=at(0, 0.8)), "sphere-two-sided"),
         (change("maps", "relu", "plane", "accuracy", to=at((5, 3), 0.75)), "intrinsic-dimension-depends-on-init"),
     ],
-)  # fmt: skip
+)
 def test_each_claim_can_fail(spoil, fails):
     assert verdicts(rising(record()))[fails] == "reproduced"
     made = rising(record())

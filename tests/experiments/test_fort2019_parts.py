@@ -132,13 +132,38 @@ def test_spectra_of_the_hessian_and_its_parts(data):
 
 
 TINY = dataclasses.replace(
-    experiment.SMALL, n_train=80, n_test=40, n_curvature=30, n_clustered=12, widths=(5,), k=15, num_probes=3, model_p=100,
-    model_n=40, model_repeats=2, transition_p=100, transition_n=30, segments=((2, 2), (1, 1)), condition_segments=((2, 2),),
-    rates=(0.1, 0.5), square_rates=(0.1, 0.2), batch_size=8, condition_batch=8, wide=(6,), wide_rates=(0.1,),
-    wide_square_rates=(0.1,), wide_segments=((2, 200),), n_zone=20, radii=(0.1, 1.0, 1.4, 30.0), plane_dims=(3, 6),
-    n_map=30, map_radii=(0.1, 1.0, 2.0, 5.0, 10.0),
-    map_dims=(10, 100, 300), map_draws=1, map_steps=3,
-)  # fmt: skip
+    experiment.SMALL,
+    n_train=80,
+    n_test=40,
+    n_curvature=30,
+    n_clustered=12,
+    widths=(5,),
+    k=15,
+    num_probes=3,
+    model_p=100,
+    model_n=40,
+    model_repeats=2,
+    transition_p=100,
+    transition_n=30,
+    segments=((2, 2), (1, 1)),
+    condition_segments=((2, 2),),
+    rates=(0.1, 0.5),
+    square_rates=(0.1, 0.2),
+    batch_size=8,
+    condition_batch=8,
+    wide=(6,),
+    wide_rates=(0.1,),
+    wide_square_rates=(0.1,),
+    wide_segments=((2, 200),),
+    n_zone=20,
+    radii=(0.1, 1.0, 1.4, 30.0),
+    plane_dims=(3, 6),
+    n_map=30,
+    map_radii=(0.1, 1.0, 2.0, 5.0, 10.0),
+    map_dims=(10, 100, 300),
+    map_draws=1,
+    map_steps=3,
+)
 
 
 @pytest.mark.slow

@@ -37,9 +37,16 @@ def changes(late):
     change = 1e-2 * noisy_step.expected_change(ALPHAS, *(x[..., None] for x in (slope, first, second, values)))
     small = np.full((2, 21, len(ALPHAS)), -2e-5)
     return {
-        "loss": np.ones((2, 21)), "eigenvalues": values, "slope": slope, "first": first, "second": second,
-        "sharpest": change, "subspace": change.sum(axis=2), "random": small, "whole": change.sum(axis=2),
-    }  # fmt: skip
+        "loss": np.ones((2, 21)),
+        "eigenvalues": values,
+        "slope": slope,
+        "first": first,
+        "second": second,
+        "sharpest": change,
+        "subspace": change.sum(axis=2),
+        "random": small,
+        "whole": change.sum(axis=2),
+    }
 
 
 def record():
@@ -82,9 +89,17 @@ def verdicts(made, config=CONFIG):
     return {claim.id: claim.verdict for claim in experiment.claims(made, config)}
 
 
-HELD = ("lambda1-rise-and-fall", "peak-falls-with-lr", "peak-falls-with-small-batch", "step-overshoots-e1",
-        "step-criterion-sign", "gradient-aligned-with-sharp", "nsgd-controls-sharpness", "nsgd-ends-much-sharper",
-        "nsgd-followed-ends-much-sharper")  # fmt: skip
+HELD = (
+    "lambda1-rise-and-fall",
+    "peak-falls-with-lr",
+    "peak-falls-with-small-batch",
+    "step-overshoots-e1",
+    "step-criterion-sign",
+    "gradient-aligned-with-sharp",
+    "nsgd-controls-sharpness",
+    "nsgd-ends-much-sharper",
+    "nsgd-followed-ends-much-sharper",
+)
 
 
 def test_a_record_as_the_paper_has_it():
@@ -245,10 +260,25 @@ def test_best_epoch_is_chosen_by_validation_where_there_is_one():
 
 
 TINY = dataclasses.replace(
-    CONFIG, n_train=64, n_test=40, n_curvature=32, widths=(6,), k=2, num_seeds=1, num_pairs=1, grid=((0.1, 8, 12, 4),),
-    growth=4.0, step_runs=((0.1, 6, 4),), num_draws=2, multiples=(1.0, 2.0), gammas=(0.1, 1.0), nudged_batch=16,
-    nudged_epochs=2, early=(1, 2), num_probes=2,
-)  # fmt: skip
+    CONFIG,
+    n_train=64,
+    n_test=40,
+    n_curvature=32,
+    widths=(6,),
+    k=2,
+    num_seeds=1,
+    num_pairs=1,
+    grid=((0.1, 8, 12, 4),),
+    growth=4.0,
+    step_runs=((0.1, 6, 4),),
+    num_draws=2,
+    multiples=(1.0, 2.0),
+    gammas=(0.1, 1.0),
+    nudged_batch=16,
+    nudged_epochs=2,
+    early=(1, 2),
+    num_probes=2,
+)
 
 
 def test_a_tiny_run_from_end_to_end():

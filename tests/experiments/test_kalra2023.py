@@ -16,11 +16,29 @@ from experiments import kalra2023_phase_diagram as kalra
 
 NAME = "kalra2023_phase_diagram"
 TINY = dataclasses.replace(
-    kalra.SMALL, n_train=40, depths=(2,), widths=(8, 16), zero_depths=(2,), num_inits=3, num_zero=3, num_sharp=2, num_steps=4,
-    log_c=3.0, log_step=1.0, halvings=1, num_between=5, saturation_at=((2, 8),), saturation_inits=2,
-    saturation_time=8.0, long_examples=40, regimes_examples=40, regimes_at=(2, 8), regimes_c=(1.0,), regimes_steps=100,
+    kalra.SMALL,
+    n_train=40,
+    depths=(2,),
+    widths=(8, 16),
+    zero_depths=(2,),
+    num_inits=3,
+    num_zero=3,
+    num_sharp=2,
+    num_steps=4,
+    log_c=3.0,
+    log_step=1.0,
+    halvings=1,
+    num_between=5,
+    saturation_at=((2, 8),),
+    saturation_inits=2,
+    saturation_time=8.0,
+    long_examples=40,
+    regimes_examples=40,
+    regimes_at=(2, 8),
+    regimes_c=(1.0,),
+    regimes_steps=100,
     uv_widths=(),
-)  # fmt: skip
+)
 OPTIONS = dict(num_steps=4, ceiling=1e5, num_between=5)
 YES, NO = jnp.array(True), jnp.array(False)
 TRENDS = ("closs-scales-depth-width", "csharp-scales-depth-width", "barrier-last")
@@ -131,9 +149,11 @@ def pretended(shapes, asked=None):
         loss = np.stack([np.ones(cs.shape), np.where(past[..., 0], 2.0, 0.5)], axis=-1)
         sharpness = np.stack([np.ones(cs.shape), np.where(past[..., 1], 2.0, 0.5)], axis=-1)
         return {
-            "loss": loss, "sharpness": np.where(sharp[..., None], sharpness, np.nan),
-            "diverged": past[..., 3], "barrier": np.where(past[..., 2] & line, 1.5, 1.0),
-        }  # fmt: skip
+            "loss": loss,
+            "sharpness": np.where(sharp[..., None], sharpness, np.nan),
+            "diverged": past[..., 3],
+            "barrier": np.where(past[..., 2] & line, 1.5, 1.0),
+        }
 
     return train
 
@@ -234,11 +254,14 @@ def test_a_tiny_run_is_judged_and_drawn(record, tmp_path, simulated):
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"criterion": "cross_entropy"},
-     {"network": "myrtle", "depths": (5, 7, 10), "zero_depths": (), "saturation_at": ((5, 256),), "regimes_at": (5, 256)},
-     {"network": "resnet18", "depths": (18,), "zero_depths": (18,), "saturation_at": (), "regimes_at": (18, 64)}],
+    [
+        {},
+        {"criterion": "cross_entropy"},
+        {"network": "myrtle", "depths": (5, 7, 10), "zero_depths": (), "saturation_at": ((5, 256),), "regimes_at": (5, 256)},
+        {"network": "resnet18", "depths": (18,), "zero_depths": (18,), "saturation_at": (), "regimes_at": (18, 64)},
+    ],
     ids=["fcn", "cross-entropy", "myrtle", "resnet18"],
-)  # fmt: skip
+)
 def test_the_paper_preset_builds(changed):
     """Traced at its own sizes, but for the data; nothing is computed."""
     config = dataclasses.replace(kalra.PAPER, **changed)
@@ -292,9 +315,18 @@ def test_wrong_configurations_are_answered(args, said, tmp_path, capfd, monkeypa
 )
 def test_real_images_have_the_same_phases(data, n_train, held):
     config = dataclasses.replace(
-        kalra.SMALL, data=data, n_train=n_train, depths=(2, 4), widths=(64, 128), zero_depths=(2, 4), num_inits=10,
-        num_sharp=8, saturation_at=(), regimes_c=(), uv_widths=(),
-    )  # fmt: skip
+        kalra.SMALL,
+        data=data,
+        n_train=n_train,
+        depths=(2, 4),
+        widths=(64, 128),
+        zero_depths=(2, 4),
+        num_inits=10,
+        num_sharp=8,
+        saturation_at=(),
+        regimes_c=(),
+        uv_widths=(),
+    )
     try:
         record = kalra.run(config, jax.random.key(1))
     except FileNotFoundError as missing:

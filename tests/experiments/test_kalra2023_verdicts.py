@@ -26,8 +26,14 @@ def made(change=lambda boundaries: None, zero=2.1, **fields):
 
 def test_claims_hold_on_a_record_that_bears_them_out():
     verdicts = {name: claim.passed for name, claim in made().items()}
-    held = ("phase-order", "barrier-last", "closs-scales-depth-width", "csharp-scales-depth-width", "closs-shallow-wide",
-            "zero-init-closs-two")  # fmt: skip
+    held = (
+        "phase-order",
+        "barrier-last",
+        "closs-scales-depth-width",
+        "csharp-scales-depth-width",
+        "closs-shallow-wide",
+        "zero-init-closs-two",
+    )
     assert all(verdicts.pop(name) is True for name in held)
     assert set(verdicts.values()) == {None}  # the parts that were left out
 

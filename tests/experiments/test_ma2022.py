@@ -166,17 +166,24 @@ def made_networks(of: str = "tanh", **changes):
     curvature = (2 / rate)[:, None] * np.array([0.3, 1.02, 1.02])[:, None] * np.ones(2)
     falls = np.concatenate([np.linspace(1, 0.5, 20), np.full(2 * networks.DROP_STEPS - 19, 0.5)])
     tanh = {
-        "rate": rate, "sharpness": np.ones((*shape, networks.CHECKS)) * ratio * (2 / rate)[:, None, None],
+        "rate": rate,
+        "sharpness": np.ones((*shape, networks.CHECKS)) * ratio * (2 / rate)[:, None, None],
         "top": np.broadcast_to(2 - 0.4 * np.minimum(radii, 4), (*shape, len(radii))),
         "random": np.full((*shape, len(radii)), 2.0),
-        "gradient": np.full((*shape, len(radii)), 2.0), "gradient_after": np.full((*shape, len(radii)), 2.5),
-        "kept": np.ones((*shape, len(falls))), "curvature": curvature,
-        "secant": (2 / rate)[:, None] * np.ones(2), "swing": np.full(shape, 0.02),
+        "gradient": np.full((*shape, len(radii)), 2.0),
+        "gradient_after": np.full((*shape, len(radii)), 2.5),
+        "kept": np.ones((*shape, len(falls))),
+        "curvature": curvature,
+        "secant": (2 / rate)[:, None] * np.ones(2),
+        "swing": np.full(shape, 0.02),
         "dropped": np.broadcast_to(falls, (*shape, len(falls))),
-    }  # fmt: skip
+    }
     tanh["slope"] = 2 * tanh["dropped"][..., 0] / rate[:, None]
-    other = {"rate": np.array([1.0]), "sharpness": np.full((1, 2, networks.CHECKS), 0.01),
-             "top": np.full((1, 2, len(radii)), 2.5)}  # fmt: skip
+    other = {
+        "rate": np.array([1.0]),
+        "sharpness": np.full((1, 2, networks.CHECKS), 0.01),
+        "top": np.full((1, 2, len(radii)), 2.5),
+    }
     made = {"tanh": tanh, "relu": other, "cross_entropy": other}
     made = {name: lj.Record(part, {"rate": None, "seed": None}) for name, part in made.items()}
     return {"networks": made | {of: made[of] | changes}}

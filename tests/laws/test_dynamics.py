@@ -40,9 +40,7 @@ MEMBERS = [
     pytest.param(("momentum", "independent", "nudged at times"), marks=pytest.mark.slow),
     ("adam", "minibatch", "sphere"),
 ]
-TOTAL = lj.types.Observable(
-    lambda key, params: jnp.zeros(()), lambda key, m, moment: (m + moment.loss, m + moment.loss)
-)
+TOTAL = lj.types.Observable(lambda key, params: jnp.zeros(()), lambda key, m, moment: (m + moment.loss, m + moment.loss))
 WATCH = {"loss": lj.observe.loss, "distance": lj.observe.distance, "total": TOTAL}
 STEPS, EVERY = 12, 3
 

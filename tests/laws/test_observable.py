@@ -27,7 +27,11 @@ REMEMBERING = {
     "sharpness": lambda problem: lj.observe.sharpness(lj.curvature.hessian(problem.loss)),
     "alignment": lambda problem: lj.observe.alignment(lj.curvature.hessian(problem.loss), k=2, batch=problem.data),
     "step_effect": lambda problem: lj.observe.step_effect(
-        problem.loss, lj.curvature.hessian(problem.loss), k=2, multiples=(1.0,), batch=problem.data,
+        problem.loss,
+        lj.curvature.hessian(problem.loss),
+        k=2,
+        multiples=(1.0,),
+        batch=problem.data,
         steps=lj.observe.redrawn(problem.loss, lj.data.minibatch(problem.data, 10), num=2, rate=0.05),
     ),
     "cross_sections": lambda problem: lj.observe.cross_sections(

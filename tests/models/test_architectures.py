@@ -49,10 +49,17 @@ SIZES = {
     "resnet-32, plain": (
         models.resnet(32),
         CIFAR,
-        conv(3, 3, 16) + 10 * conv(3, 16, 16) + conv(3, 16, 32) + 9 * conv(3, 32, 32) + conv(3, 32, 64)
-        + 9 * conv(3, 64, 64) + conv(1, 16, 32) + conv(1, 32, 64) + 650,
+        conv(3, 3, 16)
+        + 10 * conv(3, 16, 16)
+        + conv(3, 16, 32)
+        + 9 * conv(3, 32, 32)
+        + conv(3, 32, 64)
+        + 9 * conv(3, 64, 64)
+        + conv(1, 16, 32)
+        + conv(1, 32, 64)
+        + 650,
         (2, 10),
-    ),  # fmt: skip
+    ),
     "resnet-18, BatchNorm, CIFAR": (models.resnet18(norm=models.batch_norm), CIFAR, 11_173_962, (2, 10)),
     "resnet-18, BatchNorm, ImageNet": (
         models.resnet18(1000, norm=models.batch_norm, large=True),

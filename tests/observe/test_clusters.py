@@ -70,8 +70,12 @@ def test_on_a_network(problem):
     right = z[np.arange(12), some[1]]
     others = np.where(np.eye(10, dtype=bool)[np.asarray(some[1])], -np.inf, z).max(1)
     found = {name: value[0] for name, value in record["softmax"].items()}
-    expected = {"variance": z.var(), "freedom": np.mean(1 - (p**2).sum(1)), "margin": np.mean(right - others),
-                "margin_spread": np.std(right - others)}  # fmt: skip
+    expected = {
+        "variance": z.var(),
+        "freedom": np.mean(1 - (p**2).sum(1)),
+        "margin": np.mean(right - others),
+        "margin_spread": np.std(right - others),
+    }
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
 

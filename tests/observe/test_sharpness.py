@@ -62,10 +62,18 @@ def test_right_at_every_step_over_the_edge():
 @pytest.mark.parametrize(
     ("seed", "rate", "n_train"),
     [
-        (31, 0.2, 500), (32, 0.3, 500), (33, 0.15, 500), (34, 0.2, 500), (35, 0.25, 500), (52, 0.3, 250), (53, 0.15, 150),
-        (71, 0.2, 150), (97, 0.2, 150), (402, 0.25, 250),
+        (31, 0.2, 500),
+        (32, 0.3, 500),
+        (33, 0.15, 500),
+        (34, 0.2, 500),
+        (35, 0.25, 500),
+        (52, 0.3, 250),
+        (53, 0.15, 150),
+        (71, 0.2, 150),
+        (97, 0.2, 150),
+        (402, 0.25, 250),
     ],
-)  # fmt: skip
+)
 def test_right_at_every_step_other_seeds(seed, rate, n_train):
     assert errors(over_the_edge(seed, rate, n_train, num_steps=1500)).max() < 0.01
 

@@ -115,9 +115,10 @@ def test_critical_multiple_against_a_simulation_of_noisy_sgd(noise):
 
     assert mean_change(0.97 * turn) < 0 < mean_change(1.03 * turn)
     np.testing.assert_allclose(
-        mean_change(turn / 2), noisy_step.expected_change(turn / 2, slope, -rate * slope, rate**2 * np.mean(g**2), curvature),
+        mean_change(turn / 2),
+        noisy_step.expected_change(turn / 2, slope, -rate * slope, rate**2 * np.mean(g**2), curvature),
         rtol=0.02,
-    )  # fmt: skip
+    )
 
 
 def test_critical_multiple_where_it_is_not_a_number():

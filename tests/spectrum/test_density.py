@@ -33,9 +33,7 @@ LIKE = {"a": np.zeros(100, np.float32), "b": np.zeros(50, np.float32)}
 
 @functools.partial(jax.jit, static_argnums=2)
 def many(matrix, key, reorthogonalise=True):
-    return spectrum.density(
-        product(matrix), key, LIKE, num_probes=40, num_steps=24, reorthogonalise=reorthogonalise
-    )
+    return spectrum.density(product(matrix), key, LIKE, num_probes=40, num_steps=24, reorthogonalise=reorthogonalise)
 
 
 @pytest.mark.parametrize("reorthogonalise", [True, False], ids=["basis", "three terms"])
@@ -129,9 +127,13 @@ def test_three_terms_keep_no_basis():
     p, given = 100_000, dict(num_probes=2, num_steps=40)
     takes = {
         kept: jax.jit(lambda d, k, kept=kept: spectrum.density(lambda v: d * v, k, d, **given, reorthogonalise=kept))
-        .lower(jnp.ones(p), jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes / (4 * p)
+        .lower(jnp.ones(p), jax.random.key(0))
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        / (4 * p)
         for kept in (True, False)
-    }  # fmt: skip
+    }
     assert takes[True] > 41
     assert takes[False] < 8
 

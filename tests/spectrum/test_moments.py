@@ -34,9 +34,7 @@ ESTIMATORS = {  # name: ((matvec, key) ↦ Estimate, the truth from the dense ma
     ),
     "diagonal": (lambda a, k: spectrum.diagonal(product(a), k, LIKE, num_probes=60), np.diag),
 }
-COMPILED = {
-    name: jax.jit(jax.vmap(estimate, in_axes=(None, 0))) for name, (estimate, _) in ESTIMATORS.items()
-}
+COMPILED = {name: jax.jit(jax.vmap(estimate, in_axes=(None, 0))) for name, (estimate, _) in ESTIMATORS.items()}
 
 
 def example(name):

@@ -37,9 +37,9 @@ ESTIMATES = {  # all linear in A, errors too
     "block_eigsh": values_of(lambda a: spectrum.block_eigsh(a, start(3), 2)),
     "tracker": values_of(tracked),
     "density": lambda a: spectrum.density(a, jax.random.key(0), LIKE, num_probes=2, num_steps=8).nodes,
-    "recurrence": lambda a: spectrum.density(
-        a, jax.random.key(0), LIKE, num_probes=2, num_steps=8, reorthogonalise=False
-    ).nodes,
+    "recurrence": lambda a: (
+        spectrum.density(a, jax.random.key(0), LIKE, num_probes=2, num_steps=8, reorthogonalise=False).nodes
+    ),
     "trace": lambda a: spectrum.trace(a, jax.random.key(0), LIKE, num_probes=10),
     "hutch_plus_plus": lambda a: spectrum.hutch_plus_plus(a, jax.random.key(0), LIKE, num_products=21),
     "xtrace": lambda a: spectrum.xtrace(a, jax.random.key(0), LIKE, num_products=20),

@@ -57,7 +57,8 @@ def moments(params, start, batch):
 
 
 @pytest.mark.parametrize(
-    "solve", [to_tolerance, *(pytest.param(f, marks=pytest.mark.slow) for f in (fixed, densities, moments))],
+    "solve",
+    [to_tolerance, *(pytest.param(f, marks=pytest.mark.slow) for f in (fixed, densities, moments))],
     ids=lambda f: f.__name__,
 )
 def test_no_device_holds_a_whole_vector(placed, solve):

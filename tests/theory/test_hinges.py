@@ -57,12 +57,15 @@ def test_stacked_tables_are_each_their_own(x64):
         np.testing.assert_array_equal(found, truth)
 
 
-@pytest.mark.parametrize(("call", "said"), [
-    (lambda: hinges.pieces(np.array([[0.0, np.inf]])), r"thresholds \(1, 2\) must be finite"),
-    (lambda: hinges.pieces(np.zeros(3)), r"thresholds \(3,\) must be finite numbers, one row a sum"),
-    (lambda: hinges.pieces(T, 0.0), "per_piece=0.0 must be positive"),
-    (lambda: hinges.stacked([hinges.pieces(T), hinges.pieces(T[:3])]), r"rows differ, \[7, 3\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: hinges.pieces(np.array([[0.0, np.inf]])), r"thresholds \(1, 2\) must be finite"),
+        (lambda: hinges.pieces(np.zeros(3)), r"thresholds \(3,\) must be finite numbers, one row a sum"),
+        (lambda: hinges.pieces(T, 0.0), "per_piece=0.0 must be positive"),
+        (lambda: hinges.stacked([hinges.pieces(T), hinges.pieces(T[:3])]), r"rows differ, \[7, 3\]"),
+    ],
+)
 def test_what_is_no_table(call, said):
     with pytest.raises(ValueError, match=said):
         call()

@@ -39,8 +39,11 @@ def test_the_step_is_gradient_descent_and_the_imbalance_its_law(potential, x64):
     np.testing.assert_allclose(neuron.imbalance(*after), law, atol=1e-12)
 
 
-@pytest.mark.parametrize("potential", [neuron.LOG_COSH, neuron.ROOT, neuron.power(3.0), neuron.power(1.5), neuron.HUBER],
-                         ids=["log cosh", "root", "3", "1.5", "huber"])  # fmt: skip
+@pytest.mark.parametrize(
+    "potential",
+    [neuron.LOG_COSH, neuron.ROOT, neuron.power(3.0), neuron.power(1.5), neuron.HUBER],
+    ids=["log cosh", "root", "3", "1.5", "huber"],
+)
 def test_the_expansion_at_zero_is_the_slopes(potential, x64):
     s = jnp.asarray(0.01)
     if math.isinf(potential.beta):
@@ -53,10 +56,18 @@ def test_the_expansion_at_zero_is_the_slopes(potential, x64):
     assert potential.slope(-s) == -potential.slope(s)
 
 
-@pytest.mark.parametrize(("potential", "rate", "within"), [
-    (neuron.LOG_COSH, 0.1, 0.005), (neuron.ROOT, 0.1, 0.006), (neuron.power(1.5), 0.2, 0.006),
-    (neuron.power(3.0), 0.1, 0.02), (neuron.power(4.0), 0.1, 0.025), (neuron.HUBER, 0.05, 0.03),
-], ids=["log cosh", "root", "1.5", "3", "4", "huber"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("potential", "rate", "within"),
+    [
+        (neuron.LOG_COSH, 0.1, 0.005),
+        (neuron.ROOT, 0.1, 0.006),
+        (neuron.power(1.5), 0.2, 0.006),
+        (neuron.power(3.0), 0.1, 0.02),
+        (neuron.power(4.0), 0.1, 0.025),
+        (neuron.HUBER, 0.05, 0.03),
+    ],
+    ids=["log cosh", "root", "1.5", "3", "4", "huber"],
+)
 def test_above_the_critical_step_every_start_ends_the_deficit_below(potential, rate, within, x64):
     ends = [end(factor * 2 / rate, rate, potential) for factor in (1.2, 1.6)]
     assert [2 / rate - y2 for y2 in ends] == pytest.approx([neuron.deficit(rate, potential)] * 2, rel=within)

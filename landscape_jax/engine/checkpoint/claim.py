@@ -42,9 +42,7 @@ def _read_config(folder: Path) -> dict | None:
         foreign = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
         if not foreign:
             return None
-        problem = (
-            f"{folder} is not empty and holds no checkpoints of ours (it has {', '.join(foreign[:3])}): give a new folder"
-        )
+        problem = f"{folder} is not empty and holds no checkpoints of ours (it has {', '.join(foreign[:3])}): give a new folder"
     for steps in manifest.saved_steps(folder):
         with contextlib.suppress(ValueError):
             copy = manifest.read_manifest(folder, steps)["config"]

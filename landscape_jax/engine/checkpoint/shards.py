@@ -95,9 +95,7 @@ def _restore(x: jax.Array, parts: list) -> jax.Array:
         out = np.empty([stop - start for start, stop in bounds], dtype)
         for begin, part in content:
             part = part.view(dtype) if part.ndim else part.reshape(1).view(dtype).reshape(())
-            common = [
-                (max(start, b), min(stop, b + n)) for (start, stop), b, n in zip(bounds, begin, part.shape, strict=True)
-            ]
+            common = [(max(start, b), min(stop, b + n)) for (start, stop), b, n in zip(bounds, begin, part.shape, strict=True)]
             if all(low < high for low, high in common):
                 there = tuple(slice(low - b, high - b) for (low, high), b in zip(common, begin, strict=True))
                 here = tuple(slice(low - start, high - start) for (low, high), (start, _) in zip(common, bounds, strict=True))

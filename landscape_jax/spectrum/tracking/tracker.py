@@ -45,9 +45,14 @@ class Ends(NamedTuple):
 
 
 def tracker(
-    k: int = 1, num_steps: int | None = None, *, tol: float | None = 2e-3, guards: int = 5, smallest: int = 0,
+    k: int = 1,
+    num_steps: int | None = None,
+    *,
+    tol: float | None = 2e-3,
+    guards: int = 5,
+    smallest: int = 0,
     policy: Policy = POLICY,
-) -> Tracker:  # fmt: skip
+) -> Tracker:
     """The k largest eigenvalues and the `smallest` smallest with their vectors, from look to look, each with a bracket.
 
     A *look* is one call of `update`, often with one product. It remembers b = k + `guards` Ritz vectors V and bounds of the

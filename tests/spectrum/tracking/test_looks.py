@@ -42,8 +42,10 @@ def still(values, num: int = 40):
     return np.tile(values, (num, 1))
 
 
-CONSTANT = {f"[{low}, {high}]": np.linspace(low, high, P) for low, high in
-            ((-1, 1), (-2, 1), (-3, 1), (-10, 1), (-30, 1), (-3, -1), (-1, -1), (0, 0))}  # fmt: skip
+CONSTANT = {
+    f"[{low}, {high}]": np.linspace(low, high, P)
+    for low, high in ((-1, 1), (-2, 1), (-3, 1), (-10, 1), (-30, 1), (-3, -1), (-1, -1), (0, 0))
+}
 
 
 @pytest.mark.parametrize("values", CONSTANT.values(), ids=CONSTANT)

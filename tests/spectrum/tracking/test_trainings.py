@@ -23,10 +23,13 @@ NETWORKS = {
 }
 CRITERIA = {"square": lj.losses.square, "cross_entropy": lj.losses.cross_entropy}
 RATES = {  # from far below the edge to where most diverge
-    ("square", "sgd"): (0.05, 1.5), ("square", "momentum"): (0.01, 0.3),
-    ("cross_entropy", "sgd"): (0.1, 4.0), ("cross_entropy", "momentum"): (0.02, 0.8),
-    ("square", "adam"): (1e-3, 0.1), ("cross_entropy", "adam"): (1e-3, 0.1),
-}  # fmt: skip
+    ("square", "sgd"): (0.05, 1.5),
+    ("square", "momentum"): (0.01, 0.3),
+    ("cross_entropy", "sgd"): (0.1, 4.0),
+    ("cross_entropy", "momentum"): (0.02, 0.8),
+    ("square", "adam"): (1e-3, 0.1),
+    ("cross_entropy", "adam"): (1e-3, 0.1),
+}
 OPTIMIZERS = {
     "sgd": optax.sgd,
     "momentum": functools.partial(optax.sgd, momentum=0.9),
