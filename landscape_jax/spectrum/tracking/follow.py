@@ -128,16 +128,16 @@ def _finish_look(
 ) -> tuple[Params, _Ending]:
     """The stored vectors when the look ends, and what else it leaves.
 
-    One product is enough if the brackets are narrow, neither guard nor scout is due, the look started from the side that it
-    writes, and writing y₁ alone loses little of the other vectors. Otherwise all b vectors are written, after as many products
-    more as it takes.
+    One product is enough if the look is not cold, the brackets are narrow and neither guard nor scout is due. Then y₁ alone is
+    written, if the look started from the side that it writes and the other vectors lose little by it. Otherwise all b vectors
+    are written, after as many products more as it takes, or none.
     """
     policy, looks, b, dtype = plan.policy, memory.looks, plan.b, prior.values.dtype
     coefficients, y1 = ritz_coefficients(memory.frame[start]), look.brackets.rotation[0]
     coefficient = y1[b] / jnp.where(first.length > 0, first.length, 1)
     frame, lost = update_frame(memory.frame[start], look.brackets.rotation[:b])
     scout, guard = (~cold & _is_due(every, looks) for every in (policy.scout_every, policy.guard_every))
-    scout &= plan.rows > b + 2  # or it would find the space full
+    scout &= plan.rows > b + 3  # the remainder, a guard and the scout's first product come before its direction
     look = look._replace(guard_due=guard)
     after, summary = summarize(look, prior, plan)
     # where `start` is the other side, the vectors of `side` are no basis of y₁: all are written

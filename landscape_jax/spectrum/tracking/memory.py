@@ -62,7 +62,8 @@ def new_memory(params: Params, b: int, policy: Policy) -> Memory:
 
 def select_side(memory: Memory, side: Array, policy: Policy) -> Array:
     """The side whose memory a look on `side` starts from: its own, if that is recent and its bounds are not much wider than the
-    other's. To the other's mean width is added the distance between the first values of the two."""
+    other's. To the own mean width is added the drift, to the other's the drift or 2.2 times the distance of the first values,
+    whichever is larger."""
     first, other = memory.sides.values[:, 0], 1 - side
     recent = memory.looks - memory.last <= policy.recent  # [2]
     widths = jnp.trace(memory.sides.above, axis1=1, axis2=2) / memory.frame.shape[1]  # [2], means over the vectors

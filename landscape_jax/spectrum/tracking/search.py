@@ -144,7 +144,7 @@ def solve(look: Look, plan: Plan) -> Look:
 
 
 def krylov_residuals(g: PartialMatrix, brackets: Brackets) -> Array:
-    """Residuals of Ritz vectors y in a Krylov space: |⟨q, A y⟩|, q its last vector, [rows]."""
+    """Residuals of Ritz vectors y in a Krylov space: |⟨q, A y⟩|, q its last vector, which is not yet multiplied. [rows]."""
     return jnp.abs(_matmul(brackets.rotation, g.mid[g.count - 1]))
 
 
@@ -162,14 +162,14 @@ def needs_products(look: Look, plan: Plan) -> Array:
 
 def next_direction(look: Look, plan: Plan) -> Array:
     """What is multiplied next, [rows], of length 1: in a Krylov space its last vector. Otherwise the part not yet multiplied of
-    the Ritz vector that contributes most to the upper bound: yᵢ with the largest ⟨yᵢ, z⟩² yᵢᵀ (G₊ − G₋) yᵢ, z the eigenvector
-    of G₊ of which least is known. A whole Ritz vector: a mixture would leave each of its parts partly unknown."""
+    the Ritz vector that contributes most to the bracket's width: yᵢ with the largest ⟨yᵢ, z⟩² yᵢᵀ (G₊ − G₋) yᵢ, z the
+    eigenvector of G₊ of which least is known. A whole Ritz vector: a mixture would leave each of its parts partly unknown."""
     identity, ritz = jnp.eye(plan.rows, dtype=look.g.mid.dtype), look.brackets.rotation[: plan.b]
     low, _, high = bounding_matrices(look.g, look.complement)
     widths = jnp.sum(_matmul(ritz, high - low) * ritz, axis=1)
     widest = jnp.argmax(_matmul(ritz, look.brackets.least_known) ** 2 * widths)
     guard = plan.k + jnp.argmax(jnp.diagonal(look.g.above)[plan.k : plan.b])
-    unguarded = jnp.where(is_scouting(look, plan), identity[look.scout], ritz[widest])
+    unguarded = jnp.where(is_scouting(look, plan), identity[jnp.minimum(look.scout, plan.rows - 1)], ritz[widest])
     a = remove_multiplied(look.g, jnp.where(look.guard_due, identity[guard], unguarded))
     a = jnp.where(tree.norm(a) > 1e-3, a, remove_multiplied(look.g, look.brackets.least_known))
     return jnp.where(look.cold, identity[look.g.count - 1], a / jnp.maximum(tree.norm(a), jnp.finfo(a.dtype).eps))
@@ -181,8 +181,8 @@ def is_scouting(look: Look, plan: Plan) -> Array:
 
 
 def multiply(matvec: MatVec, plan: Plan, look: Look) -> Look:
-    """One product more. While `scout` is `rows` the vector is 0, the row that is still empty. That product only gives its row
-    to a fixed direction, and no second program for such rows is needed."""
+    """One product more. While `scout` is `rows` (clipped to the last row, still empty) the vector is 0. That product only gives
+    its row to a fixed direction, and no second program for such rows is needed."""
     g, i, scouting = look.g, look.g.count, is_scouting(look, plan)
     seeding = scouting & (look.scout == plan.rows)
     a = next_direction(look, plan)

@@ -66,8 +66,8 @@ def tracker(
 
     Args:
       k: how many of the largest; 0 with `smallest`.
-      num_steps: products that the space of a look has room for; default 10, or k + 3. It bounds the memory, not the products:
-        a look that needs more continues as a cold one (Lanczos, restarted).
+      num_steps: products that the space of a look has room for; default max(10, k + 3), for each end with its own k. It bounds
+        the memory, not the products: a look that needs more continues as a cold one (Lanczos, restarted).
       tol: of a bracket's width, relative to the largest |coefficient| of the look's products, about ‖A‖. The reported bracket
         has a margin besides, and may be 2.5 times as wide. A vector's angle to the true one is about √(tol · λ₁ / its gap).
         With leaves of 16 bits `tol` is at least twice their rounding. None: each look is Lanczos by itself, exactly `num_steps`
