@@ -172,9 +172,9 @@ def page(parts: dict) -> None:
     text = PAGE.read_text()
     heads = {"crowded": "followed from step", "hard": "training"}
     for part, rows in parts.items():
-        begin, end = f"<!-- {part} -->\n", f"\n<!-- end of {part} -->"
-        before, _, rest = text.partition(begin)
-        text = before + begin + table(heads[part], rows) + end + rest.partition(end)[2]
+        begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
+        before, rest = text.split(begin)
+        text = before + begin + table(heads[part], rows) + "\n" + end + rest.split(end)[1]
     PAGE.write_text(text)
 
 
