@@ -24,14 +24,15 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Public functions without an example, by module. Names are only removed from here.
 BARE_BY_MODULE = {
     "devices": """
-        agreed alike_on anywhere automatic dividing fetched first join mean_over mesh placed runs_over split together
+        any_process automatic barrier broadcast_from_first is_first_process join mean_over mesh mesh_for_runs
+        replicated_sharding run_sharding split to_host to_mesh
     """,
     "labels": """
-        check_probabilities check_range classes correct is_number is_whole kind misfit on_host one_hot or_nan
-        predicted signs without_outputs
+        check_probabilities check_range classes correct is_number is_whole kind misfit on_host one_hot or_nan predicted
+        signs without_outputs
     """,
     "models": """
-        avg_pool batch_norm cnn convolved deep_linear dense flat frozen group_norm max_pool mlp mup myrtle no_norm ntk
+        avg_pool batch_norm cnn convolve deep_linear dense flat frozen group_norm max_pool mlp mup myrtle no_norm ntk
         resnet resnet18 simple_cnn standard transformer uniform vgg11 vit
     """,
     "observe": """
@@ -39,14 +40,10 @@ BARE_BY_MODULE = {
         logit_gradients mean_cosines overlaps random_cosine redrawn sections sharpness spectral_density stateless
         step_effect trace_ratio update_taken
     """,
-    "spectrum": """
-        assert_symmetric block_eigsh density diagonal eigsh frobenius_norm function_trace hutch_plus_plus lanczos
-        recurrence refine ritz smoothed trace tracker xtrace
-    """,
     "tree": """
-        add all_finite any_of axpy broadcast cast_like check combine dots dtype eps filled norm normal_like norms
-        num_examples overlaps rademacher_like row scale scattered_like select size stacked sub turned unit vdot where
-        wide widen with_row zeros_like
+        add all_finite any_of axpy broadcast cast_like check combine dots dtype eps fill_zeros norm normal_like norms
+        num_examples overlaps rademacher_like row scale scattered_like select size sub unit vdot where widen with_row
+        zero_stack zeros_like
     """,
 }
 BARE = {f"{module}.{name}".lstrip(".") for module, names in BARE_BY_MODULE.items() for name in names.split()}
