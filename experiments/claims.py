@@ -162,8 +162,11 @@ def _resampled(effects: tuple[float, ...]):
 
 
 def _bca(effects: tuple[float, ...], confidence: float) -> tuple[float, float]:
-    again = dict(n_resamples=0, method="BCa", confidence_level=confidence, bootstrap_result=_resampled(effects))
-    return stats.bootstrap((effects,), np.mean, **again).confidence_interval
+    known = _resampled(effects)
+    found = stats.bootstrap(
+        (effects,), np.mean, n_resamples=0, method="BCa", confidence_level=confidence, bootstrap_result=known
+    )
+    return found.confidence_interval
 
 
 def p_value(effects: np.ndarray, above: float, below: float) -> float:
